@@ -1,0 +1,52 @@
+"""RPC over WebSocket whose calls can really be cancelled.
+
+A client that is no longer interested sends a reset frame, and the server's task is aborted at its
+next ``await``; losing the connection aborts every call on it.
+"""
+
+from sockrpc._calls import Call, Notification
+from sockrpc._frames import SUBPROTOCOL
+from sockrpc.app import App
+from sockrpc.client import Client, Listener, Status, connect
+from sockrpc.errors import (
+    ConnectionClosed,
+    ConnectionLost,
+    HandshakeError,
+    ListenerOverflow,
+    ProtocolError,
+    RemoteError,
+    SockRPCError,
+    UsageError,
+)
+from sockrpc.rooms import Room
+from sockrpc.runner import run
+from sockrpc.server import Server, Statistics, serve
+from sockrpc.sockets import Socket
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SUBPROTOCOL",
+    "App",
+    "Call",
+    "Client",
+    "ConnectionClosed",
+    "ConnectionLost",
+    "HandshakeError",
+    "Listener",
+    "ListenerOverflow",
+    "Notification",
+    "ProtocolError",
+    "RemoteError",
+    "Room",
+    "Server",
+    "SockRPCError",
+    "Socket",
+    "Statistics",
+    "Status",
+    "UsageError",
+    "__version__",
+    "connect",
+    "run",
+    "serve",
+]

@@ -1,0 +1,500 @@
+"""Calls and notifications on the side that serves them.
+
+A call ends for its client once: by an answer, a failure or an abort, whichever takes it out of the
+request table first. Its work may go on after that, unwinding; the call counts against the limits
+until the last of it has ended.
+"""
+
+cimport cython
+from libc.stdint cimport uint8_t
+
+import asyncio
+import inspect
+
+from sockrpc._frames cimport encode_payload, write_response
+from sockrpc._service cimport KIND_COROUTINE, KIND_THREAD, Handler, Procedure
+
+from sockrpc.errors import UsageError
+
+cdef object CancelledError = asyncio.CancelledError
+
+
+cdef bint is_coroutine(object result) except -1:
+    # A decorated coroutine function does not look like one; what it returns does.
+    return type(result) is not bytes and type(result) is not str and asyncio.iscoroutine(result)
+
+
+@cython.final
+cdef class Call(Procedure):
+    """One call, as its handler sees it. It is in flight until it is answered or reset."""
+
+    def __del__(self):
+        # Only in the socket form can a call be dropped while it is in flight: elsewhere its work holds it.
+        if self.table is not None:
+            self.fail("was dropped without an answer", None)
+            self.settle()
+
+    # Public
+
+    @property
+    def method(self) -> str:
+        """The name that was called."""
+        return self.name
+
+    @property
+    def is_reset(self) -> bool:
+        """True once the call is aborted, for any reason. May be read from any thread."""
+        return self.reason is not None
+
+    @property
+    def abort_reason(self) -> str | None:
+        """Why the call is aborted: 'reset', 'lost', 'timeout' or 'stop'; None while it is not."""
+        return self.reason
+
+    def raise_if_reset(self) -> None:
+        """For work in a thread: raise `asyncio.CancelledError` once the call is aborted."""
+        if self.reason is not None:
+            raise CancelledError
+
+    async def respond(self, payload) -> bool:
+        """Answer the call.
+
+        Never waits. Returns True if the answer was queued, False if the call had been aborted, when
+        nothing is sent.
+
+        Args:
+            payload: bytes, bytearray, memoryview, or str (sent as UTF-8).
+
+        Raises:
+            UsageError: The call is over: it was answered before.
+        """
+        cdef bytes encoded = encode_payload(payload)
+        if self.outcome == OUTCOME_ANSWERED or self.outcome == OUTCOME_FAILED:
+            raise UsageError(f"call {self.id} of {self.name!r} is over: it was answered or has failed")
+        self.used = True
+        if not self.answer(encoded):
+            return False
+        if self.work == 0 and not self.starting:
+            self.settle()
+        return True
+
+    def spawn_and_abort_on_reset(self, coroutine) -> asyncio.Task:
+        """Run a coroutine in a task of its own that an abort of this call cancels.
+
+        On a call that has been aborted the task is cancelled before its first step. If all work that
+        was spawned ends and the call is not answered, it has failed.
+
+        Raises:
+            UsageError: The call is over: it was answered and its work has ended.
+        """
+        return self.spawn(coroutine, self._spawned_ended)
+
+    cdef object spawn(self, object coroutine, object when_done):
+        cdef object task
+        if self.phase == PHASE_OVER and self.reason is None:
+            coroutine.close()
+            raise UsageError(f"call {self.id} of {self.name!r} is over")
+        # Not eagerly: the caller goes on first, as with asyncio.create_task.
+        task = self.service.context.loop.create_task(coroutine)
+        self.used = True
+        if self.reason is not None and (self.phase == PHASE_OVER or self.cancelled):
+            self.service.keep(task)
+            task.cancel()
+            return task
+        if self.spawned is None:
+            self.spawned = []
+        self.spawned.append(task)
+        self.hold()
+        task.add_done_callback(when_done)
+        return task
+
+    async def abort_on_reset(self, coroutine):
+        """Run a coroutine that an abort of this call cancels.
+
+        Returns its result, or None after it has unwound from an abort. The abort goes to the
+        coroutine instead of the caller, so it raises no CancelledError of its own; cancelling the
+        caller otherwise cancels the coroutine, waits for it and goes on.
+        """
+        cdef object task = self.spawn(coroutine, self._awaited_ended)
+        cdef bint own = self.is_own_task()
+        if own:
+            self.delegated = True
+        try:
+            await asyncio.wait([task])
+        except CancelledError:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+            raise
+        finally:
+            if own:
+                self.delegated = False
+        if self.cancelled:
+            if not task.cancelled() and task.exception() is not None:
+                self.raised(task.exception())
+            return None
+        return task.result()
+
+    async def wait_reset(self) -> None:
+        """Wait until the call is aborted. Where the handler itself waits here, this is how the abort reaches it."""
+        cdef bint own = self.is_own_task()
+        if self.reason is not None:
+            return
+        if self.reset_waiter is None:
+            self.reset_waiter = self.service.context.loop.create_future()
+        if own:
+            self.delegated = True
+        try:
+            await asyncio.shield(self.reset_waiter)
+        finally:
+            if own:
+                self.delegated = False
+
+    def on_abort(self, callback, *args) -> None:
+        """Register an undo hook: a function or coroutine function, run if the call is aborted.
+
+        Hooks run one after another, the last registered first, after the handler's task or thread has
+        ended, also when it swallowed the cancel. An exception in one is logged and does not stop the
+        next. On a call whose aborted work has ended already the hook runs at once. Hooks do not run
+        for a call that was answered or failed by itself.
+        """
+        if self.hooks is None:
+            self.hooks = []
+        self.hooks.append((callback, args))
+        if self.phase == PHASE_OVER and self.outcome == OUTCOME_ABORTED:
+            self.run_hooks()
+
+    def __repr__(self) -> str:
+        return f"<Call {self.id} of {self.name!r}, {len(self.payload)} bytes>"
+
+    # Starting
+
+    cdef int begin(self) except -1:
+        cdef object result
+        cdef Handler handler = self.handler
+        self.phase = PHASE_RUNNING
+        if handler.kind == KIND_THREAD:
+            self.hold()
+            self.job = self.service.threads.submit(
+                handler.function, self, self._thread_started, self._thread_ended)
+            return 0
+        if handler.timeout:
+            self.start_timer()
+        self.starting = True
+        try:
+            result = handler.function(self)
+        except (Exception, CancelledError) as error:
+            self.raised(error)
+        except BaseException:
+            self.starting = False
+            self.fail("was ended by the process's own end", None)
+            self.settle()
+            raise
+        else:
+            if result is not None and is_coroutine(result):
+                return self.start_coroutine(result)
+            self.returned(result)
+        self.starting = False
+        if self.work == 0:
+            self.settle()
+        return 0
+
+    cdef int start_coroutine(self, object coroutine) except -1:
+        cdef object task
+        try:
+            task = self.service.context.start_task(coroutine)
+        except BaseException:
+            # SystemExit and KeyboardInterrupt of an eager first step come out here.
+            self.starting = False
+            self.fail("was ended by the process's own end", None)
+            if self.work == 0:
+                self.settle()
+            raise
+        self.starting = False
+        if task.done():
+            self.handler_ended(task)
+            if self.work == 0:
+                self.settle()
+            return 0
+        self.task = task
+        self.hold()
+        task.add_done_callback(self._handler_ended)
+        if self.cancelled and not self.delegated:
+            task.cancel()
+        return 0
+
+    def start_timer(self) -> None:
+        """Begin the method's own timeout."""
+        self.timer = self.service.context.loop.call_later(self.handler.timeout, self._timed_out)
+
+    def _timed_out(self) -> None:
+        self.timer = None
+        self.abort("timeout", True)
+
+    cdef bint is_own_task(self) except -1:
+        if self.handler is None:
+            return False
+        return self.starting or (self.task is not None and asyncio.current_task() is self.task)
+
+    # Ending
+
+    def _handler_ended(self, task: asyncio.Task[object]) -> None:
+        self.handler_ended(task)
+        self.let_go()
+
+    cdef int handler_ended(self, object task) except -1:
+        cdef object result
+        try:
+            result = task.result()
+        except BaseException as error:
+            return self.raised(error)
+        return self.returned(result)
+
+    def _spawned_ended(self, task: asyncio.Task[object]) -> None:
+        self.spawned.remove(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.raised(task.exception())
+        self.let_go()
+
+    def _awaited_ended(self, task: asyncio.Task[object]) -> None:
+        # Its exception is for whoever waits in abort_on_reset.
+        self.spawned.remove(task)
+        self.let_go()
+
+    def _thread_started(self) -> None:
+        if self.handler.timeout:
+            self.start_timer()
+
+    def _thread_ended(self, result, error) -> None:
+        self.job = None
+        if error is not None:
+            self.raised(error)
+        else:
+            self.returned(result)
+        self.let_go()
+
+    cdef int returned(self, object result) except -1:
+        cdef bytes payload
+        if self.outcome == OUTCOME_ABORTED or self.outcome == OUTCOME_FAILED:
+            return 0
+        if self.used and result is None:
+            return 0
+        if self.outcome == OUTCOME_ANSWERED:
+            self.service.log.error(
+                "method %r returned a value after it had answered call %d; the value is dropped",
+                self.name, self.id)
+            return 0
+        try:
+            payload = b"" if result is None else encode_payload(result)
+        except (TypeError, ValueError) as error:
+            return self.fail(f"returned what can not be sent: {error}", None)
+        self.answer(payload)
+        return 0
+
+    cdef int raised(self, object error) except -1:
+        if self.outcome == OUTCOME_NONE:
+            if isinstance(error, CancelledError):
+                # Nobody reset it: that is a failure, not silence to be taken for an abort.
+                return self.fail("was cancelled by something other than an abort", error)
+            return self.fail("failed", error)
+        if not isinstance(error, CancelledError):
+            self.service.log.error(
+                "method %r raised after call %d was over", self.name, self.id, exc_info=error)
+        return 0
+
+    cdef bint answer(self, bytes payload) except -1:
+        cdef uint8_t prefix[5]
+        if self.table is None:
+            return False
+        self.table.take(self)
+        self.outcome = OUTCOME_ANSWERED
+        self.service.calls_answered += 1
+        self.connection.send(prefix, write_response(prefix, self.id), payload)
+        self.connection.on_answered()
+        return True
+
+    cdef int fail(self, str what, object error) except -1:
+        if self.table is None:
+            return 0
+        self.table.take(self)
+        self.outcome = OUTCOME_FAILED
+        self.service.calls_failed += 1
+        self.service.log.error(
+            "call %d of method %r from %s %s", self.id, self.name, self.connection.peer, what,
+            exc_info=error)
+        # Nobody can answer it any more, so what it spawned is of no use.
+        if self.spawned:
+            self.cancel_work()
+        return 0
+
+    cdef int abort(self, str reason, bint forced) except -1:
+        """Abort the call; `forced` (a timeout, the end of the stop grace) reaches run_to_completion too."""
+        if self.table is not None:
+            self.table.take(self)
+            self.outcome = OUTCOME_ABORTED
+            self.reason = reason
+            self.service.count_abort(reason)
+        elif self.outcome == OUTCOME_ABORTED and forced and not self.cancelled:
+            self.reason = reason
+        if self.reset_waiter is not None and not self.reset_waiter.done():
+            self.reset_waiter.set_result(None)
+        if self.phase == PHASE_WAITING:
+            self.phase = PHASE_OVER
+            self.connection.on_left_waiting(self)
+            return 0
+        if self.handler is not None and self.handler.run_to_completion and not forced:
+            return 0
+        return self.cancel_work()
+
+    cdef int cancel_work(self) except -1:
+        if self.cancelled or self.phase != PHASE_RUNNING:
+            return 0
+        # Exactly one cancel, or asyncio.timeout and TaskGroup inside the handler are misled.
+        self.cancelled = True
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if self.task is not None and not self.delegated:
+            self.task.cancel()
+        if self.spawned:
+            for task in list(self.spawned):
+                task.cancel()
+        if self.job is not None and self.service.threads.withdraw(self.job):
+            # No thread had taken it.
+            self.job = None
+            self.let_go()
+        elif self.work == 0 and not self.starting:
+            self.settle()
+        return 0
+
+    cdef int cancel_again(self) except -1:
+        """At the end of the abort grace of a stopping server, and only there."""
+        self.service.log.error(
+            "method %r has not ended %s after its abort; it is cancelled again and left behind",
+            self.name, "in its thread" if self.job is not None else "")
+        if self.task is not None:
+            self.task.cancel()
+        if self.spawned:
+            for task in list(self.spawned):
+                task.cancel()
+        return 0
+
+    # Counting
+
+    cdef int hold(self) except -1:
+        self.work += 1
+        if self.queue is None:
+            # The task must be referred to, and it is the connection that does.
+            self.connection.active.push(self)
+        return 0
+
+    cdef int let_go(self) except -1:
+        self.work -= 1
+        if self.work == 0 and not self.starting:
+            self.settle()
+        return 0
+
+    cdef int settle(self) except -1:
+        """No work is left: what the call still lacks to be over."""
+        if self.outcome == OUTCOME_NONE:
+            self.fail("ended without an answer", None)
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if self.hooks and self.outcome == OUTCOME_ABORTED and self.cancelled:
+            return self.run_hooks()
+        return self.over()
+
+    cdef int over(self) except -1:
+        if self.queue is not None:
+            self.queue.remove(self)
+        self.task = None
+        self.spawned = None
+        if self.phase == PHASE_RUNNING:
+            self.phase = PHASE_OVER
+            self.connection.on_work_ended(self)
+        return 0
+
+    cdef int run_hooks(self) except -1:
+        cdef object task
+        if self.undoing:
+            return 0
+        self.undoing = True
+        self.hold()
+        task = self.service.context.start_task(self._run_hooks())
+        if task.done():
+            self._hooks_ended(task)
+        else:
+            self.service.keep(task)
+            task.add_done_callback(self._hooks_ended)
+        return 0
+
+    async def _run_hooks(self) -> None:
+        while self.hooks:
+            callback, args = self.hooks.pop()
+            try:
+                result = callback(*args)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception as error:
+                self.service.log.error(
+                    "an undo hook of method %r, call %d, failed", self.name, self.id, exc_info=error)
+
+    def _hooks_ended(self, task: asyncio.Task[object]) -> None:
+        # Cancelled only at the end of a stop; what was not undone then never will be.
+        self.hooks = None
+        self.undoing = False
+        self.let_go()
+
+
+@cython.final
+cdef class Notification(Procedure):
+    """One notification, as its handler sees it. It is never answered."""
+
+    @property
+    def event(self) -> str:
+        """The name that was notified."""
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"<Notification of {self.name!r}, {len(self.payload)} bytes>"
+
+    cdef int begin(self) except -1:
+        cdef object result
+        self.service.notifications_started += 1
+        try:
+            result = self.handler.function(self)
+        except (Exception, CancelledError) as error:
+            self._failed(error)
+            return 0
+        if result is not None and is_coroutine(result):
+            return self.start_coroutine(result)
+        return 0
+
+    cdef int start_coroutine(self, object coroutine) except -1:
+        cdef object task = self.service.context.start_task(coroutine)
+        if task.done():
+            self._check(task)
+            return 0
+        # Losing the connection does not abort it, so the service owns it.
+        self.service.keep(task)
+        self.connection.notifying += 1
+        task.add_done_callback(self._ended)
+        return 0
+
+    def _ended(self, task: asyncio.Task[object]) -> None:
+        self._check(task)
+        self.connection.notifying -= 1
+        self.connection.on_work_ended(self)
+
+    def _check(self, task: asyncio.Task[object]) -> None:
+        if task.cancelled():
+            if not self.service.stopping:
+                self._failed(CancelledError())
+        elif task.exception() is not None:
+            self._failed(task.exception())
+
+    def _failed(self, error: BaseException) -> None:
+        self.service.notifications_failed += 1
+        self.service.log.error(
+            "the handler of event %r from %s failed", self.name, self.connection.peer, exc_info=error)

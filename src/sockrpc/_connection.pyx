@@ -1,0 +1,461 @@
+"""One connection: a transport joined to the WebSocket level, with one closing path.
+
+Output is gathered and written once per read or loop iteration; flow control, keepalive and stalls
+are watched here; what messages mean is for the subclasses of the two roles.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_WRITE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcpy
+
+import asyncio
+
+from sockrpc._loop cimport clock
+from sockrpc._output cimport Output
+from sockrpc._websocket cimport (
+    EVENT_BINARY, EVENT_CLOSE, EVENT_FAULT, EVENT_NEED_DATA, EVENT_PING, EVENT_TEXT,
+    OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, buffer_free, close_payload,
+)
+
+from sockrpc.errors import ConnectionClosed, ConnectionLost, ProtocolError
+
+# How long the handlers of one read may run before other connections get their turn, in seconds.
+cdef double FAIR_SHARE = 0.005
+
+cdef enum:
+    # From here on a frame is received directly into the parser, without a copy on the way ...
+    DIRECT_BYTES = 64 * 1024
+    # ... in steps, so that a length alone reserves no memory to speak of.
+    DIRECT_STEP_BYTES = 1024 * 1024
+
+
+cdef class Connection(Output):
+    """A protocol of asyncio (BufferedProtocol) for one connection."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.close_code = 1006
+        self.close_reason = ""
+
+    # What a role adds
+
+    cdef int on_message(self, const uint8_t *data, Py_ssize_t size) except -1:
+        raise NotImplementedError
+
+    cdef int on_end(self) except -1:
+        raise NotImplementedError
+
+    cdef int on_lost(self) except -1:
+        raise NotImplementedError
+
+    cdef int on_output_open(self) except -1:
+        raise NotImplementedError
+
+    # Called by the transport
+
+    def connection_made(self, transport) -> None:
+        """Called by the transport: it is connected; the opening handshake begins."""
+        self.transport = transport
+        # One less, because a transport pauses above its mark and we do at ours.
+        transport.set_write_buffer_limits(
+            self.settings.output_high_bytes - 1,
+            min(self.settings.output_low_bytes, self.settings.output_high_bytes - 1),
+        )
+        self.last_heard = self.context.loop.time()
+        self.deadline = self.last_heard + self.settings.handshake_timeout
+        self.context.add(self, self.settings.interval)
+        if self.handshake is not None:
+            self.handshake.connected()
+
+    def get_buffer(self, sizehint):
+        """Called by the transport: where to put what it receives next."""
+        cdef Py_ssize_t room
+        if self.state == STATE_OPEN and self.parser.missing >= DIRECT_BYTES and not self.reading_held:
+            room = min(self.parser.missing, DIRECT_STEP_BYTES)
+            self.receiving_directly = True
+            return PyMemoryView_FromMemory(<char *> self.parser.reserve(room), room, PyBUF_WRITE)
+        self.receiving_directly = False
+        return self.context.receive_view
+
+    def buffer_updated(self, Py_ssize_t size) -> None:
+        """Called by the transport: `size` bytes were received."""
+        self.heard = True
+        if self.state == STATE_CONNECTING:
+            # It may end the connection, or open it, before it returns.
+            self.handshake.receive(PyBytes_FromStringAndSize(<char *> self.context.receive_data, size))
+            return
+        if self.state == STATE_CLOSED:
+            return
+        if self.receiving_directly:
+            self.receiving_directly = False
+            self.parser.received(size)
+        else:
+            self.parser.offer(self.context.receive_data, size)
+        if self.parsing_stopped or self.yielded:
+            # The transport had this read under way when it was paused.
+            self.parser.keep()
+        else:
+            self.feed()
+
+    def eof_received(self) -> bool:
+        """Called by the transport: the peer will send nothing more (FIN), which ends the connection."""
+        self.end(False, 1006, "connection closed without a close frame")
+        return False
+
+    def connection_lost(self, error) -> None:
+        """Called by the transport, once: it is gone."""
+        self.end(False, 1006, "connection lost" if error is None else f"connection lost: {error}")
+        self.state = STATE_CLOSED
+        self.transport = None
+        self.pending_pong = None
+        buffer_free(&self.output)
+        self.context.remove(self)
+        if self.lost_waiter is not None and not self.lost_waiter.done():
+            self.lost_waiter.set_result(None)
+        self.on_lost()
+
+    def pause_writing(self) -> None:
+        """Called by the transport: it holds more than `output_high_bytes`."""
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        """Called by the transport: it holds less than `output_low_bytes`."""
+        cdef object waiter = self.drain_waiter
+        cdef bytes pong = self.pending_pong
+        self.write_paused = False
+        if pong is not None:
+            self.pending_pong = None
+            self.send_pong(pong)
+        self.flush()
+        if self.write_paused:
+            return
+        if waiter is not None:
+            self.drain_waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+        if not self.ended:
+            self.on_output_open()
+
+    # Opening
+
+    def open(self, rest: bytes) -> None:
+        """The handshake succeeded: from here on there are frames, `rest` being the first of them."""
+        self.state = STATE_OPEN
+        self.handshake = None
+        self.deadline = 0.0
+        self.last_heard = self.context.loop.time()
+        if rest:
+            # A copy: the parser unmasks in place, and bytes must not change.
+            memcpy(self.parser.reserve(PyBytes_GET_SIZE(rest)), PyBytes_AS_STRING(rest), PyBytes_GET_SIZE(rest))
+            self.parser.received(PyBytes_GET_SIZE(rest))
+
+    def begin(self) -> None:
+        """Work through what came with the opening request, after `open`."""
+        if self.state == STATE_OPEN and not self.parsing_stopped:
+            self.feed()
+
+    def write_handshake(self, data: bytes) -> None:
+        """Write bytes of the opening handshake."""
+        self.give_to_transport(data)
+
+    def refuse(self, data: bytes) -> None:
+        """Write an HTTP response that opens no WebSocket, then close."""
+        self.give_to_transport(data)
+        self.end(True, 1006, "refused in the opening handshake")
+        self.close_transport()
+
+    def hold_handshake(self, hold: bool) -> None:
+        """Stop reading while the application decides on the opening request."""
+        if self.transport is not None:
+            self.hold_reading(hold)
+
+    # Input
+
+    cdef int feed(self) except -1:
+        cdef double until = 0.0
+        cdef int event
+        self.in_feed = True
+        try:
+            while not self.parsing_stopped:
+                event = self.parser.next()
+                if event == EVENT_NEED_DATA:
+                    break
+                if self.state == STATE_OPEN:
+                    if until == 0.0:
+                        until = clock() + FAIR_SHARE
+                    self.handle_event(event)
+                    if self.ran_handler:
+                        self.ran_handler = False
+                        if clock() >= until:
+                            self.yielded = True
+                            break
+                elif event == EVENT_CLOSE or event == EVENT_FAULT:
+                    # The answer to our close frame, or bytes that no longer matter.
+                    self.close_transport()
+        finally:
+            # Also when a handler raised SystemExit or KeyboardInterrupt: the parser stays consistent.
+            self.in_feed = False
+            self.parser.keep()
+            self.flush()
+            self.settle_reading()
+        return 0
+
+    cdef int handle_event(self, int event) except -1:
+        if event == EVENT_BINARY:
+            self.on_message(self.parser.data, self.parser.size)
+        elif event == EVENT_PING:
+            self.send_pong(PyBytes_FromStringAndSize(<char *> self.parser.data, self.parser.size))
+        elif event == EVENT_TEXT:
+            self.fail(1003, "text message: every message is binary")
+        elif event == EVENT_CLOSE:
+            self.answer_close()
+        elif event == EVENT_FAULT:
+            self.fail(self.parser.close_code, self.parser.close_reason)
+        return 0
+
+    cdef int settle_reading(self) except -1:
+        # Nothing is read while something read before waits to be parsed: at most one receive buffer
+        # is kept that way.
+        if self.state == STATE_CLOSED or self.transport is None:
+            return 0
+        if self.state == STATE_CLOSING:
+            self.parsing_stopped = False
+            self.yielded = False
+        self.hold_reading(self.parsing_stopped or self.yielded)
+        if self.yielded:
+            self.context.postpone(self)
+        return 0
+
+    cdef int hold_reading(self, bint hold) except -1:
+        if hold == self.reading_held or self.transport.is_closing():
+            return 0
+        self.reading_held = hold
+        if hold:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+            # Nothing could be heard meanwhile.
+            self.last_heard = self.context.loop.time()
+            self.awaiting_pong = False
+            self.reading_stalled_since = 0.0
+        return 0
+
+    cdef int restart_parsing(self) except -1:
+        # Not from here: the caller may be deep inside a handler of this very connection.
+        if self.parsing_stopped:
+            self.parsing_stopped = False
+            self.yielded = True
+            self.context.postpone(self)
+        return 0
+
+    cdef int proceed(self) except -1:
+        if self.yielded:
+            self.yielded = False
+            if self.state == STATE_OPEN or self.state == STATE_CLOSING:
+                self.feed()
+        return 0
+
+    # Output
+
+    cdef int send_pong(self, bytes payload) except -1:
+        if self.ended:
+            return 0
+        if self.write_paused:
+            # The peer does not read; it gets the answer to its latest ping when it does.
+            self.pending_pong = payload
+            return 0
+        self.send_control(OPCODE_PONG, payload)
+        if not self.in_feed or self.output.size >= self.settings.output_high_bytes:
+            self.flush()
+        return 0
+
+    cdef int write_soon(self, bint alone) except -1:
+        # In a feed one write at its end serves all; else a lone frame goes at once, and several are
+        # gathered until the end of the iteration.
+        if self.in_feed:
+            return 0
+        if alone:
+            return self.flush()
+        return self.context.schedule_flush(self)
+
+    def drained(self):
+        """A future that is done when output is below the low-water mark or the connection has ended."""
+        if self.drain_waiter is None:
+            self.drain_waiter = self.context.loop.create_future()
+            if self.ended or not self.write_paused:
+                self.drain_waiter.set_result(None)
+        return asyncio.shield(self.drain_waiter)
+
+    # Ending
+
+    cdef object error(self):
+        if self.ended_by_us:
+            if self.peer_is_wrong:
+                return ProtocolError(self.close_code, self.close_reason)
+            return ConnectionClosed(self.close_code, self.close_reason)
+        return ConnectionLost(self.close_code, self.close_reason)
+
+    cdef int end(self, bint by_us, int code, str reason) except -1:
+        """The one ending: whatever happens to the connection comes through here, and only once."""
+        if self.ended:
+            return 0
+        self.ended = True
+        self.ended_by_us = by_us
+        self.close_code = code
+        self.close_reason = reason
+        if self.state != STATE_CLOSED:
+            self.state = STATE_CLOSING
+            self.deadline = self.context.loop.time() + self.settings.close_timeout
+        if self.handshake is not None:
+            self.handshake.ended()
+            self.handshake = None
+        self.on_end()
+        if self.drain_waiter is not None and not self.drain_waiter.done():
+            self.drain_waiter.set_result(None)
+        return 0
+
+    cdef int start_close(self, int code, str reason) except -1:
+        """Close by a close frame and wait for the peer's, at most `close_timeout`."""
+        if self.state == STATE_CONNECTING:
+            self.end(True, code, reason)
+            return self.close_transport()
+        if self.state != STATE_OPEN:
+            return 0
+        self.send_control(OPCODE_CLOSE, close_payload(code, reason))
+        self.flush()
+        self.end(True, code, reason)
+        if not self.in_feed:
+            self.settle_reading()
+        return 0
+
+    cdef int fail(self, int code, str reason) except -1:
+        """The peer broke the protocol: say so in a close frame, ignore the rest of what it sends."""
+        self.peer_is_wrong = not self.ended
+        self.start_close(code, reason)
+        self.parser.dead = True
+        # Its end of file is awaited, at most `close_timeout`: closing over unread bytes would send a
+        # TCP reset, which could overtake the close frame.
+        if self.transport is not None and not self.transport.is_closing():
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            else:
+                self.transport.close()
+        return 0
+
+    cdef int answer_close(self) except -1:
+        cdef int code = self.parser.close_code
+        cdef str reason = self.parser.close_reason
+        self.send_control(OPCODE_CLOSE, b"" if code == 1005 else close_payload(code, ""))
+        self.flush()
+        self.end(False, code, reason)
+        # RFC 6455 7.1.1: the server closes TCP first; the client waits for it.
+        if not self.is_client:
+            self.close_transport()
+        return 0
+
+    cdef int drop(self, str reason) except -1:
+        """The peer does not answer or does not read: no close frame would reach it."""
+        self.end(False, 1006, reason)
+        if self.transport is not None:
+            self.transport.abort()
+        return 0
+
+    cdef int close_transport(self) except -1:
+        if self.transport is not None:
+            self.transport.close()
+        return 0
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin to close; see `wait_lost`."""
+        self.start_close(code, reason)
+
+    def abort(self, reason: str) -> None:
+        """End at once, without a close frame."""
+        self.drop(reason)
+
+    def wait_lost(self):
+        """A future that is done when the transport is gone; cancelling it changes nothing."""
+        if self.lost_waiter is None:
+            self.lost_waiter = self.context.loop.create_future()
+            if self.state == STATE_CLOSED:
+                self.lost_waiter.set_result(None)
+        return asyncio.shield(self.lost_waiter)
+
+    def reason_ended(self) -> Exception:
+        """Why the connection can carry nothing more, as the exception to raise."""
+        return self.error()
+
+    @property
+    def has_ended(self) -> bool:
+        """True once the connection can carry nothing more."""
+        return self.ended
+
+    # Keepalive, deadlines and stalls
+
+    cdef int sweep(self, double now) except -1:
+        if self.transport is None:
+            return 0
+        if self.heard:
+            self.heard = False
+            self.last_heard = now
+            self.awaiting_pong = False
+        # Executed by the next sweep that still finds it: a blocked loop reads before it judges.
+        cdef bint overdue = self.find_overdue(now)
+        if overdue and self.overdue:
+            self.drop(self.verdict(now))
+        self.overdue = overdue
+        if self.state == STATE_OPEN:
+            self.ping_if_due(now)
+        return 0
+
+    cdef bint find_overdue(self, double now) except -1:
+        cdef uint64_t sent
+        if self.deadline:
+            return now >= self.deadline
+        if self.write_paused:
+            sent = self.written_bytes - <uint64_t> self.transport.get_write_buffer_size()
+            if sent != self.sent_mark or not self.output_stalled_since:
+                self.sent_mark = sent
+                self.output_stalled_since = now
+        else:
+            self.output_stalled_since = 0.0
+        if self.parsing_stopped:
+            if self.left_queue != self.started_mark or not self.reading_stalled_since:
+                self.started_mark = self.left_queue
+                self.reading_stalled_since = now
+        else:
+            self.reading_stalled_since = 0.0
+        if self.settings.stall_timeout:
+            if self.output_stalled_since and now - self.output_stalled_since >= self.settings.stall_timeout:
+                return True
+            if self.reading_stalled_since and now - self.reading_stalled_since >= self.settings.stall_timeout:
+                return True
+        return (
+            self.awaiting_pong and not self.reading_held
+            and self.settings.ping_timeout and now - self.pinged_at >= self.settings.ping_timeout
+        )
+
+    def verdict(self, now: float) -> str:
+        """Why the connection is being dropped, for people."""
+        if self.deadline:
+            return "not closed in time" if self.ended else "no opening handshake in time"
+        if self.output_stalled_since:
+            return "stalled: the peer does not read"
+        if self.reading_stalled_since:
+            return "stalled: the waiting queue does not move"
+        return "keepalive: no answer to a ping in time"
+
+    cdef int ping_if_due(self, double now) except -1:
+        # While reading is held no pong can arrive; the ping still finds a broken line, by failing.
+        if not self.settings.ping_interval or self.write_paused:
+            return 0
+        if self.awaiting_pong and not (self.reading_held and now - self.pinged_at >= self.settings.ping_interval):
+            return 0
+        if now - self.last_heard >= self.settings.ping_interval:
+            self.pinged_at = now
+            self.awaiting_pong = True
+            self.send_control(OPCODE_PING, b"sockrpc")
+            self.flush()
+        return 0

@@ -1,0 +1,170 @@
+"""The request-id table: which call is in flight under which id on one connection.
+
+Two rules make cancellation right, and both live here: an entry leaves the table once, and it leaves
+by identity. Whoever takes it (the answer, the reset, the loss of the connection) has won; everybody
+who comes later finds that it is gone and stays silent. An id that is used again while the old work
+still unwinds names another entry, and the old one can not touch it.
+"""
+
+cimport cython
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.ref cimport PyObject
+from libc.stdint cimport uint32_t
+
+import random
+
+# Ids are chosen by the peer. Multiplying by a secret odd number keeps it from choosing ids that all
+# fall into one bucket (multiplicative hashing, Dietzfelbinger et al. 1997).
+cdef uint32_t MULTIPLIER = random.SystemRandom().getrandbits(32) | 1
+
+cdef enum:
+    FIRST_SHIFT = 28    # 16 buckets
+
+# Entries in all tables of this process: what the leak tests watch.
+cdef Py_ssize_t entries_in_tables = 0
+
+
+def live_entries() -> int:
+    """The number of entries in all request tables of this process."""
+    return entries_in_tables
+
+
+# no_gc_clear: the cyclic collector must not take `table` from an entry that is still in it, or a
+# dangling pointer would stay in the bucket. (No cycle can run through it: a table refers to nothing.)
+@cython.no_gc_clear
+cdef class Entry:
+    """One call in flight under one id."""
+
+    def __dealloc__(self):
+        if self.table is not None:
+            self.table.take(self)
+
+
+@cython.final
+cdef class RequestTable:
+    """Request ids to entries."""
+
+    def __dealloc__(self):
+        PyMem_Free(self.buckets)
+
+    def __len__(self) -> int:
+        return self.count
+
+    cdef PyObject *find(self, uint32_t id) noexcept:
+        cdef PyObject *entry
+        if self.buckets == NULL:
+            return NULL
+        entry = self.buckets[(id * MULTIPLIER) >> self.shift]
+        while entry != NULL and (<Entry> entry).id != id:
+            entry = (<Entry> entry).next_in_bucket
+        return entry
+
+    cdef bint insert(self, Entry entry) except -1:
+        global entries_in_tables
+        cdef PyObject **bucket
+        if self.find(entry.id) != NULL:
+            return False
+        if self.buckets == NULL:
+            self.resize(FIRST_SHIFT)
+        elif self.shift > 0 and self.count >> (32 - self.shift):
+            self.resize(self.shift - 1)
+        bucket = &self.buckets[(entry.id * MULTIPLIER) >> self.shift]
+        entry.next_in_bucket = bucket[0]
+        entry.table = self
+        bucket[0] = <PyObject *> entry
+        self.count += 1
+        entries_in_tables += 1
+        return True
+
+    cdef bint take(self, Entry entry) noexcept:
+        global entries_in_tables
+        cdef PyObject **link
+        if entry.table is not self:
+            return False
+        link = &self.buckets[(entry.id * MULTIPLIER) >> self.shift]
+        while link[0] != <PyObject *> entry:
+            link = &(<Entry> link[0]).next_in_bucket
+        link[0] = entry.next_in_bucket
+        entry.next_in_bucket = NULL
+        self.count -= 1
+        entries_in_tables -= 1
+        # Last: this may have been the last reference to the table.
+        entry.table = None
+        return True
+
+    cdef uint32_t allocate(self) noexcept:
+        # Counts up from 1 and wraps at 2**32 (uint32_t does it); ends, as a table can not hold 2**32.
+        self.last_id += 1
+        while self.find(self.last_id) != NULL:
+            self.last_id += 1
+        return self.last_id
+
+    cdef list entries(self):
+        """All entries, alive; in no order. They stay in the table."""
+        cdef list entries = []
+        cdef Py_ssize_t i
+        cdef PyObject *entry
+        if self.count:
+            for i in range(<Py_ssize_t> 1 << (32 - self.shift)):
+                entry = self.buckets[i]
+                while entry != NULL:
+                    entries.append(<object> entry)
+                    entry = (<Entry> entry).next_in_bucket
+        return entries
+
+    cdef int resize(self, int shift) except -1:
+        cdef PyObject **old = self.buckets
+        cdef Py_ssize_t count = 0 if old == NULL else <Py_ssize_t> 1 << (32 - self.shift)
+        cdef Py_ssize_t i
+        cdef PyObject *entry
+        cdef PyObject *following
+        cdef PyObject **bucket
+        cdef PyObject **buckets = <PyObject **> PyMem_Calloc(
+            <size_t> 1 << (32 - shift), sizeof(PyObject *))
+        if buckets == NULL:
+            raise MemoryError
+        for i in range(count):
+            entry = old[i]
+            while entry != NULL:
+                following = (<Entry> entry).next_in_bucket
+                bucket = &buckets[((<Entry> entry).id * MULTIPLIER) >> shift]
+                (<Entry> entry).next_in_bucket = bucket[0]
+                bucket[0] = entry
+                entry = following
+        PyMem_Free(old)
+        self.buckets = buckets
+        self.shift = shift
+        return 0
+
+
+@cython.final
+cdef class Table:
+    """A request table for use from Python: tests and benchmarks drive the compiled one through it."""
+
+    cdef RequestTable table
+
+    def __cinit__(self, last_id: int = 0):
+        self.table = RequestTable()
+        self.table.last_id = last_id
+
+    def __len__(self) -> int:
+        return self.table.count
+
+    def new(self, id: int | None = None) -> Entry | None:
+        """Insert an entry under `id`, or under the next free one; None if the id is in flight."""
+        cdef Entry entry = Entry()
+        entry.id = self.table.allocate() if id is None else id
+        return entry if self.table.insert(entry) else None
+
+    def find(self, id: int) -> Entry | None:
+        """The entry in flight under `id`."""
+        cdef PyObject *entry = self.table.find(id)
+        return None if entry == NULL else <object> entry
+
+    def take(self, entry: Entry) -> bool:
+        """Take this very entry out; False if it is not in the table."""
+        return self.table.take(entry)
+
+    def entries(self) -> list[Entry]:
+        """All entries."""
+        return self.table.entries()

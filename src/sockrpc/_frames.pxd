@@ -1,0 +1,51 @@
+# RPC frames of websocket.io-rpc-v0.1: one frame is one whole binary message.
+
+from libc.stdint cimport uint8_t, uint32_t
+
+cdef enum:
+    OPCODE_NOTIFY = 1
+    OPCODE_REQUEST = 2
+    OPCODE_RESET = 3
+    OPCODE_RESPONSE = 4
+    MAX_NAME_BYTES = 255
+    # The longest of opcode, id, name length and name.
+    MAX_PREFIX_BYTES = 6 + 255
+
+# Who receives: bits of the `receivers` column.
+cdef enum:
+    RECEIVER_SERVER = 1
+    RECEIVER_CLIENT = 2
+
+cdef enum Fault:
+    FAULT_NONE = 0
+    FAULT_EMPTY = 1
+    FAULT_UNKNOWN_OPCODE = 2
+    FAULT_WRONG_SIDE = 3
+    FAULT_SHORT_ID = 4
+    FAULT_SHORT_NAME = 5
+    FAULT_TRAILING = 6
+
+# A parsed frame: pointers into the message it was parsed from, valid as long as that is.
+cdef struct Frame:
+    uint8_t opcode
+    uint32_t id
+    const uint8_t *name
+    Py_ssize_t name_size
+    const uint8_t *payload
+    Py_ssize_t payload_size
+
+cdef Fault parse(const uint8_t *data, Py_ssize_t size, int receiver, Frame *out) noexcept nogil
+cdef str fault_reason(Fault fault)
+
+# Each writes what precedes the payload to `out` (MAX_PREFIX_BYTES long) and returns its length.
+cdef Py_ssize_t write_notify(uint8_t *out, const uint8_t *name, Py_ssize_t name_size) noexcept nogil
+cdef Py_ssize_t write_request(
+    uint8_t *out, uint32_t id, const uint8_t *name, Py_ssize_t name_size) noexcept nogil
+cdef Py_ssize_t write_reset(uint8_t *out, uint32_t id) noexcept nogil
+cdef Py_ssize_t write_response(uint8_t *out, uint32_t id) noexcept nogil
+
+# UTF-8 of a method or event name. UsageError if it is not a str or longer than MAX_NAME_BYTES.
+cdef bytes encode_name(object name)
+# The payload as bytes: str as UTF-8, a bytearray or memoryview copied because it may change.
+# TypeError for anything else.
+cdef bytes encode_payload(object payload)

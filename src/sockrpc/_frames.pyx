@@ -1,0 +1,244 @@
+"""The RPC frames of ``websocket.io-rpc-v0.1``: bytes to fields and fields to bytes (PROTOCOL.md).
+
+What an id means, who waits for it and what a name calls is not known here.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy
+
+from typing import NamedTuple
+
+from sockrpc.errors import ProtocolError, UsageError
+
+SUBPROTOCOL = "websocket.io-rpc-v0.1"
+
+
+# One row an opcode: what it holds, in this order, and which side may receive it.
+cdef struct Row:
+    int receivers
+    bint has_id
+    bint has_name
+    bint has_payload
+
+cdef enum:
+    ROWS = 5
+cdef Row[ROWS] LAYOUT
+LAYOUT[0] = Row(0, False, False, False)
+LAYOUT[OPCODE_NOTIFY] = Row(RECEIVER_SERVER | RECEIVER_CLIENT, False, True, True)
+LAYOUT[OPCODE_REQUEST] = Row(RECEIVER_SERVER, True, True, True)
+LAYOUT[OPCODE_RESET] = Row(RECEIVER_SERVER, True, False, False)
+LAYOUT[OPCODE_RESPONSE] = Row(RECEIVER_CLIENT, True, False, True)
+
+
+cdef inline uint32_t load_u32(const uint8_t *p) noexcept nogil:
+    # Byte by byte: the id follows a one-byte opcode and is not aligned.
+    return (<uint32_t> p[0] << 24) | (<uint32_t> p[1] << 16) | (<uint32_t> p[2] << 8) | p[3]
+
+
+cdef inline void store_u32(uint8_t *p, uint32_t value) noexcept nogil:
+    p[0] = <uint8_t> (value >> 24)
+    p[1] = <uint8_t> (value >> 16)
+    p[2] = <uint8_t> (value >> 8)
+    p[3] = <uint8_t> value
+
+
+cdef Fault parse(const uint8_t *data, Py_ssize_t size, int receiver, Frame *out) noexcept nogil:
+    # `cursor` never passes `size`: each field compares what is left before it is read.
+    cdef Py_ssize_t cursor = 1
+    cdef const Row *row
+    out.opcode = 0
+    out.id = 0
+    out.name = NULL
+    out.name_size = 0
+    if size == 0:
+        return FAULT_EMPTY
+    out.opcode = data[0]
+    if out.opcode == 0 or out.opcode >= ROWS:
+        return FAULT_UNKNOWN_OPCODE
+    row = &LAYOUT[out.opcode]
+    if not row.receivers & receiver:
+        return FAULT_WRONG_SIDE
+    if row.has_id:
+        if size - cursor < 4:
+            return FAULT_SHORT_ID
+        out.id = load_u32(data + cursor)
+        cursor += 4
+    if row.has_name:
+        if size - cursor < 1:
+            return FAULT_SHORT_NAME
+        out.name_size = data[cursor]
+        cursor += 1
+        if size - cursor < out.name_size:
+            return FAULT_SHORT_NAME
+        out.name = data + cursor
+        cursor += out.name_size
+    if not row.has_payload and cursor != size:
+        return FAULT_TRAILING
+    out.payload = data + cursor
+    out.payload_size = size - cursor
+    return FAULT_NONE
+
+
+cdef tuple REASONS = (
+    "",
+    "empty message",
+    "unknown opcode",
+    "opcode that this side never receives",
+    "frame too short for its id",
+    "frame too short for its name",
+    "bytes after the id",
+)
+
+
+cdef str fault_reason(Fault fault):
+    return REASONS[<int> fault]
+
+
+cdef Py_ssize_t write_notify(uint8_t *out, const uint8_t *name, Py_ssize_t name_size) noexcept nogil:
+    out[0] = OPCODE_NOTIFY
+    out[1] = <uint8_t> name_size
+    memcpy(out + 2, name, name_size)
+    return 2 + name_size
+
+
+cdef Py_ssize_t write_request(
+        uint8_t *out, uint32_t id, const uint8_t *name, Py_ssize_t name_size) noexcept nogil:
+    out[0] = OPCODE_REQUEST
+    store_u32(out + 1, id)
+    out[5] = <uint8_t> name_size
+    memcpy(out + 6, name, name_size)
+    return 6 + name_size
+
+
+cdef Py_ssize_t write_reset(uint8_t *out, uint32_t id) noexcept nogil:
+    out[0] = OPCODE_RESET
+    store_u32(out + 1, id)
+    return 5
+
+
+cdef Py_ssize_t write_response(uint8_t *out, uint32_t id) noexcept nogil:
+    out[0] = OPCODE_RESPONSE
+    store_u32(out + 1, id)
+    return 5
+
+
+cdef bytes encode_name(object name):
+    cdef bytes encoded
+    if not isinstance(name, str):
+        raise UsageError(f"a name is a str, not {type(name).__name__}")
+    try:
+        encoded = (<str> name).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the name {name!r} can not be encoded as UTF-8: {error}") from None
+    if len(encoded) > MAX_NAME_BYTES:
+        raise UsageError(f"a name is at most {MAX_NAME_BYTES} bytes of UTF-8, this one has {len(encoded)}")
+    return encoded
+
+
+cdef bytes encode_payload(object payload):
+    if PyBytes_CheckExact(payload):
+        return <bytes> payload
+    if isinstance(payload, str):
+        return (<str> payload).encode()
+    if isinstance(payload, (bytes, bytearray, memoryview)):
+        return bytes(payload)
+    raise TypeError(f"a payload is str, bytes, bytearray or memoryview, not {type(payload).__name__}")
+
+
+def encode(name: str, payload: str | bytes | bytearray | memoryview) -> tuple[bytes, bytes]:
+    """A name and a payload as they go over the wire.
+
+    Raises:
+        UsageError: The name is not a str or longer than 255 bytes of UTF-8.
+        TypeError: The payload is neither text nor bytes.
+    """
+    return encode_name(name), encode_payload(payload)
+
+
+class Notify(NamedTuple):
+    """Opcode 1: never answered."""
+
+    name: str
+    payload: bytes
+
+
+class Request(NamedTuple):
+    """Opcode 2: answered by one Response of the same id, or never."""
+
+    id: int
+    name: str
+    payload: bytes
+
+
+class Reset(NamedTuple):
+    """Opcode 3: the client is no longer interested in the call of this id."""
+
+    id: int
+
+
+class Response(NamedTuple):
+    """Opcode 4: the answer to the Request of the same id."""
+
+    id: int
+    payload: bytes
+
+
+def parse_message(message: bytes, *, receiver: str) -> Notify | Request | Reset | Response:
+    """Parse one whole binary message, as the engine does it.
+
+    Args:
+        message: The message.
+        receiver: "server" or "client": the side that received it.
+
+    Raises:
+        ProtocolError: The message is not a well-formed frame that this side may receive.
+    """
+    cdef Frame frame
+    cdef int side = RECEIVER_SERVER if receiver == "server" else RECEIVER_CLIENT
+    cdef const uint8_t *data = <const uint8_t *> PyBytes_AS_STRING(message)
+    cdef Fault fault = parse(data, PyBytes_GET_SIZE(message), side, &frame)
+    if fault != FAULT_NONE:
+        raise ProtocolError(1002, fault_reason(fault))
+    cdef bytes payload = PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size)
+    if frame.opcode == OPCODE_RESET:
+        return Reset(frame.id)
+    if frame.opcode == OPCODE_RESPONSE:
+        return Response(frame.id, payload)
+    try:
+        name = PyUnicode_DecodeUTF8(<const char *> frame.name, frame.name_size, NULL)
+    except UnicodeDecodeError:
+        raise ProtocolError(1002, NAME_NOT_UTF8) from None
+    if frame.opcode == OPCODE_NOTIFY:
+        return Notify(name, payload)
+    return Request(frame.id, name, payload)
+
+
+NAME_NOT_UTF8 = "name is not UTF-8"
+
+
+def serialize_frame(frame: Notify | Request | Reset | Response) -> bytes:
+    """Build the whole binary message of one frame.
+
+    Raises:
+        UsageError: The name is longer than 255 bytes, or the id is not an unsigned 32-bit integer.
+    """
+    cdef uint8_t out[MAX_PREFIX_BYTES]
+    cdef bytes name
+    cdef Py_ssize_t n
+    if not isinstance(frame, Notify) and not 0 <= frame.id <= 0xFFFFFFFF:
+        raise UsageError(f"an id is an unsigned 32-bit integer, not {frame.id}")
+    if isinstance(frame, Reset):
+        n = write_reset(out, frame.id)
+        return PyBytes_FromStringAndSize(<char *> out, n)
+    if isinstance(frame, Response):
+        n = write_response(out, frame.id)
+    else:
+        name = encode_name(frame.name)
+        if isinstance(frame, Notify):
+            n = write_notify(out, <const uint8_t *> PyBytes_AS_STRING(name), len(name))
+        else:
+            n = write_request(out, frame.id, <const uint8_t *> PyBytes_AS_STRING(name), len(name))
+    return PyBytes_FromStringAndSize(<char *> out, n) + encode_payload(frame.payload)

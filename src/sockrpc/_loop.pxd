@@ -1,0 +1,38 @@
+# What the connections of one event loop share.
+
+from libc.stdint cimport uint8_t
+
+from sockrpc._websocket cimport Buffer
+
+# A connection as its loop sees it. Each method is called by the LoopContext; none may raise.
+cdef class Member:
+    cdef bint dirty                  # in LoopContext.dirty
+    cdef bint postponed              # in LoopContext.postponed
+
+    cdef int flush(self) except -1                  # write what was gathered in this iteration
+    cdef int proceed(self) except -1                # continue what fairness interrupted
+    cdef int sweep(self, double now) except -1      # look at the clock; `now` in loop time
+
+cdef class LoopContext:
+    cdef readonly object loop
+    cdef uint8_t *receive_data       # of `receive_view`
+    cdef object receive_view         # memoryview, RECEIVE_BYTES long: the one receive buffer of the loop
+    cdef Buffer spare_output         # the last flushed output buffer, lent to the next connection
+    cdef set members
+    cdef Py_ssize_t users            # members and servers; at 0 the context is forgotten
+    cdef list dirty
+    cdef list postponed
+    cdef object timer                # of the sweep
+    cdef double interval             # seconds between two sweeps
+    cdef object task_factory_kwargs
+
+    cdef int add(self, Member member, double interval) except -1
+    cdef int remove(self, Member member) except -1
+    cdef int schedule_flush(self, Member member) except -1
+    cdef int postpone(self, Member member) except -1
+    cdef int schedule_sweep(self) except -1
+    # A task for `coroutine`; where the interpreter can, its first step has run when this returns.
+    cdef object start_task(self, object coroutine)
+
+cdef LoopContext context_of(object loop)
+cdef double clock() noexcept nogil   # monotonic seconds; for measuring, not comparable with loop time

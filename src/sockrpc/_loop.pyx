@@ -1,0 +1,214 @@
+"""What the connections of one event loop share: a receive buffer, one sweep, one flush an iteration.
+
+Ten thousand idle connections own no buffers and no timers because of this.
+"""
+
+cimport cython
+from cpython.object cimport PyObject_Call
+from libc.stdint cimport uint8_t
+
+import asyncio
+import sys
+
+from sockrpc._websocket cimport Buffer, buffer_free
+
+cdef extern from *:
+    """
+    #ifdef _WIN32
+    #include <windows.h>
+    static double sockrpc_clock(void) {
+        LARGE_INTEGER count, frequency;
+        QueryPerformanceCounter(&count);
+        QueryPerformanceFrequency(&frequency);
+        return (double) count.QuadPart / (double) frequency.QuadPart;
+    }
+    #else
+    #include <time.h>
+    static double sockrpc_clock(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (double) now.tv_sec + 1e-9 * (double) now.tv_nsec;
+    }
+    #endif
+    """
+    double sockrpc_clock() noexcept nogil
+
+cdef enum:
+    # Larger than what one recv usually finds, so that a busy connection costs few system calls.
+    RECEIVE_BYTES = 256 * 1024
+
+cdef double LONGEST_INTERVAL = 1.0
+cdef double SHORTEST_INTERVAL = 0.005
+
+# asyncio can start a task eagerly since 3.12. Never through loop.create_task: asyncio 3.12 and 3.13.0
+# refuse the argument there, and uvloop on 3.12 ignores it.
+cdef bint EAGER = sys.version_info >= (3, 12)
+
+cdef object Task = asyncio.Task
+cdef dict contexts = {}
+
+
+cdef double clock() noexcept nogil:
+    return sockrpc_clock()
+
+
+cdef class Member:
+    """A connection as its loop sees it."""
+
+    cdef int flush(self) except -1:
+        raise NotImplementedError
+
+    cdef int proceed(self) except -1:
+        raise NotImplementedError
+
+    cdef int sweep(self, double now) except -1:
+        raise NotImplementedError
+
+
+cdef LoopContext context_of(object loop):
+    cdef LoopContext context = contexts.get(loop)
+    if context is None:
+        # A loop that was closed over its connections never said good-bye.
+        for other in [each for each in contexts if each.is_closed()]:
+            del contexts[other]
+        context = LoopContext(loop)
+        contexts[loop] = context
+    return context
+
+
+def context_of_running_loop() -> LoopContext:
+    """What the connections of the running event loop share."""
+    return context_of(asyncio.get_running_loop())
+
+
+def live_contexts() -> int:
+    """The number of loops that have a context: 0 when no connection and no server is left."""
+    return len(contexts)
+
+
+@cython.final
+cdef class LoopContext:
+    """What the connections of one event loop share.
+
+    Args:
+        loop: The event loop.
+    """
+
+    def __cinit__(self, loop):
+        cdef unsigned char[::1] view
+        self.loop = loop
+        # The memoryview keeps the bytearray from moving, so the pointer stays good.
+        self.receive_view = memoryview(bytearray(RECEIVE_BYTES))
+        view = self.receive_view
+        self.receive_data = <uint8_t *> &view[0]
+        self.members = set()
+        self.dirty = []
+        self.postponed = []
+        self.interval = LONGEST_INTERVAL
+        self.task_factory_kwargs = {"loop": loop, "eager_start": True} if EAGER else {"loop": loop}
+
+    def __dealloc__(self):
+        buffer_free(&self.spare_output)
+
+    def acquire(self) -> None:
+        """Keep the context until `release`; a server does, so that churn does not rebuild it."""
+        self.users += 1
+
+    def release(self) -> None:
+        """End what `acquire` began."""
+        self.users -= 1
+        if self.users == 0:
+            if self.timer is not None:
+                self.timer.cancel()
+                self.timer = None
+            if contexts.get(self.loop) is self:
+                del contexts[self.loop]
+
+    cdef int add(self, Member member, double interval) except -1:
+        self.members.add(member)
+        self.users += 1
+        interval = min(max(interval, SHORTEST_INTERVAL), LONGEST_INTERVAL)
+        if interval < self.interval or self.timer is None:
+            self.interval = min(interval, self.interval)
+            self.schedule_sweep()
+        return 0
+
+    cdef int remove(self, Member member) except -1:
+        if member in self.members:
+            self.members.discard(member)
+            self.release()
+        return 0
+
+    cdef int schedule_sweep(self) except -1:
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = self.loop.call_later(self.interval, self._sweep)
+        return 0
+
+    def _sweep(self) -> None:
+        cdef Member member
+        cdef double now = self.loop.time()
+        self.timer = None
+        if not self.members:
+            # Nobody to look at; the next `add` starts it again.
+            self.interval = LONGEST_INTERVAL
+            return
+        self.schedule_sweep()
+        for member in list(self.members):
+            try:
+                member.sweep(now)
+            except Exception as error:
+                self.report(error)
+
+    cdef int schedule_flush(self, Member member) except -1:
+        if not member.dirty:
+            member.dirty = True
+            if not self.dirty:
+                self.loop.call_soon(self._flush)
+            self.dirty.append(member)
+        return 0
+
+    def _flush(self) -> None:
+        cdef Member member
+        cdef list dirty = self.dirty
+        self.dirty = []
+        for member in dirty:
+            member.dirty = False
+            try:
+                member.flush()
+            except Exception as error:
+                self.report(error)
+
+    cdef int postpone(self, Member member) except -1:
+        if not member.postponed:
+            member.postponed = True
+            if not self.postponed:
+                self.loop.call_soon(self._proceed)
+            self.postponed.append(member)
+        return 0
+
+    def _proceed(self) -> None:
+        cdef Member member
+        # One a turn: each may take its whole share of time, and I/O comes between two turns.
+        member = self.postponed.pop(0)
+        member.postponed = False
+        if self.postponed:
+            self.loop.call_soon(self._proceed)
+        try:
+            member.proceed()
+        except Exception as error:
+            self.report(error)
+
+    def report(self, error: Exception) -> None:
+        """Tell the loop's exception handler of a defect of ours; the other connections go on."""
+        self.loop.call_exception_handler({"message": "sockrpc: unexpected exception", "exception": error})
+
+    def start(self, coroutine) -> asyncio.Task[object]:
+        """A task for a coroutine; where the interpreter can, its first step has run when this returns."""
+        return self.start_task(coroutine)
+
+    cdef object start_task(self, object coroutine):
+        factory = self.loop.get_task_factory()
+        if factory is not None:
+            return factory(self.loop, coroutine)
+        return PyObject_Call(Task, (coroutine,), self.task_factory_kwargs)

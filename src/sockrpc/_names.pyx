@@ -1,0 +1,111 @@
+"""A table from names (bytes of UTF-8) to anything, read without building a Python object."""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcmp
+
+import random
+
+# Names are chosen by the peer, but only those of the application are stored, so a peer can not
+# build long chains; the seed keeps it from finding a pair that always collides.
+cdef uint32_t SEED = random.SystemRandom().getrandbits(32)
+
+
+cdef uint32_t hash_name(const uint8_t *name, Py_ssize_t size) noexcept nogil:
+    # FNV-1a: names are short, and it needs no table.
+    cdef uint32_t value = 2166136261u ^ SEED
+    cdef Py_ssize_t i
+    for i in range(size):
+        value = (value ^ name[i]) * 16777619u
+    return value
+
+
+@cython.final
+cdef class NameTable:
+    """Names to values; filled once from a mapping and then only read.
+
+    Args:
+        values: What to find under which name.
+    """
+
+    def __cinit__(self, values: dict[bytes, object] = None):
+        self.mask = 7
+        self.slots = <Slot *> PyMem_Calloc(self.mask + 1, sizeof(Slot))
+        if self.slots == NULL:
+            raise MemoryError
+        if values is not None:
+            for name, value in values.items():
+                self.put(name, value)
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        if self.slots == NULL:
+            return
+        for i in range(self.mask + 1):
+            Py_XDECREF(self.slots[i].name)
+            Py_XDECREF(self.slots[i].value)
+        PyMem_Free(self.slots)
+
+    def __len__(self) -> int:
+        return self.used
+
+    def get(self, name: bytes) -> object | None:
+        """The value of a name, None if there is none."""
+        cdef PyObject *value = self.find(<const uint8_t *> PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+        return None if value == NULL else <object> value
+
+    cdef Slot *probe(self, const uint8_t *name, Py_ssize_t size, uint32_t hash) noexcept:
+        # Ends, because at most half of the slots are ever used.
+        cdef Py_ssize_t i = hash & self.mask
+        cdef Slot *slot
+        while True:
+            slot = &self.slots[i]
+            if slot.name == NULL or (
+                slot.hash == hash
+                and PyBytes_GET_SIZE(<bytes> slot.name) == size
+                and memcmp(PyBytes_AS_STRING(<bytes> slot.name), name, size) == 0
+            ):
+                return slot
+            i = (i + 1) & self.mask
+
+    cdef PyObject *find(self, const uint8_t *name, Py_ssize_t size) noexcept:
+        return self.probe(name, size, hash_name(name, size)).value
+
+    cdef int put(self, bytes name, object value) except -1:
+        cdef const uint8_t *data = <const uint8_t *> PyBytes_AS_STRING(name)
+        cdef uint32_t hash = hash_name(data, PyBytes_GET_SIZE(name))
+        cdef Slot *slot
+        if (self.used + 1) * 2 > self.mask + 1:
+            self.grow()
+        slot = self.probe(data, PyBytes_GET_SIZE(name), hash)
+        if slot.name != NULL:
+            raise ValueError(f"{name!r} stands twice")
+        Py_INCREF(name)
+        Py_INCREF(value)
+        slot.hash = hash
+        slot.name = <PyObject *> name
+        slot.value = <PyObject *> value
+        self.used += 1
+        return 0
+
+    cdef int grow(self) except -1:
+        cdef Slot *old = self.slots
+        cdef Py_ssize_t count = self.mask + 1
+        cdef Py_ssize_t i
+        cdef Slot *slots = <Slot *> PyMem_Calloc(count * 2, sizeof(Slot))
+        if slots == NULL:
+            raise MemoryError
+        self.slots = slots
+        self.mask = count * 2 - 1
+        for i in range(count):
+            if old[i].name != NULL:
+                self.probe(
+                    <const uint8_t *> PyBytes_AS_STRING(<bytes> old[i].name),
+                    PyBytes_GET_SIZE(<bytes> old[i].name),
+                    old[i].hash,
+                )[0] = old[i]
+        PyMem_Free(old)
+        return 0

@@ -1,0 +1,43 @@
+# The output of one connection.
+
+from libc.stdint cimport uint8_t, uint64_t
+
+from sockrpc._loop cimport LoopContext, Member
+from sockrpc._websocket cimport Buffer
+
+# A copy of sockrpc.limits.Limits in C types; times in seconds, 0 is off.
+cdef class Settings:
+    cdef Py_ssize_t max_message_bytes
+    cdef Py_ssize_t max_in_flight
+    cdef Py_ssize_t max_waiting_calls
+    cdef Py_ssize_t max_waiting_bytes
+    cdef Py_ssize_t max_notifications
+    cdef Py_ssize_t output_high_bytes
+    cdef Py_ssize_t output_low_bytes
+    cdef Py_ssize_t output_max_bytes
+    cdef Py_ssize_t max_listener_payloads
+    cdef Py_ssize_t max_listener_bytes
+    cdef double stall_timeout
+    cdef double ping_interval
+    cdef double ping_timeout
+    cdef double handshake_timeout
+    cdef double close_timeout
+    cdef double interval             # how often the sweep must look
+
+cdef class Output(Member):
+    cdef readonly object transport   # None before connection_made and after connection_lost
+    cdef LoopContext context
+    cdef Settings settings
+    cdef bint is_client
+    cdef Buffer output               # frames not yet given to the transport
+    cdef bint write_paused           # the transport holds more than output_high_bytes
+    cdef Py_ssize_t buffered_bytes   # what the transport still held after the last write: an upper bound
+    cdef uint64_t written_bytes      # given to the transport so far
+
+    # Appends one binary message; the transport gets it at the next flush.
+    cdef int send(self, const uint8_t *prefix, Py_ssize_t prefix_size, bytes payload) except -1
+    cdef int send_control(self, uint8_t opcode, bytes payload) except -1
+    cdef int send_large(self, bytes payload) except -1
+    cdef int give_to_transport(self, bytes data) except -1
+    cdef bytes take_output(self)
+    cdef Py_ssize_t unsent(self) except -1

@@ -1,0 +1,157 @@
+"""The output of one connection: gathered frames, and what the transport has not sent yet."""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t
+from libc.string cimport memcpy
+
+from sockrpc._loop cimport LoopContext, Member
+from sockrpc._websocket cimport (
+    MAX_HEADER_BYTES, OPCODE_BINARY, Buffer, apply_mask, buffer_free, buffer_reserve, fresh_mask, write_header,
+)
+
+cdef enum:
+    # From here on a copy costs more than a second vector in the write.
+    LARGE_PAYLOAD_BYTES = 16 * 1024
+    # An output buffer up to this size is lent to the next connection instead of being freed.
+    SPARE_OUTPUT_BYTES = 1024 * 1024
+
+
+@cython.final
+cdef class Settings:
+    """The limits of a connection, as C types.
+
+    Args:
+        limits: A `sockrpc.limits.Limits`.
+    """
+
+    def __cinit__(self, limits):
+        self.max_message_bytes = limits.max_message_bytes
+        self.max_in_flight = limits.max_in_flight
+        self.max_waiting_calls = limits.max_waiting_calls
+        self.max_waiting_bytes = limits.max_waiting_bytes
+        self.max_notifications = limits.max_notifications
+        self.output_high_bytes = limits.output_high_bytes
+        self.output_low_bytes = limits.output_low_bytes
+        self.output_max_bytes = limits.output_max_bytes
+        self.max_listener_payloads = limits.max_listener_payloads
+        self.max_listener_bytes = limits.max_listener_bytes
+        self.stall_timeout = limits.stall_timeout or 0.0
+        self.ping_interval = limits.ping_interval or 0.0
+        self.ping_timeout = limits.ping_timeout or 0.0
+        self.handshake_timeout = limits.handshake_timeout
+        self.close_timeout = limits.close_timeout
+        # A verdict needs two sweeps, so an eighth keeps it within a quarter of the time it is about.
+        self.interval = min(
+            [t for t in (self.stall_timeout, self.ping_interval, self.ping_timeout, self.handshake_timeout,
+                         self.close_timeout) if t > 0.0]
+        ) / 8
+
+
+cdef class Output(Member):
+    """What a connection writes. A server's frames are plain, a client's are masked."""
+
+    def __dealloc__(self):
+        buffer_free(&self.output)
+
+    cdef int send(self, const uint8_t *prefix, Py_ssize_t prefix_size, bytes payload) except -1:
+        cdef Py_ssize_t payload_size = PyBytes_GET_SIZE(payload)
+        cdef Py_ssize_t size = prefix_size + payload_size
+        cdef bint apart = payload_size >= LARGE_PAYLOAD_BYTES and not self.is_client
+        cdef uint8_t mask[4]
+        cdef uint8_t *out
+        cdef Py_ssize_t n
+        if self.output.data == NULL and self.context.spare_output.data != NULL:
+            self.output = self.context.spare_output
+            self.context.spare_output.data = NULL
+            self.context.spare_output.capacity = 0
+        buffer_reserve(&self.output, MAX_HEADER_BYTES + prefix_size + (0 if apart else payload_size))
+        out = self.output.data + self.output.size
+        if self.is_client:
+            fresh_mask(mask)
+            n = write_header(out, OPCODE_BINARY, size, mask)
+        else:
+            n = write_header(out, OPCODE_BINARY, size, NULL)
+        memcpy(out + n, prefix, prefix_size)
+        if apart:
+            self.output.size += n + prefix_size
+            return self.send_large(payload)
+        memcpy(out + n + prefix_size, PyBytes_AS_STRING(payload), payload_size)
+        if self.is_client:
+            apply_mask(out + n, size, mask)
+        self.output.size += n + size
+        # The transport decides whether this is too much; it calls pause_writing if it is.
+        if self.output.size + self.buffered_bytes >= self.settings.output_high_bytes:
+            self.flush()
+        return 0
+
+    cdef int send_large(self, bytes payload) except -1:
+        # Header and payload go out as a vector; the payload is not copied.
+        cdef bytes head = self.take_output()
+        if self.transport is None or self.transport.is_closing():
+            return 0
+        self.written_bytes += PyBytes_GET_SIZE(head) + PyBytes_GET_SIZE(payload)
+        try:
+            self.transport.writelines((head, payload))
+            self.buffered_bytes = self.transport.get_write_buffer_size()
+        except RuntimeError:
+            # uvloop: the handle was closed under us; connection_lost is on its way.
+            pass
+        return 0
+
+    cdef int send_control(self, uint8_t opcode, bytes payload) except -1:
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
+        cdef uint8_t mask[4]
+        cdef uint8_t *out
+        cdef Py_ssize_t n
+        buffer_reserve(&self.output, MAX_HEADER_BYTES + size)
+        out = self.output.data + self.output.size
+        if self.is_client:
+            fresh_mask(mask)
+        n = write_header(out, opcode, size, mask if self.is_client else NULL)
+        memcpy(out + n, PyBytes_AS_STRING(payload), size)
+        if self.is_client:
+            apply_mask(out + n, size, mask)
+        self.output.size += n + size
+        return 0
+
+    cdef bytes take_output(self):
+        cdef bytes data = PyBytes_FromStringAndSize(<char *> self.output.data, self.output.size)
+        self.output.size = 0
+        if self.context.spare_output.data == NULL and self.output.capacity <= SPARE_OUTPUT_BYTES:
+            self.context.spare_output = self.output
+            self.output.data = NULL
+            self.output.capacity = 0
+        else:
+            buffer_free(&self.output)
+        return data
+
+    cdef int give_to_transport(self, bytes data) except -1:
+        if self.transport is None or self.transport.is_closing():
+            return 0
+        self.written_bytes += PyBytes_GET_SIZE(data)
+        try:
+            self.transport.write(data)
+            self.buffered_bytes = self.transport.get_write_buffer_size()
+        except RuntimeError:
+            # uvloop: the handle was closed under us; connection_lost is on its way.
+            pass
+        return 0
+
+    cdef int flush(self) except -1:
+        if self.output.size:
+            self.give_to_transport(self.take_output())
+        return 0
+
+    cdef Py_ssize_t unsent(self) except -1:
+        if self.transport is None:
+            return 0
+        return self.output.size + <Py_ssize_t> self.transport.get_write_buffer_size()
+
+    def is_writable(self) -> bool:
+        """False while output is above the high-water mark."""
+        return not self.write_paused
+
+    def is_full(self) -> bool:
+        """True while the unsent output is above `output_max_bytes`."""
+        return self.write_paused and self.unsent() > self.settings.output_max_bytes

@@ -1,0 +1,82 @@
+# What serves calls shares: the handlers, the state of one server, the queues of procedures.
+
+from libc.stdint cimport uint64_t
+
+from sockrpc._connection cimport Connection
+from sockrpc._output cimport Settings
+from sockrpc._dispatch cimport Entry
+from sockrpc._loop cimport LoopContext
+from sockrpc._names cimport NameTable
+
+cdef enum Kind:
+    KIND_INLINE = 0        # a plain function, called while the read is parsed
+    KIND_COROUTINE = 1
+    KIND_THREAD = 2        # a plain function, in a worker thread
+
+cdef class Handler:
+    cdef readonly str name
+    cdef readonly object function
+    cdef readonly int kind
+    cdef readonly double timeout            # seconds, 0: none
+    cdef readonly bint run_to_completion
+
+# What one server's connections share.
+cdef class Service:
+    cdef Settings settings
+    cdef readonly LoopContext context
+    cdef NameTable methods         # of Handler; None in the socket form
+    cdef NameTable events
+    cdef readonly object threads           # sockrpc.threads.WorkerThreads
+    cdef readonly object make_socket       # Connection -> sockrpc.Socket
+    cdef readonly set connections          # open ones
+    cdef readonly set working              # connections with anything left: open, or with work that unwinds
+    cdef readonly set tasks                # notification handlers, undo hooks, hooks of the application
+    cdef readonly bint stopping
+    cdef readonly Py_ssize_t attached      # transports of this server, in the handshake or open
+    cdef object idle_waiter        # future of `wait_idle`
+    cdef readonly object log
+
+    cdef uint64_t calls_started
+    cdef uint64_t calls_answered
+    cdef uint64_t calls_failed
+    cdef uint64_t calls_reset
+    cdef uint64_t calls_lost
+    cdef uint64_t calls_timed_out
+    cdef uint64_t calls_stopped
+    cdef uint64_t notifications_started
+    cdef uint64_t notifications_failed
+    cdef uint64_t notifications_dropped
+
+    cdef int count_abort(self, str reason) except -1
+    cdef int check_idle(self) except -1
+
+# A node of the queue that it is in: waiting, or active (with work that must be kept alive).
+cdef class Procedure(Entry):
+    cdef Host connection
+    cdef Service service
+    cdef str name
+    cdef readonly bytes payload
+    cdef Procedure previous
+    cdef Procedure following
+    cdef ProcedureQueue queue        # the queue it is in, None if it is in none
+
+    cdef int begin(self) except -1
+
+# First in, first out, and anything may leave from the middle.
+cdef class ProcedureQueue:
+    cdef Procedure head
+    cdef Procedure last
+    cdef Py_ssize_t count
+
+    cdef int push(self, Procedure procedure) except -1
+    cdef int remove(self, Procedure procedure) except -1
+
+# A connection as a procedure sees it.
+cdef class Host(Connection):
+    cdef readonly object socket      # sockrpc.Socket
+    cdef ProcedureQueue active       # calls with work that must be kept alive
+    cdef Py_ssize_t notifying        # notification handlers that have not ended
+
+    cdef int on_answered(self) except -1                        # an answer was appended to the output
+    cdef int on_left_waiting(self, Procedure procedure) except -1   # it was aborted before it started
+    cdef int on_work_ended(self, Procedure procedure) except -1     # nothing is left of it

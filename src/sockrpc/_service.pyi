@@ -1,0 +1,89 @@
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, final
+
+from sockrpc._connection import Connection
+from sockrpc._dispatch import Entry
+from sockrpc._loop import LoopContext
+from sockrpc._names import NameTable
+from sockrpc._output import Settings
+from sockrpc._serving import ServerConnection
+from sockrpc.sockets import Socket
+from sockrpc.threads import WorkerThreads
+
+@final
+class Handler:
+    @property
+    def name(self) -> str: ...
+    @property
+    def function(self) -> Callable[..., Any]: ...
+    @property
+    def kind(self) -> int: ...
+    @property
+    def timeout(self) -> float: ...
+    @property
+    def run_to_completion(self) -> bool: ...
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *,
+        timeout: float = 0.0,
+        run_to_completion: bool = False,
+        thread: bool = False,
+    ) -> None: ...
+
+def is_coroutine_function(function: object) -> bool: ...
+
+@final
+class Service:
+    @property
+    def context(self) -> LoopContext: ...
+    @property
+    def threads(self) -> WorkerThreads: ...
+    @property
+    def make_socket(self) -> Callable[[ServerConnection], Socket]: ...
+    @property
+    def connections(self) -> set[ServerConnection]: ...
+    @property
+    def working(self) -> set[ServerConnection]: ...
+    @property
+    def tasks(self) -> set[asyncio.Task[Any]]: ...
+    @property
+    def stopping(self) -> bool: ...
+    @property
+    def attached(self) -> int: ...
+    @property
+    def log(self) -> logging.Logger: ...
+    def __init__(
+        self,
+        settings: Settings,
+        context: LoopContext,
+        methods: NameTable | None,
+        events: NameTable | None,
+        *,
+        threads: WorkerThreads,
+        make_socket: Callable[[ServerConnection], Socket],
+    ) -> None: ...
+    def keep(self, task: asyncio.Task[Any]) -> None: ...
+    def begin_stop(self) -> None: ...
+    def wait_idle(self) -> asyncio.Future[None]: ...
+    def counters(self) -> dict[str, int]: ...
+
+class Procedure(Entry):
+    @property
+    def payload(self) -> bytes: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def socket(self) -> Socket: ...
+
+@final
+class ProcedureQueue: ...
+
+class Host(Connection):
+    @property
+    def socket(self) -> Socket: ...
+    @property
+    def peer(self) -> str: ...

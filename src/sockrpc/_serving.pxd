@@ -1,0 +1,30 @@
+# The server's end of one connection.
+
+from libc.stdint cimport uint8_t, uint32_t
+
+from sockrpc._frames cimport Frame
+from sockrpc._service cimport Host, Procedure, ProcedureQueue, Service
+
+cdef class ServerConnection(Host):
+    cdef readonly Service service
+    cdef ProcedureQueue waiting      # calls and notifications that may not start yet, in order of arrival
+    cdef Py_ssize_t waiting_bytes    # of payload
+    cdef Py_ssize_t active_count     # calls that have started and not ended: what max_in_flight limits
+    cdef bint shut                   # on_connect has not finished
+    cdef bint draining               # the server stops
+    cdef bint pumping
+    cdef object taker                # future of the socket form's iterator while it waits
+
+    cdef int on_request(self, Frame *frame) except -1
+    cdef int on_reset(self, Frame *frame) except -1
+    cdef int on_notify(self, Frame *frame) except -1
+    cdef int arrive(self, Procedure procedure) except -1
+    cdef int start(self, Procedure procedure) except -1
+    cdef bint may_start(self, Procedure procedure) noexcept
+    cdef Procedure next_waiting(self)
+    cdef int pump(self) except -1
+    cdef int check_waiting_room(self) except -1
+    cdef int wake_taker(self) except -1
+    cdef str decode_name(self, Frame *frame)
+    cdef int forget_if_over(self) except -1
+    cdef int close_if_drained(self) except -1

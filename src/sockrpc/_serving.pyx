@@ -1,0 +1,403 @@
+"""The server's end of one connection: what frames mean, when calls start, what ends them."""
+
+cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport PyObject
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport uint8_t
+
+import asyncio
+
+from sockrpc._calls cimport OUTCOME_NONE, PHASE_RUNNING, Call, Notification
+from sockrpc._connection cimport Connection
+from sockrpc._dispatch cimport Entry, RequestTable
+from sockrpc._frames cimport (
+    FAULT_NONE, MAX_NAME_BYTES, OPCODE_NOTIFY, OPCODE_REQUEST, OPCODE_RESET, RECEIVER_SERVER, Fault, Frame,
+    fault_reason, parse, write_notify,
+)
+from sockrpc._loop cimport clock
+from sockrpc._service cimport Handler, Host, Procedure, ProcedureQueue, Service
+from sockrpc._websocket cimport MAX_HEADER_BYTES, OPCODE_BINARY, Parser, write_header
+
+from sockrpc._frames import NAME_NOT_UTF8
+
+# How long the calls that were waiting may run before other connections get their turn, in seconds.
+cdef double FAIR_SHARE = 0.005
+
+ctypedef int (*FrameHandler)(ServerConnection, Frame *) except -1
+
+cdef enum:
+    HANDLERS = 4
+
+cdef FrameHandler[HANDLERS] FRAME_HANDLERS
+FRAME_HANDLERS[0] = NULL
+FRAME_HANDLERS[<int> OPCODE_NOTIFY] = ServerConnection.on_notify
+FRAME_HANDLERS[<int> OPCODE_REQUEST] = ServerConnection.on_request
+FRAME_HANDLERS[<int> OPCODE_RESET] = ServerConnection.on_reset
+
+
+# Not final: sockrpc.protocols joins it to asyncio.BufferedProtocol.
+cdef class ServerConnection(Host):
+    """One connection of a server.
+
+    Args:
+        service: What the connections of the server share.
+        handshake: Receives the bytes of the opening handshake; None in tests that need none.
+    """
+
+    def __init__(self, Service service, handshake=None):
+        self.service = service
+        self.settings = service.settings
+        self.context = service.context
+        self.handshake = handshake
+        self.parser = Parser("server", self.settings.max_message_bytes)
+        self.table = RequestTable()
+        self.waiting = ProcedureQueue()
+        self.active = ProcedureQueue()
+        self.socket = service.make_socket(self)
+        service.working.add(self)
+
+    def connection_made(self, transport) -> None:
+        """Called by the transport: it is connected; the opening handshake begins."""
+        self.service.attached += 1
+        Connection.connection_made(self, transport)
+
+    # The application's side
+
+    def opened(self) -> None:
+        """The opening handshake is complete: calls may come, and start once `admit` is called."""
+        self.shut = True
+        self.service.connections.add(self)
+
+    def admit(self) -> None:
+        """The application is ready (its on_connect hook has finished): calls may start."""
+        self.shut = False
+        self.pump()
+        self.begin()
+        if self.service.stopping:
+            self.drain()
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that were neither answered nor reset."""
+        return self.table.count
+
+    @property
+    def load(self) -> tuple[int, int, int]:
+        """Calls that have started and not ended, procedures that wait, notification handlers."""
+        return self.active_count, self.waiting.count, self.notifying
+
+    def notify(self, name: bytes, payload: bytes) -> None:
+        """Append a notification to the output; the name is checked by the caller."""
+        cdef uint8_t prefix[2 + MAX_NAME_BYTES]
+        cdef const uint8_t *data = name
+        self.send(prefix, write_notify(prefix, data, PyBytes_GET_SIZE(name)), payload)
+        if not self.pumping:
+            self.write_soon(self.active_count + self.notifying <= 1)
+
+    def send_frame(self, frame: bytes) -> None:
+        """Write a frame that is shared with other connections, without copying it."""
+        self.flush()
+        self.give_to_transport(frame)
+
+    # The socket form
+
+    def take(self):
+        """The next procedure for the iterator, None if there is none yet."""
+        cdef Procedure procedure = self.waiting.head
+        if procedure is None or not self.may_start(procedure):
+            return None
+        procedure = self.next_waiting()
+        if isinstance(procedure, Call):
+            (<Call> procedure).phase = PHASE_RUNNING
+            self.active_count += 1
+            self.service.calls_started += 1
+        else:
+            self.service.notifications_started += 1
+        self.check_waiting_room()
+        return procedure
+
+    def wait_procedure(self):
+        """A future that is done when `take` may have something, or the connection has ended."""
+        self.taker = self.context.loop.create_future()
+        if self.ended:
+            self.taker.set_result(None)
+        return self.taker
+
+    cdef int wake_taker(self) except -1:
+        if self.taker is not None and not self.taker.done():
+            if self.ended or (self.waiting.head is not None and self.may_start(self.waiting.head)):
+                self.taker.set_result(None)
+        return 0
+
+    # Frames
+
+    cdef int on_message(self, const uint8_t *data, Py_ssize_t size) except -1:
+        cdef Frame frame
+        cdef Fault fault = parse(data, size, RECEIVER_SERVER, &frame)
+        if fault != FAULT_NONE:
+            return self.fail(1002, fault_reason(fault))
+        # `parse` lets only the opcodes of this side through.
+        return FRAME_HANDLERS[frame.opcode](self, &frame)
+
+    cdef int on_request(self, Frame *frame) except -1:
+        cdef Call call
+        cdef PyObject *handler = NULL
+        cdef str name = None
+        if self.table.find(frame.id) != NULL:
+            return self.fail(1002, "id in use")
+        if self.service.methods is not None:
+            handler = self.service.methods.find(frame.name, frame.name_size)
+        if handler == NULL:
+            name = self.decode_name(frame)
+            if name is None:
+                return 0
+        if self.draining:
+            # The 1001 close is on its way; no new call starts.
+            return 0
+        if handler == NULL and self.service.methods is not None:
+            self.service.calls_started += 1
+            self.service.calls_failed += 1
+            self.service.log.warning(
+                "call %d from %s failed: nobody registered method %r", frame.id, self.peer, name)
+            return 0
+        call = Call.__new__(Call)
+        call.id = frame.id
+        call.connection = self
+        call.service = self.service
+        call.payload = PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size)
+        if handler != NULL:
+            call.handler = <Handler> handler
+            name = call.handler.name
+        call.name = name
+        self.table.insert(call)
+        return self.arrive(call)
+
+    cdef int on_reset(self, Frame *frame) except -1:
+        cdef PyObject *entry = self.table.find(frame.id)
+        if entry != NULL:
+            (<Call> entry).abort("reset", False)
+        # Else it crossed the answer: the normal outcome of a race, not an error.
+        return 0
+
+    cdef int on_notify(self, Frame *frame) except -1:
+        cdef Notification notification
+        cdef PyObject *handler = NULL
+        cdef str name = None
+        if self.service.events is not None:
+            handler = self.service.events.find(frame.name, frame.name_size)
+        if handler == NULL:
+            name = self.decode_name(frame)
+            if name is None:
+                return 0
+            if self.service.events is not None:
+                self.service.notifications_dropped += 1
+                return 0
+        notification = Notification.__new__(Notification)
+        notification.connection = self
+        notification.service = self.service
+        notification.payload = PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size)
+        if handler != NULL:
+            notification.handler = <Handler> handler
+            name = notification.handler.name
+        notification.name = name
+        return self.arrive(notification)
+
+    cdef str decode_name(self, Frame *frame):
+        try:
+            return PyUnicode_DecodeUTF8(<const char *> frame.name, frame.name_size, NULL)
+        except UnicodeDecodeError:
+            self.fail(1002, NAME_NOT_UTF8)
+            return None
+
+    # Admission
+
+    cdef int arrive(self, Procedure procedure) except -1:
+        if self.waiting.head is None and self.service.methods is not None and self.may_start(procedure):
+            self.ran_handler = True
+            return self.start(procedure)
+        self.waiting.push(procedure)
+        self.waiting_bytes += PyBytes_GET_SIZE(procedure.payload)
+        self.check_waiting_room()
+        if self.service.methods is None:
+            self.wake_taker()
+        return 0
+
+    cdef bint may_start(self, Procedure procedure) noexcept:
+        if self.shut:
+            return False
+        if type(procedure) is Call:
+            return (
+                self.active_count < self.settings.max_in_flight and not self.write_paused and not self.draining
+            )
+        return self.notifying < self.settings.max_notifications
+
+    cdef int start(self, Procedure procedure) except -1:
+        if type(procedure) is Call:
+            self.active_count += 1
+            self.service.calls_started += 1
+        return procedure.begin()
+
+    cdef Procedure next_waiting(self):
+        cdef Procedure procedure = self.waiting.head
+        self.waiting.remove(procedure)
+        self.waiting_bytes -= PyBytes_GET_SIZE(procedure.payload)
+        self.left_queue += 1
+        return procedure
+
+    cdef int check_waiting_room(self) except -1:
+        if (
+            self.waiting.count >= self.settings.max_waiting_calls
+            or self.waiting_bytes >= self.settings.max_waiting_bytes
+        ):
+            self.parsing_stopped = not self.ended
+        else:
+            self.restart_parsing()
+        return 0
+
+    cdef int pump(self) except -1:
+        """Start what waits, in order, as far as the limits admit."""
+        cdef double until
+        if self.pumping or self.waiting.head is None:
+            return 0
+        if self.service.methods is None:
+            return self.wake_taker()
+        until = clock() + FAIR_SHARE
+        self.pumping = True
+        try:
+            while self.waiting.head is not None and self.may_start(self.waiting.head):
+                self.start(self.next_waiting())
+                if clock() >= until:
+                    self.context.postpone(self)
+                    break
+        finally:
+            self.pumping = False
+            if not self.in_feed:
+                self.flush()
+            self.check_waiting_room()
+        return 0
+
+    cdef int proceed(self) except -1:
+        self.pump()
+        return Connection.proceed(self)
+
+    # Called by procedures
+
+    cdef int on_answered(self) except -1:
+        if self.draining:
+            self.close_if_drained()
+        if not self.pumping:
+            self.write_soon(self.active_count <= 1)
+        return 0
+
+    cdef int on_left_waiting(self, Procedure procedure) except -1:
+        self.waiting.remove(procedure)
+        self.waiting_bytes -= PyBytes_GET_SIZE(procedure.payload)
+        self.left_queue += 1
+        self.check_waiting_room()
+        if self.waiting.head is not None and not self.ended:
+            # What it stood before may be able to start.
+            self.pump()
+        return 0
+
+    cdef int on_work_ended(self, Procedure procedure) except -1:
+        if type(procedure) is Call:
+            self.active_count -= 1
+        if self.waiting.head is not None:
+            self.pump()
+        if self.draining:
+            self.close_if_drained()
+        if self.ended:
+            self.forget_if_over()
+        return 0
+
+    # Ending
+
+    cdef int on_output_open(self) except -1:
+        return self.pump()
+
+    def drain(self) -> None:
+        """The server stops: no call starts any more; close when those in flight are answered."""
+        if self.draining or self.ended:
+            return
+        self.draining = True
+        for entry in self.table.entries():
+            if (<Procedure> entry).queue is self.waiting:
+                (<Call> entry).abort("stop", True)
+        self.close_if_drained()
+
+    cdef int close_if_drained(self) except -1:
+        if self.table.count == 0 and not self.ended:
+            # Not from here: a handler may be running, and its answer is to precede the close frame.
+            self.context.loop.call_soon(self._close_drained)
+        return 0
+
+    def _close_drained(self) -> None:
+        if self.table.count == 0:
+            self.start_close(1001, "server stopping")
+
+    cdef int on_end(self) except -1:
+        cdef Call call
+        cdef str reason = "stop" if self.draining and self.ended_by_us else "lost"
+        self.service.connections.discard(self)
+        for entry in self.table.entries():
+            (<Call> entry).abort(reason, reason == "stop")
+        # Work that goes on after its answer ends too: nothing outlives its connection by accident.
+        for call in self.active_work():
+            if call.handler is None or not call.handler.run_to_completion:
+                call.cancel_work()
+        self.socket._ended()
+        self.wake_taker()
+        # What is left to start are notifications: the client did not wait for them.
+        if self.waiting.head is not None:
+            self.pump()
+        return 0
+
+    cdef int on_lost(self) except -1:
+        self.service.attached -= 1
+        return self.forget_if_over()
+
+    cdef int forget_if_over(self) except -1:
+        if (
+            self.transport is None and self.ended and self.active_count == 0 and self.notifying == 0
+            and (self.waiting.head is None or self.service.methods is None)
+        ):
+            self.service.working.discard(self)
+            self.service.check_idle()
+        return 0
+
+    def active_work(self) -> list[Call]:
+        """The calls whose work has not ended."""
+        cdef list calls = []
+        cdef Procedure procedure = self.active.head
+        while procedure is not None:
+            calls.append(procedure)
+            procedure = procedure.following
+        return calls
+
+    def end_grace(self) -> None:
+        """The stop grace is over: abort what still runs, then close."""
+        cdef Call call
+        for call in self.active_work():
+            call.abort("stop", True)
+        self.draining = True
+        self.start_close(1001, "server stopping")
+
+    def end_abort_grace(self) -> None:
+        """The abort grace is over too: cancel once more, say whose fault it is, leave it behind."""
+        cdef Call call
+        for call in self.active_work():
+            call.cancel_again()
+        if self.transport is not None:
+            self.drop("server stopping")
+
+
+def shared_notification(name: bytes, payload: bytes) -> bytes:
+    """One server-side frame of a notification, for many connections."""
+    cdef uint8_t header[MAX_HEADER_BYTES]
+    cdef uint8_t prefix[2 + MAX_NAME_BYTES]
+    cdef const uint8_t *data = name
+    cdef Py_ssize_t prefix_size = write_notify(prefix, data, PyBytes_GET_SIZE(name))
+    cdef Py_ssize_t header_size = write_header(
+        header, OPCODE_BINARY, prefix_size + PyBytes_GET_SIZE(payload), NULL)
+    return header[:header_size] + prefix[:prefix_size] + payload

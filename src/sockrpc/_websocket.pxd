@@ -1,0 +1,77 @@
+# The WebSocket level (RFC 6455): frames in, whole messages out; no meaning, no sockets, no clock.
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+cdef enum Role:
+    ROLE_SERVER = 0      # receives masked frames, sends unmasked ones
+    ROLE_CLIENT = 1
+
+cdef enum Event:
+    EVENT_NEED_DATA = 0  # nothing whole is left in the window
+    EVENT_BINARY = 1     # `data`, `size`: a whole message
+    EVENT_TEXT = 2       # the same, checked to be UTF-8
+    EVENT_PING = 3       # `data`, `size`: at most 125 bytes
+    EVENT_PONG = 4
+    EVENT_CLOSE = 5      # `close_code`, `close_reason` as received (1005 if the frame was empty)
+    EVENT_FAULT = 6      # `close_code`, `close_reason`: what to close with; the parser is dead now
+
+cdef enum:
+    OPCODE_CONTINUATION = 0
+    OPCODE_TEXT = 1
+    OPCODE_BINARY = 2
+    OPCODE_CLOSE = 8
+    OPCODE_PING = 9
+    OPCODE_PONG = 10
+    MAX_CONTROL_BYTES = 125    # RFC 6455 5.5
+    MAX_HEADER_BYTES = 14      # 2 + 8 + 4
+
+# A growable piece of memory. `data` is NULL while nothing is kept.
+cdef struct Buffer:
+    uint8_t *data
+    Py_ssize_t size            # bytes in use
+    Py_ssize_t capacity        # bytes allocated
+
+cdef int buffer_reserve(Buffer *buffer, Py_ssize_t extra) except -1
+cdef int buffer_append(Buffer *buffer, const uint8_t *data, Py_ssize_t size) except -1
+cdef void buffer_free(Buffer *buffer) noexcept
+
+cdef class Parser:
+    cdef readonly str close_reason     # of EVENT_CLOSE and EVENT_FAULT
+    cdef uint8_t *data               # of the last event; valid until the next call on this parser
+    cdef Py_ssize_t size
+    cdef readonly int close_code
+
+    cdef Role role
+    cdef bint dead                   # a fault or a close frame was seen: the rest is ignored
+    cdef uint8_t message_opcode      # of the fragmented message under way, 0 if none
+    cdef Py_ssize_t max_message_bytes
+    cdef Buffer message              # payloads of the fragments so far
+    cdef Buffer tail                 # bytes of an incomplete frame, kept between reads
+    cdef uint8_t *cursor             # the window: what is not yet parsed
+    cdef uint8_t *end
+    cdef bint window_is_tail         # the window lies in `tail`, not in the caller's memory
+    cdef Py_ssize_t missing          # how many bytes the incomplete frame still wants; 0 unknown
+
+    # Offers `size` bytes that the parser may change in place until `keep` is called.
+    cdef int offer(self, uint8_t *data, Py_ssize_t size) except -1
+    # The next event in the window: one of Event.
+    cdef int next(self) except -1
+    # Must be called before the offered memory is used for something else.
+    cdef int keep(self) except -1
+    # Bytes that are offered or kept and not yet parsed.
+    cdef Py_ssize_t unparsed(self) noexcept
+    # Where the next `size` bytes may be received directly (see `received`); NULL is never returned.
+    cdef uint8_t *reserve(self, Py_ssize_t size) except NULL
+    cdef int received(self, Py_ssize_t size) except -1
+    cdef int fault(self, int code, str reason) noexcept
+    cdef int reassembled(self) except -1
+    cdef int text(self) except -1
+    cdef int closing(self) except -1
+
+# Writes a header for `size` bytes of payload to `out` (MAX_HEADER_BYTES long); returns its length.
+# `mask` is NULL for an unmasked frame, else its four bytes are written too.
+cdef Py_ssize_t write_header(uint8_t *out, uint8_t opcode, Py_ssize_t size, const uint8_t *mask) noexcept nogil
+cdef void apply_mask(uint8_t *data, Py_ssize_t size, const uint8_t *mask) noexcept nogil
+# Four bytes from a cryptographic source (RFC 6455 5.3 and 10.3).
+cdef int fresh_mask(uint8_t *out) except -1
+cdef bytes close_payload(int code, str reason)

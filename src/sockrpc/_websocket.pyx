@@ -1,0 +1,415 @@
+"""WebSocket framing (RFC 6455): bytes in, whole messages out; values in, bytes out.
+
+Nothing here knows what a message means, and nothing here does I/O or reads a clock.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcpy, memmove
+
+import os
+
+DEF_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+
+cdef Py_ssize_t SMALLEST_BUFFER = 512
+
+
+cdef int buffer_reserve(Buffer *buffer, Py_ssize_t extra) except -1:
+    cdef Py_ssize_t wanted = buffer.size + extra
+    cdef Py_ssize_t capacity
+    cdef void *grown
+    if wanted <= buffer.capacity:
+        return 0
+    capacity = max(wanted, buffer.capacity * 2, SMALLEST_BUFFER)
+    grown = PyMem_Realloc(buffer.data, capacity)
+    if grown == NULL:
+        raise MemoryError
+    buffer.data = <uint8_t *> grown
+    buffer.capacity = capacity
+    return 0
+
+
+cdef int buffer_append(Buffer *buffer, const uint8_t *data, Py_ssize_t size) except -1:
+    if size == 0:
+        return 0
+    buffer_reserve(buffer, size)
+    memcpy(buffer.data + buffer.size, data, size)
+    buffer.size += size
+    return 0
+
+
+cdef void buffer_free(Buffer *buffer) noexcept:
+    PyMem_Free(buffer.data)
+    buffer.data = NULL
+    buffer.size = 0
+    buffer.capacity = 0
+
+
+cdef Py_ssize_t write_header(uint8_t *out, uint8_t opcode, Py_ssize_t size, const uint8_t *mask) noexcept nogil:
+    cdef uint8_t mask_bit = 0x80 if mask != NULL else 0
+    cdef Py_ssize_t n
+    cdef int i
+    out[0] = 0x80 | opcode
+    if size < 126:
+        out[1] = mask_bit | <uint8_t> size
+        n = 2
+    elif size < 65536:
+        out[1] = mask_bit | 126
+        out[2] = <uint8_t> (size >> 8)
+        out[3] = <uint8_t> size
+        n = 4
+    else:
+        out[1] = mask_bit | 127
+        for i in range(8):
+            out[2 + i] = <uint8_t> (<uint64_t> size >> (56 - 8 * i))
+        n = 10
+    if mask != NULL:
+        memcpy(out + n, mask, 4)
+        n += 4
+    return n
+
+
+cdef void apply_mask(uint8_t *data, Py_ssize_t size, const uint8_t *mask) noexcept nogil:
+    # memcpy instead of a cast: `data` is not aligned; compilers turn it into one load and one store.
+    cdef uint64_t word
+    cdef uint64_t key
+    cdef uint8_t key_bytes[8]
+    cdef Py_ssize_t i = 0
+    memcpy(key_bytes, mask, 4)
+    memcpy(key_bytes + 4, mask, 4)
+    memcpy(&key, key_bytes, 8)
+    while i + 8 <= size:
+        memcpy(&word, data + i, 8)
+        word ^= key
+        memcpy(data + i, &word, 8)
+        i += 8
+    while i < size:
+        data[i] ^= mask[i & 3]
+        i += 1
+
+
+# One system call serves this many masks.
+cdef enum:
+    MASK_POOL_BYTES = 4096
+cdef bytes mask_pool = b""
+cdef Py_ssize_t mask_pool_used = MASK_POOL_BYTES
+
+
+def _forget_masks() -> None:
+    global mask_pool_used
+    mask_pool_used = MASK_POOL_BYTES
+
+
+# A forked child must not repeat its parent's masks.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_masks)
+
+
+cdef int fresh_mask(uint8_t *out) except -1:
+    global mask_pool, mask_pool_used
+    if mask_pool_used >= MASK_POOL_BYTES:
+        mask_pool = os.urandom(MASK_POOL_BYTES)
+        mask_pool_used = 0
+    memcpy(out, PyBytes_AS_STRING(mask_pool) + mask_pool_used, 4)
+    mask_pool_used += 4
+    return 0
+
+
+cdef bint is_sendable_code(int code) noexcept:
+    # RFC 6455 7.4.1 and 7.4.2, with the codes that IANA has registered since (1012 to 1014).
+    return (1000 <= code <= 1003) or (1007 <= code <= 1014) or (3000 <= code <= 4999)
+
+
+cdef bytes close_payload(int code, str reason):
+    cdef bytes text
+    if not is_sendable_code(code):
+        raise ValueError(f"{code} is not a close code that may be sent (RFC 6455 section 7.4)")
+    text = reason.encode()
+    if len(text) > MAX_CONTROL_BYTES - 2:
+        # Cut on a character's edge: a reason must stay UTF-8.
+        text = text[:MAX_CONTROL_BYTES - 2].decode(errors="ignore").encode()
+    return code.to_bytes(2, "big") + text
+
+
+@cython.final
+cdef class Parser:
+    """Turns received bytes into WebSocket events, in place.
+
+    Args:
+        role: "server" or "client", whose bytes are received by it.
+        max_message_bytes: The largest message, reassembled; a larger one is a fault (1009).
+    """
+
+    def __cinit__(self, str role, Py_ssize_t max_message_bytes=DEF_MAX_MESSAGE_BYTES):
+        if role not in ("server", "client"):
+            raise ValueError(f"role is 'server' or 'client', not {role!r}")
+        self.role = ROLE_SERVER if role == "server" else ROLE_CLIENT
+        self.max_message_bytes = max_message_bytes
+        self.close_reason = ""
+
+    def __dealloc__(self):
+        buffer_free(&self.message)
+        buffer_free(&self.tail)
+
+    cdef int fault(self, int code, str reason) noexcept:
+        self.dead = True
+        self.close_code = code
+        self.close_reason = reason
+        self.cursor = self.end
+        self.data = NULL
+        self.size = 0
+        return EVENT_FAULT
+
+    cdef int offer(self, uint8_t *data, Py_ssize_t size) except -1:
+        if self.dead:
+            return 0
+        if self.tail.size:
+            buffer_append(&self.tail, data, size)
+            self.cursor = self.tail.data
+            self.end = self.tail.data + self.tail.size
+            self.window_is_tail = True
+        else:
+            self.cursor = data
+            self.end = data + size
+            self.window_is_tail = False
+        return 0
+
+    cdef uint8_t *reserve(self, Py_ssize_t size) except NULL:
+        buffer_reserve(&self.tail, size)
+        return self.tail.data + self.tail.size
+
+    cdef int received(self, Py_ssize_t size) except -1:
+        # `reserve` gave the room; a caller that writes more than it asked for is caught here.
+        if size < 0 or self.tail.size + size > self.tail.capacity:
+            raise ValueError("more bytes received than reserved")
+        if self.dead:
+            return 0
+        self.tail.size += size
+        self.cursor = self.tail.data
+        self.end = self.tail.data + self.tail.size
+        self.window_is_tail = True
+        return 0
+
+    cdef Py_ssize_t unparsed(self) noexcept:
+        return self.end - self.cursor
+
+    cdef int keep(self) except -1:
+        cdef Py_ssize_t rest = self.end - self.cursor
+        if not self.message_opcode and self.message.data != NULL:
+            buffer_free(&self.message)
+        if self.dead or rest == 0:
+            if self.tail.data != NULL:
+                buffer_free(&self.tail)
+        elif self.window_is_tail:
+            if self.cursor != self.tail.data:
+                memmove(self.tail.data, self.cursor, rest)
+            self.tail.size = rest
+        else:
+            buffer_append(&self.tail, self.cursor, rest)
+        if rest and not self.dead:
+            self.cursor = self.tail.data
+            self.end = self.tail.data + self.tail.size
+        else:
+            self.cursor = self.end = NULL
+        self.window_is_tail = True
+        return 0
+
+    # Every access is below `end`: each branch first compares `available` with what it reads.
+    @cython.boundscheck(False)
+    @cython.wraparound(False)
+    cdef int next(self) except -1:
+        cdef Py_ssize_t available
+        cdef Py_ssize_t header
+        cdef uint64_t length
+        cdef uint8_t first
+        cdef uint8_t second
+        cdef uint8_t opcode
+        cdef uint8_t *mask
+        cdef uint8_t *payload
+        cdef int i
+
+        while True:
+            available = self.end - self.cursor
+            if self.dead or available < 2:
+                self.missing = 0
+                return EVENT_NEED_DATA
+            first = self.cursor[0]
+            second = self.cursor[1]
+            opcode = first & 0x0F
+            if first & 0x70:
+                return self.fault(1002, "reserved bits set")
+            if (second & 0x80 != 0) != (self.role == ROLE_SERVER):
+                return self.fault(1002, "unmasked frame" if self.role == ROLE_SERVER else "masked frame")
+
+            length = second & 0x7F
+            header = 2
+            if opcode & 0x08:
+                if opcode > OPCODE_PONG:
+                    return self.fault(1002, "reserved opcode")
+                if not first & 0x80:
+                    return self.fault(1002, "fragmented control frame")
+                if length > MAX_CONTROL_BYTES:
+                    return self.fault(1002, "control frame too long")
+            else:
+                if opcode > OPCODE_BINARY:
+                    return self.fault(1002, "reserved opcode")
+                if opcode == OPCODE_CONTINUATION:
+                    if not self.message_opcode:
+                        return self.fault(1002, "continuation without a message")
+                elif self.message_opcode:
+                    return self.fault(1002, "message inside a fragmented message")
+                if length == 126:
+                    if available < 4:
+                        self.missing = 0
+                        return EVENT_NEED_DATA
+                    length = (<uint64_t> self.cursor[2] << 8) | self.cursor[3]
+                    header = 4
+                elif length == 127:
+                    if available < 10:
+                        self.missing = 0
+                        return EVENT_NEED_DATA
+                    length = 0
+                    for i in range(8):
+                        length = (length << 8) | self.cursor[2 + i]
+                    header = 10
+                # Compared before anything is kept of the payload, and without adding to `length`.
+                if length > <uint64_t> (self.max_message_bytes - self.message.size):
+                    return self.fault(1009, f"message over {self.max_message_bytes} bytes")
+
+            mask = self.cursor + header
+            if self.role == ROLE_SERVER:
+                header += 4
+            if available - header < <Py_ssize_t> length:
+                self.missing = header + <Py_ssize_t> length - available
+                return EVENT_NEED_DATA
+            payload = self.cursor + header
+            self.cursor = payload + length
+            if self.role == ROLE_SERVER:
+                apply_mask(payload, <Py_ssize_t> length, mask)
+
+            self.data = payload
+            self.size = <Py_ssize_t> length
+            if opcode & 0x08:
+                if opcode == OPCODE_PING:
+                    return EVENT_PING
+                if opcode == OPCODE_PONG:
+                    return EVENT_PONG
+                return self.closing()
+            if opcode == OPCODE_BINARY and first & 0x80:
+                return EVENT_BINARY
+            if opcode != OPCODE_CONTINUATION:
+                if first & 0x80:
+                    return self.text()
+                self.message_opcode = opcode
+            elif first & 0x80:
+                return self.reassembled()
+            # A pending fragment: `message.size` counts its bytes, so endless fragments hit the limit;
+            # endless empty ones cost the sender a frame each and us nothing.
+            buffer_append(&self.message, payload, self.size)
+
+    cdef int reassembled(self) except -1:
+        cdef uint8_t opcode = self.message_opcode
+        buffer_append(&self.message, self.data, self.size)
+        self.message_opcode = 0
+        self.data = self.message.data
+        self.size = self.message.size
+        # The memory stays until `keep`, as the caller reads it there; only its size is forgotten.
+        self.message.size = 0
+        return EVENT_BINARY if opcode == OPCODE_BINARY else self.text()
+
+    cdef int text(self) except -1:
+        try:
+            PyUnicode_DecodeUTF8(<const char *> self.data, self.size, NULL)
+        except UnicodeDecodeError:
+            return self.fault(1007, "text message is not UTF-8")
+        return EVENT_TEXT
+
+    # The caller has checked that `data` holds `size` bytes, at most MAX_CONTROL_BYTES.
+    @cython.boundscheck(False)
+    @cython.wraparound(False)
+    cdef int closing(self) except -1:
+        cdef int code
+        if self.size == 0:
+            self.close_code = 1005
+            self.close_reason = ""
+        elif self.size == 1:
+            return self.fault(1002, "close frame of one byte")
+        else:
+            code = (<int> self.data[0] << 8) | self.data[1]
+            if not is_sendable_code(code):
+                return self.fault(1002, "invalid close code")
+            try:
+                self.close_reason = PyUnicode_DecodeUTF8(<const char *> self.data + 2, self.size - 2, NULL)
+            except UnicodeDecodeError:
+                return self.fault(1007, "close reason is not UTF-8")
+            self.close_code = code
+        self.dead = True
+        self.cursor = self.end
+        return EVENT_CLOSE
+
+    def feed(self, data: bytes) -> list[tuple[str, bytes]]:
+        """Parse one read and return its events, for use without a connection.
+
+        Each event is a kind and its payload: "binary", "text", "ping", "pong", "close" (two bytes of
+        code, then the reason) or "fault" (the same: what to close with). After "close" and "fault"
+        everything is ignored.
+        """
+        # The parser unmasks in place, and bytes must not change.
+        cdef bytearray window = bytearray(data)
+        cdef unsigned char[::1] view
+        cdef int event
+        cdef list events = []
+        if window:
+            view = window
+            self.offer(<uint8_t *> &view[0], len(window))
+        while True:
+            event = self.next()
+            if event == EVENT_NEED_DATA:
+                break
+            if event == EVENT_CLOSE or event == EVENT_FAULT:
+                events.append((
+                    "close" if event == EVENT_CLOSE else "fault",
+                    self.close_code.to_bytes(2, "big") + self.close_reason.encode(),
+                ))
+                break
+            events.append((EVENT_NAMES[event], PyBytes_FromStringAndSize(<char *> self.data, self.size)))
+        self.keep()
+        return events
+
+
+cdef dict EVENT_NAMES = {
+    EVENT_BINARY: "binary", EVENT_TEXT: "text", EVENT_PING: "ping", EVENT_PONG: "pong",
+}
+OPCODES = {"continuation": 0, "text": 1, "binary": 2, "close": 8, "ping": 9, "pong": 10}
+
+
+def serialize(kind: str, payload: bytes, *, masked: bool, final: bool = True) -> bytes:
+    """Build one WebSocket frame (RFC 6455 section 5.2).
+
+    Args:
+        kind: "continuation", "text", "binary", "close", "ping" or "pong".
+        payload: The payload, unmasked.
+        masked: True for a client's frame: a fresh mask from a cryptographic source is applied.
+        final: False for a fragment that is not the last.
+    """
+    cdef uint8_t header[MAX_HEADER_BYTES]
+    cdef uint8_t mask[4]
+    cdef Py_ssize_t size = len(payload)
+    cdef Py_ssize_t n
+    cdef bytes frame
+    cdef uint8_t *out
+    if masked:
+        fresh_mask(mask)
+    n = write_header(header, OPCODES[kind], size, mask if masked else NULL)
+    if not final:
+        header[0] &= 0x7F
+    frame = PyBytes_FromStringAndSize(NULL, n + size)
+    out = <uint8_t *> PyBytes_AS_STRING(frame)
+    memcpy(out, header, n)
+    memcpy(out + n, PyBytes_AS_STRING(payload), size)
+    if masked:
+        apply_mask(out + n, size, mask)
+    return frame

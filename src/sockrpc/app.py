@@ -1,0 +1,154 @@
+"""Which handler answers which name."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from sockrpc._calls import Call, Notification
+from sockrpc._frames import encode
+from sockrpc._names import NameTable
+from sockrpc._service import Handler, is_coroutine_function
+from sockrpc.errors import UsageError
+from sockrpc.sockets import Hooks, Socket
+
+__all__ = ["App", "MethodHandler", "NotificationHandler", "Payload"]
+
+Payload = str | bytes | bytearray | memoryview
+
+MethodHandler = Callable[[Call], Awaitable[Payload | None] | Payload | None]
+NotificationHandler = Callable[[Notification], Awaitable[object] | object]
+SocketHook = Callable[[Socket], Awaitable[None] | None]
+
+M = TypeVar("M", bound=Callable[[Call], Any])
+N = TypeVar("N", bound=Callable[[Notification], Any])
+H = TypeVar("H", bound=Callable[[Socket], Any])
+
+
+class App:
+    """The procedures and hooks of a server.
+
+    An app may be served by several servers at once. What is registered after a server has begun is
+    seen by servers that begin later.
+    """
+
+    def __init__(self) -> None:
+        self._methods: dict[str, Handler] = {}
+        self._events: dict[str, Handler] = {}
+        self._on_connect: list[SocketHook] = []
+        self._on_disconnect: list[SocketHook] = []
+
+    def method(
+        self,
+        name: str | Callable[[Call], Any] | None = None,
+        *,
+        timeout: float | None = None,
+        run_to_completion: bool = False,
+        thread: bool = False,
+    ) -> Any:
+        """Register the decorated function as the handler of a method.
+
+        A coroutine function runs in a task of its own, which a reset, the loss of the connection or a
+        stopping server cancels at its next `await`. A plain function runs inline, for work that never
+        waits; with `thread=True` it runs in a worker thread, which polls `call.is_reset` or
+        `call.raise_if_reset()`.
+
+        Args:
+            name: The method's name; the function's own by default.
+            timeout: Seconds after which the work is aborted.
+            run_to_completion: Resets and losses do not abort the work; its answer is dropped.
+            thread: Run a plain function in a worker thread.
+
+        Raises:
+            UsageError: The name is taken or too long, or the options do not fit the function.
+        """
+        if callable(name):
+            return self.method()(name)
+
+        def register(function: M) -> M:
+            coroutine = is_coroutine_function(function)
+            if thread and coroutine:
+                raise UsageError("thread=True is for plain functions; a coroutine function runs on the loop")
+            if timeout is not None:
+                if not coroutine and not thread:
+                    raise UsageError("a plain function runs inline and can not be interrupted by a timeout")
+                if timeout <= 0:
+                    raise UsageError("timeout is a positive number of seconds")
+            handler = Handler(
+                function_name(function) if name is None else name,
+                function,
+                timeout=timeout or 0.0,
+                run_to_completion=run_to_completion,
+                thread=thread,
+            )
+            add(self._methods, handler, "method")
+            return function
+
+        return register
+
+    def on(self, name: str | Callable[[Notification], Any] | None = None) -> Any:
+        """Register the decorated function, plain or coroutine, as the handler of an event.
+
+        Losing the connection does not abort it: the client is not waiting. The end of the stop grace
+        does.
+
+        Args:
+            name: The event's name; the function's own by default.
+
+        Raises:
+            UsageError: The name is taken or too long.
+        """
+        if callable(name):
+            return self.on()(name)
+
+        def register(function: N) -> N:
+            add(self._events, Handler(function_name(function) if name is None else name, function), "event")
+            return function
+
+        return register
+
+    def on_connect(self, function: H) -> H:
+        """Register a hook that takes each new socket, before any handler of that socket starts.
+
+        If it raises, the connection is closed with 1011 and `on_disconnect` is skipped. If the
+        connection is lost meanwhile, it is cancelled and `on_disconnect` is skipped as well.
+        """
+        self._on_connect.append(function)
+        return function
+
+    def on_disconnect(self, function: H) -> H:
+        """Register a hook that takes each socket whose connection has ended.
+
+        It starts once, in the iteration in which the calls were cancelled and the rooms left; it does
+        not wait for them to unwind.
+        """
+        self._on_disconnect.append(function)
+        return function
+
+    def _tables(self) -> tuple[NameTable, NameTable]:
+        """Handlers of methods and of events, by their names in UTF-8."""
+        return (
+            NameTable({name.encode(): handler for name, handler in self._methods.items()}),
+            NameTable({name.encode(): handler for name, handler in self._events.items()}),
+        )
+
+    def _hooks(self) -> Hooks:
+        return Hooks(list(self._on_connect), list(self._on_disconnect))
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """The name under which a function is registered if none is given."""
+    name = getattr(function, "__name__", None)
+    if not isinstance(name, str):
+        raise UsageError(f"{function!r} has no name; give one to the decorator")
+    return name
+
+
+def add(table: dict[str, Handler], handler: Handler, what: str) -> None:
+    """Register a handler under a name that is free."""
+    encode(handler.name, b"")
+    if not callable(handler.function):
+        raise UsageError(f"the handler of {what} {handler.name!r} is not callable")
+    if handler.name in table:
+        raise UsageError(f"{what} {handler.name!r} is registered twice")
+    table[handler.name] = handler

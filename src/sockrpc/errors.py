@@ -1,0 +1,107 @@
+"""The exceptions of sockrpc, arranged by whose fault it is.
+
+    SockRPCError
+    ├── UsageError          the caller of this API
+    ├── ProtocolError       the peer's bytes (carries the close code)
+    ├── HandshakeError      the opening handshake was refused or broken
+    ├── RemoteError         the peer's handler (protocol versions that carry errors)
+    ├── ConnectionClosed    we closed the connection
+    └── ConnectionLost      the world did: a close by the peer or a broken line
+
+Timeouts are ``TimeoutError`` and cancellation is ``asyncio.CancelledError``; neither is ever
+replaced by one of these.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConnectionClosed",
+    "ConnectionLost",
+    "HandshakeError",
+    "ListenerOverflow",
+    "ProtocolError",
+    "RemoteError",
+    "SockRPCError",
+    "UsageError",
+]
+
+
+class SockRPCError(Exception):
+    """Base of every exception that sockrpc defines."""
+
+
+class UsageError(SockRPCError):
+    """The API was used in a way that can not work. The fault is the caller's."""
+
+
+class ProtocolError(SockRPCError):
+    """The peer sent bytes that the protocol forbids. The connection has been closed with ``code``.
+
+    Attributes:
+        code: The WebSocket close code that was sent (RFC 6455 section 7.4.1).
+        reason: What was wrong with the bytes.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"closed with {self.code}: {self.reason}"
+
+
+class HandshakeError(SockRPCError):
+    """The opening handshake failed.
+
+    Attributes:
+        status: The HTTP status the server answered with, None if it did not answer with one.
+        reason: What was wrong.
+    """
+
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        super().__init__(reason, status)
+        self.reason = reason
+        self.status = status
+
+    def __str__(self) -> str:
+        return self.reason if self.status is None else f"HTTP {self.status}: {self.reason}"
+
+
+class RemoteError(SockRPCError):
+    """The peer's handler failed. ``websocket.io-rpc-v0.1`` can not say so; later versions can."""
+
+
+class _Ended(SockRPCError):
+    """How a connection ended: ``code`` and ``reason`` of the close frame, or 1006 without one."""
+
+    def __init__(self, code: int = 1006, reason: str = "") -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.reason}" if self.reason else str(self.code)
+
+
+class ConnectionClosed(_Ended):
+    """We closed the connection ourselves.
+
+    Attributes:
+        code: The WebSocket close code that was sent.
+        reason: The reason that was sent.
+    """
+
+
+class ConnectionLost(_Ended):
+    """The peer closed the connection, or the line broke. A request may or may not have been served.
+
+    Attributes:
+        code: The close code that the peer sent, 1006 if the line broke without a close frame, 1005
+            if the close frame held no code (RFC 6455 section 7.4.1).
+        reason: The reason that the peer sent, or what broke.
+    """
+
+
+class ListenerOverflow(SockRPCError):
+    """A listener fell behind by more than ``max_listener_payloads`` or ``max_listener_bytes``."""

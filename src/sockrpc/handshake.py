@@ -1,0 +1,258 @@
+"""The opening handshake of both sides, by websockets' Sans-I/O classes; bytes in, bytes out.
+
+websockets parses HTTP and decides what RFC 6455 says. Added here: the handshake is fed up to its
+blank line only (frames may follow in the same segment), its size is limited, the Origin is compared
+with the Host, and the refusals say what would have been accepted.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+import urllib.parse
+from collections.abc import Collection, Sequence
+from email.utils import formatdate
+from typing import Literal
+
+from websockets.client import ClientProtocol
+from websockets.datastructures import Headers, MultipleValuesError
+from websockets.exceptions import InvalidStatus, NegotiationError
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+from websockets.typing import Origin, Subprotocol
+from websockets.uri import WebSocketURI
+
+from sockrpc.errors import HandshakeError
+
+__all__ = ["ClientHandshake", "Origins", "ServerHandshake", "plain_response", "serialize_response"]
+
+Origins = Collection[str] | Literal["*"] | None
+
+# websockets logs the opening of each connection at level INFO; our own log says what matters.
+LOGGER = logging.getLogger("sockrpc.handshake")
+LOGGER.setLevel(logging.WARNING)
+
+BLANK_LINE = b"\r\n\r\n"
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def plain_response(status: http.HTTPStatus, text: str, headers: Sequence[tuple[str, str]] = ()) -> Response:
+    """A short HTTP response of plain text."""
+    body = text.encode()
+    fields = Headers([("Content-Type", "text/plain; charset=utf-8"), *headers])
+    return Response(status.value, status.phrase, fields, body)
+
+
+def serialize_response(response: Response, *, head: bool = False) -> bytes:
+    """The bytes of a response that ends its connection; what HTTP demands and it lacks is added.
+
+    Args:
+        response: The response; it is not changed.
+        head: The request was HEAD: everything but the body is sent.
+    """
+    headers = Headers(response.headers.raw_items())
+    headers.setdefault("Date", formatdate(usegmt=True))
+    headers.setdefault("Content-Length", str(len(response.body)))
+    if "Connection" in headers:
+        del headers["Connection"]
+    headers["Connection"] = "close"
+    body = b"" if head else response.body
+    return Response(response.status_code, response.reason_phrase, headers, body).serialize()
+
+
+class ServerHandshake:
+    """The server's side of one opening handshake.
+
+    Args:
+        max_handshake_bytes: The largest opening request, to its blank line; over it: 431.
+        subprotocols: What the server speaks, in order of preference.
+
+    Attributes:
+        rest: What was received after the request: the first frames.
+    """
+
+    __slots__ = ("max_handshake_bytes", "protocol", "received", "rest")
+
+    def __init__(self, max_handshake_bytes: int, subprotocols: Sequence[str]) -> None:
+        self.max_handshake_bytes = max_handshake_bytes
+        self.protocol = ServerProtocol(
+            subprotocols=[Subprotocol(each) for each in subprotocols],
+            select_subprotocol=select_subprotocol,
+            logger=LOGGER,
+        )
+        self.received = bytearray()
+        self.rest = b""
+
+    def receive(self, data: bytes) -> Request | Response | None:
+        """Feed received bytes: None while the request is incomplete, a Response if it is refused already."""
+        searched = max(0, len(self.received) - len(BLANK_LINE) + 1)
+        self.received += data
+        end = self.received.find(BLANK_LINE, searched)
+        size = len(self.received) if end < 0 else end + len(BLANK_LINE)
+        if size > self.max_handshake_bytes:
+            return plain_response(
+                http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                f"The request is larger than {self.max_handshake_bytes} bytes.\n",
+            )
+        if end < 0:
+            return None
+        self.rest = bytes(self.received[size:])
+        self.protocol.receive_data(bytes(self.received[:size]))
+        self.received = bytearray()
+        for event in self.protocol.events_received():
+            if isinstance(event, Request):
+                return event
+        # websockets has refused it: with a response of its own, or by closing without a word.
+        if b"".join(self.protocol.data_to_send()):
+            status = http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            return plain_response(status, f"{self.protocol.handshake_exc}\n")
+        return plain_response(http.HTTPStatus.BAD_REQUEST, "This is not an HTTP/1.1 request.\n")
+
+    def answer(self, request: Request, *, path: str | None, origins: Origins) -> Response:
+        """The response to an opening request: 101, or a refusal that says why.
+
+        Args:
+            request: What `receive` returned.
+            path: The path of the endpoint, without a query; None: every path is one.
+            origins: Origins let in beside the server's own host; "*": all.
+        """
+        if path is not None and request.path.partition("?")[0] != path:
+            return plain_response(http.HTTPStatus.NOT_FOUND, "There is nothing here.\n")
+        version = request.headers.get_all("Sec-WebSocket-Version")
+        if version and version != ["13"]:
+            # RFC 6455 4.2.2 and 4.4
+            return plain_response(
+                http.HTTPStatus.UPGRADE_REQUIRED,
+                "This server speaks WebSocket version 13.\n",
+                [("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket")],
+            )
+        response = self.protocol.accept(request)
+        if response.status_code != 101:
+            return response
+        refusal = check_origin(request, origins)
+        return response if refusal is None else plain_response(http.HTTPStatus.FORBIDDEN, refusal + "\n")
+
+    @property
+    def subprotocol(self) -> str | None:
+        """What was agreed on."""
+        return self.protocol.subprotocol
+
+
+def select_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol:
+    """The first that both speak; never accepted by guess."""
+    spoken = protocol.available_subprotocols or []
+    for each in spoken:
+        if each in offered:
+            return each
+    what = "no subprotocol was offered" if not offered else "none of the offered subprotocols is spoken here"
+    raise NegotiationError(f"{what}; this server speaks: {', '.join(spoken)}")
+
+
+def check_origin(request: Request, origins: Origins) -> str | None:
+    """None if the request may come in, else why not and how to allow it.
+
+    Browsers send the Origin of the page; comparing it with the Host keeps pages of other sites out
+    (RFC 6455 section 10.2). The port is ignored, and the names of the loopback host are one.
+    """
+    if origins == "*":
+        return None
+    try:
+        origin = request.headers.get("Origin")
+        host = request.headers.get("Host")
+    except MultipleValuesError:
+        return "The request has more than one Origin or Host."
+    if origin is None or origin in (origins or ()):
+        return None
+    if host is not None:
+        theirs, ours = host_name(origin), host_name("//" + host)
+        if theirs is not None and (theirs == ours or {theirs, ours} <= LOOPBACK):
+            return None
+    return f"Origin {origin!r} is not allowed on host {host!r}; allow it with origins=[{origin!r}]."
+
+
+def host_name(url: str) -> str | None:
+    """The host of a URL, lower-case, without its port."""
+    try:
+        return urllib.parse.urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+class ClientHandshake:
+    """The client's side of one opening handshake.
+
+    Args:
+        uri: Where to connect.
+        max_handshake_bytes: The largest answer, to its blank line.
+        subprotocols: What the client offers, in order of preference.
+        origin: The Origin to send, None for none.
+        headers: Further headers to send.
+    """
+
+    def __init__(
+        self,
+        uri: WebSocketURI,
+        *,
+        max_handshake_bytes: int,
+        subprotocols: Sequence[str],
+        origin: str | None,
+        headers: Sequence[tuple[str, str]],
+    ) -> None:
+        self.max_handshake_bytes = max_handshake_bytes
+        self.protocol = ClientProtocol(
+            uri,
+            origin=None if origin is None else Origin(origin),
+            subprotocols=[Subprotocol(each) for each in subprotocols],
+            logger=LOGGER,
+        )
+        self.headers = headers
+        self.received = bytearray()
+        self.rest = b""
+
+    def request(self) -> bytes:
+        """The bytes of the opening request."""
+        request = self.protocol.connect()
+        for name, value in self.headers:
+            request.headers[name] = value
+        self.protocol.send_request(request)
+        return b"".join(self.protocol.data_to_send())
+
+    def receive(self, data: bytes, *, eof: bool = False) -> bool:
+        """Feed received bytes; True once the connection is open.
+
+        Raises:
+            HandshakeError: The server refused, or did not answer in HTTP.
+        """
+        self.received += data
+        end = self.received.find(BLANK_LINE)
+        size = len(self.received) if end < 0 else end + len(BLANK_LINE)
+        if size > self.max_handshake_bytes:
+            raise HandshakeError(f"the server's answer is larger than {self.max_handshake_bytes} bytes")
+        if end < 0 and not eof:
+            return False
+        if not self.received.startswith(b"HTTP/1.1 101"):
+            # A refusal has a body, which may say why.
+            size = len(self.received)
+        head, self.rest = bytes(self.received[:size]), bytes(self.received[size:])
+        self.received = bytearray()
+        self.protocol.receive_data(head)
+        if eof:
+            self.protocol.receive_eof()
+        error = self.protocol.handshake_exc
+        if isinstance(error, InvalidStatus):
+            body = bytes(error.response.body)[:300].decode(errors="replace").strip()
+            status = error.response.status_code
+            raise HandshakeError(body or error.response.reason_phrase, status) from error
+        if error is not None:
+            cause = f"{error}: {error.__cause__}" if error.__cause__ is not None else str(error)
+            raise HandshakeError(cause) from error
+        if not self.protocol.events_received():
+            return False
+        if self.protocol.subprotocol is None:
+            raise HandshakeError("the server confirmed no subprotocol")
+        return True
+
+    @property
+    def subprotocol(self) -> str | None:
+        """What was agreed on."""
+        return self.protocol.subprotocol

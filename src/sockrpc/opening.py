@@ -1,0 +1,132 @@
+"""How one connection of a server gets from accepted to open: the application's say, then the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from websockets.http11 import Request, Response
+
+from sockrpc._frames import SUBPROTOCOL
+from sockrpc._serving import ServerConnection
+from sockrpc._service import Service
+from sockrpc.handshake import Origins, ServerHandshake, plain_response, serialize_response
+from sockrpc.sockets import Socket
+
+__all__ = ["OpeningPolicy", "ProcessRequest", "ServerOpening"]
+
+LOG = logging.getLogger("sockrpc.server")
+
+ProcessRequest = Callable[[Socket, Request], Awaitable[Response | None] | Response | None]
+
+
+class OpeningPolicy(NamedTuple):
+    """What a server lets in."""
+
+    path: str | None
+    origins: Origins
+    process_request: ProcessRequest | None
+    max_handshake_bytes: int
+    max_connections: int
+
+
+class ServerOpening:
+    """Drives the opening handshake of one connection."""
+
+    __slots__ = ("connection", "handshake", "policy", "service", "task")
+
+    def __init__(self, service: Service, policy: OpeningPolicy) -> None:
+        self.service = service
+        self.policy = policy
+        self.handshake = ServerHandshake(policy.max_handshake_bytes, [SUBPROTOCOL])
+        self.connection: ServerConnection | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    def connected(self) -> None:
+        """The transport is there."""
+        if self.service.attached > self.policy.max_connections:
+            text = "This server has as many connections as it takes; try again later.\n"
+            self.refuse(plain_response(http.HTTPStatus.SERVICE_UNAVAILABLE, text))
+
+    def receive(self, data: bytes) -> None:
+        """Bytes of the opening request."""
+        if self.connection is None:
+            return
+        if self.task is not None:
+            # A read that was under way when reading was held.
+            self.handshake.rest += data
+            return
+        outcome = self.handshake.receive(data)
+        if outcome is None:
+            return
+        if isinstance(outcome, Response):
+            self.refuse(outcome)
+            return
+        self.connection.socket._request = outcome
+        if self.policy.process_request is None:
+            self.decide(outcome, None)
+            return
+        try:
+            result = self.policy.process_request(self.connection.socket, outcome)
+        except Exception:
+            self.failed()
+            return
+        if inspect.isawaitable(result):
+            self.connection.hold_handshake(True)
+            self.task = asyncio.get_running_loop().create_task(self.wait(result, outcome))
+            self.service.keep(self.task)
+        else:
+            self.decide(outcome, result)
+
+    async def wait(self, result: Awaitable[Response | None], request: Request) -> None:
+        """Wait for what the application says, as long as the handshake may take."""
+        try:
+            response = await result
+        except Exception:
+            self.failed()
+            return
+        if self.connection is not None:
+            self.connection.hold_handshake(False)
+            self.decide(request, response)
+
+    def failed(self) -> None:
+        """`process_request` raised: its text is for our log, not for the peer."""
+        LOG.exception("process_request failed")
+        self.refuse(plain_response(http.HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error.\n"))
+
+    def decide(self, request: Request, response: Response | None) -> None:
+        """Open the connection, or send a response that opens none."""
+        connection = self.connection
+        if connection is None:
+            return
+        head = request.method == "HEAD"
+        if response is not None:
+            self.refuse(response, head=head)
+            return
+        response = self.handshake.answer(request, path=self.policy.path, origins=self.policy.origins)
+        if response.status_code != 101:
+            if response.status_code == 403:
+                LOG.warning("refused: %s", response.body.decode().strip())
+            self.refuse(response, head=head)
+            return
+        connection.write_handshake(response.serialize())
+        # `open` lets go of this object.
+        self.connection = None
+        connection.open(self.handshake.rest)
+        connection.socket._opened(self.handshake.subprotocol)
+
+    def refuse(self, response: Response, *, head: bool = False) -> None:
+        """Send a response that opens no WebSocket."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.refuse(serialize_response(response, head=head))
+
+    def ended(self) -> None:
+        """The connection ended before it was open."""
+        self.connection = None
+        if self.task is not None:
+            self.task.cancel()

@@ -1,0 +1,26 @@
+"""The compiled connections as asyncio recognises them.
+
+asyncio asks `isinstance(protocol, BufferedProtocol)`, which a compiled class can not inherit from;
+two empty classes join the two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from sockrpc._calling import ClientConnection
+from sockrpc._serving import ServerConnection
+
+__all__ = ["ClientProtocol", "ServerProtocol"]
+
+
+class ServerProtocol(ServerConnection, asyncio.BufferedProtocol):
+    """The server's end of a connection."""
+
+    __slots__ = ()
+
+
+class ClientProtocol(ClientConnection, asyncio.BufferedProtocol):
+    """The client's end of a connection."""
+
+    __slots__ = ()

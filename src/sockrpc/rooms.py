@@ -1,0 +1,88 @@
+"""Broadcasting to the sockets of one process."""
+
+from __future__ import annotations
+
+from sockrpc._frames import encode
+from sockrpc._serving import shared_notification
+from sockrpc.errors import UsageError
+from sockrpc.sockets import Socket
+
+__all__ = ["Room"]
+
+
+class Room:
+    """A set of sockets that a notification can be sent to at once.
+
+    A socket whose connection is lost leaves all its rooms by itself, in the iteration in which its
+    calls are aborted.
+    """
+
+    __slots__ = ("_members",)
+
+    def __init__(self) -> None:
+        self._members: dict[Socket, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, socket: object) -> bool:
+        return socket in self._members
+
+    def join(self, socket: Socket) -> None:
+        """Make a socket a member; joining twice is joining once. A lost socket does not join."""
+        if socket._connection.has_ended:
+            return
+        self._members[socket] = None
+        if socket._rooms is None:
+            socket._rooms = set()
+        socket._rooms.add(self)
+
+    def leave(self, socket: Socket) -> None:
+        """End a membership; leaving without being a member does nothing."""
+        self._forget(socket)
+        if socket._rooms is not None:
+            socket._rooms.discard(self)
+
+    def broadcast(
+        self,
+        event: str,
+        payload: str | bytes | bytearray | memoryview = b"",
+        *,
+        exclude: Socket | None = None,
+    ) -> int:
+        """Send a notification to every member, the sender included. Never waits.
+
+        A member whose unsent output is above `output_max_bytes` is disconnected with 1013; the others
+        notice nothing.
+
+        Args:
+            event: The name.
+            payload: The payload.
+            exclude: A member that is left out.
+
+        Returns:
+            The number of members that it was queued for.
+
+        Raises:
+            UsageError: The event's name is longer than 255 bytes.
+        """
+        if exclude is not None and not isinstance(exclude, Socket):
+            raise UsageError(f"exclude is a Socket, not {type(exclude).__name__}")
+        frame = shared_notification(*encode(event, payload))
+        queued = 0
+        # A copy: disconnecting a member changes the set.
+        for socket in list(self._members):
+            if socket is exclude:
+                continue
+            connection = socket._connection
+            if connection.has_ended:
+                continue
+            if connection.is_full():
+                connection.close(1013, "too slow")
+                continue
+            connection.send_frame(frame)
+            queued += 1
+        return queued
+
+    def _forget(self, socket: Socket) -> None:
+        self._members.pop(socket, None)

@@ -1,0 +1,142 @@
+"""Run a server until a signal stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+from sockrpc.app import App
+from sockrpc.errors import UsageError
+from sockrpc.server import Server, serve
+from sockrpc.sockets import SocketHandler
+
+__all__ = ["run"]
+
+LOG = logging.getLogger("sockrpc.server")
+
+# What is left behind after a stop (tasks that ignore their cancel) gets this long, in seconds.
+LAST_CHANCE = 1.0
+
+
+def run(
+    app: App | SocketHandler,
+    host: str | None = None,
+    port: int | None = None,
+    *,
+    loop: Literal["auto", "uvloop", "asyncio"] = "auto",
+    on_started: Callable[[Server], None] | None = None,
+    **options: Any,
+) -> None:
+    """Serve until SIGINT or SIGTERM, then stop gracefully; a second signal stops at once.
+
+    Blocks. Must be called from the main thread, outside any event loop.
+
+    Args:
+        app: An `App`, or a coroutine function of one `Socket`.
+        host: The address to listen on, 127.0.0.1 by default.
+        port: The TCP port, 3000 by default.
+        loop: "auto" takes uvloop where it is installed.
+        on_started: Called with the server when it listens.
+        options: Everything else that `serve` takes, limits included.
+
+    Raises:
+        OSError: The address can not be listened on.
+        UsageError: The arguments do not fit together.
+    """
+    if options.get("uds") is None and options.get("sock") is None:
+        host = "127.0.0.1" if host is None else host
+        port = 3000 if port is None else port
+    # Checks the arguments before there is a loop to clean up.
+    starting = serve(app, host, port, **options)
+    event_loop = new_event_loop(loop)
+    try:
+        asyncio.set_event_loop(event_loop)
+        event_loop.run_until_complete(run_server(starting, on_started))
+        event_loop.run_until_complete(finish(event_loop))
+    finally:
+        asyncio.set_event_loop(None)
+        event_loop.close()
+
+
+def new_event_loop(kind: str) -> asyncio.AbstractEventLoop:
+    """A new loop of the wanted kind."""
+    if kind not in ("auto", "uvloop", "asyncio"):
+        raise UsageError(f"loop is 'auto', 'uvloop' or 'asyncio', not {kind!r}")
+    if kind != "asyncio":
+        try:
+            import uvloop
+        except ImportError:
+            if kind == "uvloop":
+                raise UsageError("uvloop is not installed") from None
+        else:
+            return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+async def run_server(starting: serve, on_started: Callable[[Server], None] | None) -> None:
+    """Serve until a signal comes."""
+    async with starting as server:
+        with signals_stop(server):
+            LOG.info("listening on %s", ", ".join(str(each.getsockname()) for each in server.sockets))
+            if on_started is not None:
+                on_started(server)
+            await server.serve_forever()
+
+
+@contextlib.contextmanager
+def signals_stop(server: Server) -> Iterator[None]:
+    """The first SIGINT or SIGTERM stops gracefully, the second at once."""
+    event_loop = asyncio.get_running_loop()
+    received = 0
+
+    def stop() -> None:
+        nonlocal received
+        received += 1
+        if received == 1:
+            server.close()
+        else:
+            server.hurry()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    if sys.platform == "win32":
+        # Its loops can not watch signals; the handler runs in the main thread and wakes the loop.
+        before = {
+            number: signal.signal(number, lambda *_: event_loop.call_soon_threadsafe(stop))
+            for number in numbers
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    else:
+        for number in numbers:
+            event_loop.add_signal_handler(number, stop)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                event_loop.remove_signal_handler(number)
+
+
+async def finish(event_loop: asyncio.AbstractEventLoop) -> None:
+    """End what the application left running; a task that ignores its cancel can not keep the process.
+
+    That is why this is not `asyncio.run`, which waits for such a task for ever.
+    """
+    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=LAST_CHANCE)
+    for task in left:
+        if task.done() and not task.cancelled() and task.exception() is not None:
+            event_loop.call_exception_handler(
+                {"message": "unhandled exception while stopping", "exception": task.exception(), "task": task}
+            )
+    await event_loop.shutdown_asyncgens()

@@ -1,0 +1,377 @@
+"""The server: listen, accept, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+import socket as socket_module
+import ssl as ssl_module
+import stat
+from collections.abc import Generator, Mapping
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from sockrpc._output import Settings
+from sockrpc._loop import LoopContext, context_of_running_loop
+from sockrpc._names import NameTable
+from sockrpc._service import Service, is_coroutine_function
+from sockrpc.app import App
+from sockrpc.errors import UsageError
+from sockrpc.handshake import Origins
+from sockrpc.limits import Limits, ServerLimits
+from sockrpc.opening import OpeningPolicy, ProcessRequest, ServerOpening
+from sockrpc.protocols import ServerProtocol
+from sockrpc.sockets import Hooks, Socket, SocketHandler
+from sockrpc.threads import WorkerThreads
+
+__all__ = ["Server", "Statistics", "serve"]
+
+LOG = logging.getLogger("sockrpc.server")
+
+# Descriptors that stay free for everything but connections.
+RESERVED_DESCRIPTORS = 64
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a server does and has done since it began.
+
+    Each started call has been answered, has failed, was aborted (reset by its client, lost with its
+    connection, timed out by its own method, or stopped with the server), or is in flight. Calls of
+    unknown methods count as started and failed; calls that were aborted while they waited count as
+    aborted only.
+    """
+
+    connections: int
+    calls_in_flight: int
+    calls_running: int
+    procedures_waiting: int
+    notifications_running: int
+    calls_started: int
+    calls_answered: int
+    calls_failed: int
+    calls_reset: int
+    calls_lost: int
+    calls_timed_out: int
+    calls_stopped: int
+    notifications_started: int
+    notifications_failed: int
+    notifications_dropped: int
+
+
+class Server:
+    """A running server; made by `serve`."""
+
+    def __init__(self, service: Service, context: LoopContext, limits: Limits) -> None:
+        self._service = service
+        self._context = context
+        self._limits = limits
+        self._listeners: list[asyncio.AbstractServer] = []
+        self._sockets: tuple[Any, ...] = ()
+        self._socket_file: tuple[str, int] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+        self._stop_begun = asyncio.Event()
+        context.acquire()
+
+    @property
+    def sockets(self) -> tuple[Any, ...]:
+        """The sockets that the server listens on; empty once it stops."""
+        return self._sockets
+
+    @property
+    def connections(self) -> frozenset[Socket]:
+        """The open connections."""
+        return frozenset(connection.socket for connection in self._service.connections)
+
+    def statistics(self) -> Statistics:
+        """Counts of what is going on and of what was done."""
+        running = waiting = notifying = in_flight = 0
+        for connection in self._service.working:
+            loads = connection.load
+            running += loads[0]
+            waiting += loads[1]
+            notifying += loads[2]
+            in_flight += connection.in_flight
+        return Statistics(
+            connections=len(self._service.connections),
+            calls_in_flight=in_flight,
+            calls_running=running,
+            procedures_waiting=waiting,
+            notifications_running=notifying,
+            **self._service.counters(),
+        )
+
+    def close(self) -> None:
+        """Begin to stop; `wait_closed` waits for the end.
+
+        The listeners are closed, no new call starts, and each connection is closed with 1001 as soon
+        as its last call is answered. What is not answered within `stop_grace` is aborted, cancelled
+        again `abort_grace` later and then left behind.
+        """
+        if self._stopping is None:
+            for listener in self._listeners:
+                listener.close()
+            self._sockets = ()
+            self._remove_socket_file()
+            self._service.begin_stop()
+            for connection in list(self._service.working):
+                connection.drain()
+            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+            self._stop_begun.set()
+
+    def hurry(self) -> None:
+        """Stop without any more grace."""
+        self._hurry.set()
+        self.close()
+
+    async def wait_closed(self) -> None:
+        """Wait until the server has stopped. Cancelling it does not end the stopping."""
+        await self._stop_begun.wait()
+        assert self._stopping is not None
+        await asyncio.shield(self._stopping)
+
+    async def serve_forever(self) -> None:
+        """Wait until somebody stops the server.
+
+        Cancelling it stops nothing by itself; leaving the `async with serve(...)` block does.
+        """
+        await self.wait_closed()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+        await self.wait_closed()
+
+    async def _stop(self) -> None:
+        service = self._service
+        if not await self._idle_within(self._limits.stop_grace):
+            for task in list(service.tasks):
+                task.cancel()
+            for connection in list(service.working):
+                connection.end_grace()
+            if not await self._idle_within(self._limits.abort_grace):
+                for task in list(service.tasks):
+                    LOG.error("%s has not ended after it was cancelled; it is left behind", task.get_coro())
+                    task.cancel()
+                for connection in list(service.working):
+                    connection.end_abort_grace()
+                # The second cancel and the closed transports get their turn.
+                for _ in range(3):
+                    await asyncio.sleep(0)
+        service.threads.close()
+        self._context.release()
+
+    async def _idle_within(self, seconds: float) -> bool:
+        idle = self._service.wait_idle()
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        try:
+            waiters: list[asyncio.Future[Any]] = [idle, hurry]
+            await asyncio.wait(waiters, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            hurry.cancel()
+        return idle.done()
+
+    def _remove_socket_file(self) -> None:
+        if self._socket_file is not None:
+            path, inode = self._socket_file
+            self._socket_file = None
+            try:
+                # Only our own: another server may have taken the path over.
+                if os.stat(path).st_ino == inode:
+                    os.unlink(path)
+            except FileNotFoundError:
+                pass
+
+
+class serve:
+    """Start a server in the running event loop.
+
+        async with sockrpc.serve(app, "127.0.0.1", 3000) as server:
+            await server.serve_forever()
+
+    `server = await serve(...)` works as well; then `server.close()` and `server.wait_closed()` are
+    yours. Leaving the block stops the server gracefully.
+
+    Args:
+        app: An `App`, or a coroutine function of one `Socket`.
+        host: The address to listen on; None for all.
+        port: The TCP port; 0 for any free one.
+        path: The path on which the endpoint answers (a query is ignored); None: every path.
+        uds: A path: listen on this unix socket instead of host and port.
+        sock: Listen on this bound socket instead.
+        ssl: A server context, for wss.
+        origins: Origins of browsers let in beside the server's own host; "*" lets all in.
+        process_request: Called with the socket and each HTTP request before anything else; returns
+            None to go on, or the `websockets.http11.Response` to send instead.
+        backlog: How many connections the system may hold before they are accepted.
+        reuse_port: Let several processes listen on the same port (SO_REUSEPORT).
+        limits: See `sockrpc.limits.ServerLimits`.
+
+    Raises:
+        OSError: The address can not be listened on.
+        UsageError: The arguments do not fit together.
+    """
+
+    def __init__(
+        self,
+        app: App | SocketHandler,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        path: str | None = None,
+        uds: str | None = None,
+        sock: socket_module.socket | None = None,
+        ssl: ssl_module.SSLContext | None = None,
+        origins: Origins = None,
+        process_request: ProcessRequest | None = None,
+        backlog: int = 1024,
+        reuse_port: bool | None = None,
+        **limits: Unpack[ServerLimits],
+    ) -> None:
+        if not isinstance(app, App) and not is_coroutine_function(app):
+            raise UsageError(f"serve takes an App or a coroutine function of one socket, not {app!r}")
+        if (uds is not None) + (sock is not None) + (port is not None) != 1:
+            raise UsageError("serve takes one of: host and port, uds, sock")
+        if isinstance(origins, str) and origins != "*":
+            raise UsageError("origins is a collection of origins, or '*'")
+        self._app = app
+        self._host = host
+        self._port = port
+        self._uds = uds
+        self._sock = sock
+        self._ssl = ssl
+        self._backlog = backlog
+        self._reuse_port = reuse_port
+        self._limits = make_limits(limits)
+        self._policy = OpeningPolicy(
+            path=path,
+            origins=origins,
+            process_request=process_request,
+            max_handshake_bytes=self._limits.max_handshake_bytes,
+            max_connections=self._limits.max_connections or descriptors_for_connections(),
+        )
+        self._server: Server | None = None
+
+    async def _start(self) -> Server:
+        loop = asyncio.get_running_loop()
+        context = context_of_running_loop()
+        if isinstance(self._app, App):
+            methods: NameTable | None
+            events: NameTable | None
+            methods, events = self._app._tables()
+            hooks = self._app._hooks()
+        else:
+            methods = events = None
+            hooks = Hooks(handle_socket=self._app)
+        service = Service(
+            Settings(self._limits),
+            context,
+            methods,
+            events,
+            threads=WorkerThreads(loop, self._limits.max_threads),
+            make_socket=lambda connection: Socket(connection, hooks),
+        )
+        server = Server(service, context, self._limits)
+
+        def accept() -> ServerProtocol:
+            opening = ServerOpening(service, self._policy)
+            opening.connection = connection = ServerProtocol(service, opening)
+            return connection
+
+        try:
+            server._listeners.append(await self._listen(loop, accept))
+        except BaseException:
+            context.release()
+            raise
+        server._sockets = tuple(
+            socket for listener in server._listeners for socket in getattr(listener, "sockets", ())
+        )
+        if self._uds is not None:
+            server._socket_file = (self._uds, os.stat(self._uds).st_ino)
+        return server
+
+    async def _listen(self, loop: asyncio.AbstractEventLoop, accept: Any) -> asyncio.AbstractServer:
+        common: dict[str, Any] = {"ssl": self._ssl, "backlog": self._backlog}
+        if self._ssl is not None:
+            common["ssl_handshake_timeout"] = self._limits.handshake_timeout
+            common["ssl_shutdown_timeout"] = max(self._limits.close_timeout, 0.001)
+        if self._uds is not None:
+            remove_stale_socket(self._uds)
+            return await loop.create_unix_server(accept, self._uds, **common)
+        if self._sock is not None:
+            if self._sock.family == getattr(socket_module, "AF_UNIX", None):
+                return await loop.create_unix_server(accept, sock=self._sock, **common)
+            return await loop.create_server(accept, sock=self._sock, **common)
+        return await loop.create_server(accept, self._host, self._port, reuse_port=self._reuse_port, **common)
+
+    def __await__(self) -> Generator[Any, None, Server]:
+        return self._start().__await__()
+
+    async def __aenter__(self) -> Server:
+        self._server = await self._start()
+        return self._server
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._server is not None
+        await self._server.__aexit__(kind, error, traceback)
+
+
+def make_limits(limits: Mapping[str, Any]) -> Limits:
+    """Check the keywords of limits.
+
+    Raises:
+        UsageError: There is no such limit, or its value is out of range.
+    """
+    unknown = set(limits) - ServerLimits.__optional_keys__
+    if unknown:
+        raise UsageError(f"no such limit: {', '.join(sorted(unknown))}")
+    return Limits(**limits)
+
+
+def descriptors_for_connections() -> int:
+    """The soft limit of descriptors, less a reserve."""
+    try:
+        import resource
+    except ImportError:
+        # Windows has no such limit.
+        return 2**31
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return 2**31
+    return max(soft - RESERVED_DESCRIPTORS, 1)
+
+
+def remove_stale_socket(path: str) -> None:
+    """Remove a unix socket that nobody listens on any more; refuse to remove anything else.
+
+    Raises:
+        OSError: Something else is there, or a server still listens.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(f"{path} exists and is not a socket")
+    with socket_module.socket(socket_module.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise OSError(f"a server listens on {path} already")

@@ -1,0 +1,250 @@
+"""The server's end of one connection, as the application sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from websockets.http11 import Request
+
+from sockrpc._calls import Call, Notification
+from sockrpc._frames import encode
+from sockrpc._serving import ServerConnection
+from sockrpc.errors import ConnectionClosed, ConnectionLost, UsageError
+
+if TYPE_CHECKING:
+    from sockrpc.rooms import Room
+
+__all__ = ["Socket", "SocketHandler", "SocketHook"]
+
+Procedure: TypeAlias = Call | Notification
+
+
+class Socket:
+    """One connection of a server.
+
+    In the socket form it is also an asynchronous iterator over what the client sends: `Call` and
+    `Notification` objects in order of arrival. The iteration ends when the connection is lost.
+    Cancelling the iteration loses nothing.
+
+    Attributes:
+        state: A namespace for the application.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_address",
+        "_connection",
+        "_hooks",
+        "_request",
+        "_rooms",
+        "_state",
+        "_subprotocol",
+        "_task",
+    )
+
+    def __init__(self, connection: ServerConnection, hooks: Hooks) -> None:
+        self._connection = connection
+        self._hooks = hooks
+        self._address: Any = None
+        self._request: Request | None = None
+        self._subprotocol: str | None = None
+        self._state: SimpleNamespace | None = None
+        self._rooms: set[Room] | None = None
+        self._task: asyncio.Task[object] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Socket of {self.remote_address!r}, {self.in_flight} in flight>"
+
+    @property
+    def state(self) -> SimpleNamespace:
+        """A namespace for the application; what `process_request` sets is there for the handlers."""
+        if self._state is None:
+            self._state = SimpleNamespace()
+        return self._state
+
+    @property
+    def remote_address(self) -> Any:
+        """The peer's address: (host, port, ...) over TCP, a string over a unix socket."""
+        if self._address is None:
+            self._note_address()
+        return self._address
+
+    @property
+    def request(self) -> Request | None:
+        """The opening request (path, headers); None until it was received."""
+        return self._request
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that was agreed on; None until the handshake is complete."""
+        return self._subprotocol
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls were neither answered nor reset."""
+        return self._connection.in_flight
+
+    async def notify(self, event: str, payload: str | bytes | bytearray | memoryview = b"") -> None:
+        """Send a notification; waits while the peer reads too slowly.
+
+        Cancelling it while it waits sends nothing.
+
+        Raises:
+            ConnectionLost: The connection has ended; ConnectionClosed, if by us.
+            UsageError: The event's name is longer than 255 bytes.
+        """
+        name, encoded = encode(event, payload)
+        connection = self._connection
+        while not (connection.has_ended or connection.is_writable()):
+            await connection.drained()
+        if connection.has_ended:
+            raise connection.reason_ended()
+        connection.notify(name, encoded)
+
+    def notify_nowait(self, event: str, payload: str | bytes | bytearray | memoryview = b"") -> bool:
+        """Send a notification without ever waiting.
+
+        Returns False, and does nothing, if the unsent output is above `output_max_bytes` or the
+        connection has ended.
+        """
+        name, encoded = encode(event, payload)
+        connection = self._connection
+        if connection.has_ended or connection.is_full():
+            return False
+        connection.notify(name, encoded)
+        return True
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection and wait until it is gone, at most `close_timeout` seconds.
+
+        Calls in flight are aborted. Cancelling it does not take the close back.
+
+        Args:
+            code: The WebSocket close code: 1000 to 1003, 1007 to 1014, 3000 to 4999.
+            reason: At most 123 bytes of UTF-8; a longer one is cut.
+        """
+        self._connection.close(code, reason)
+        await self._connection.wait_lost()
+
+    def __aiter__(self) -> AsyncIterator[Procedure]:
+        if self._hooks.handle_socket is None:
+            raise UsageError("with an App the procedures of a socket go to its handlers")
+        return self
+
+    async def __anext__(self) -> Procedure:
+        connection = self._connection
+        while True:
+            procedure = connection.take()
+            if procedure is not None:
+                return procedure
+            if connection.has_ended:
+                raise StopAsyncIteration
+            await connection.wait_procedure()
+
+    # For the connection and the server
+
+    def _note_address(self) -> None:
+        transport = self._connection.transport
+        if transport is not None:
+            self._address = transport.get_extra_info("peername")
+
+    def _opened(self, subprotocol: str | None) -> None:
+        """The handshake is complete: run what the application wants to run first."""
+        self._subprotocol = subprotocol
+        self._connection.opened()
+        hooks = self._hooks
+        if hooks.handle_socket is None and not hooks.on_connect:
+            self._connection.admit()
+            return
+        self._task = asyncio.get_running_loop().create_task(
+            self._connect() if hooks.handle_socket is None else self._handle(hooks.handle_socket)
+        )
+        self._connection.service.keep(self._task)
+
+    async def _connect(self) -> None:
+        try:
+            await run_hooks(self._hooks.on_connect, self)
+        except Exception:
+            self._task = None
+            # on_disconnect is skipped: nothing that it could undo was completed.
+            self._hooks = Hooks()
+            self._connection.service.log.exception("the on_connect hook for %r failed", self.remote_address)
+            self._connection.close(1011, "on_connect failed")
+        else:
+            self._task = None
+            self._connection.admit()
+
+    async def _handle(self, handle_socket: SocketHandler) -> None:
+        self._connection.admit()
+        try:
+            await handle_socket(self)
+        except Exception as error:
+            # One that only says that the connection has ended is the normal end of the coroutine.
+            if not (self._connection.has_ended and isinstance(error, ConnectionLost | ConnectionClosed)):
+                log = self._connection.service.log
+                log.exception("the coroutine of %r failed", self.remote_address)
+            self._connection.close(1011, "internal error")
+        else:
+            self._connection.close(1000, "")
+
+    def _ended(self) -> None:
+        """The connection has ended, in this very iteration: leave the rooms, tell the application."""
+        if self._address is None:
+            self._note_address()
+        rooms, self._rooms = self._rooms, None
+        if rooms is not None:
+            for room in rooms:
+                room._forget(self)
+        if self._subprotocol is None:
+            return
+        hooks = self._hooks
+        if hooks.handle_socket is not None:
+            return
+        if self._task is not None:
+            # on_connect has not finished, so on_disconnect has nothing to undo.
+            self._task.cancel()
+            return
+        if hooks.on_disconnect:
+            service = self._connection.service
+            task = service.context.start(self._disconnect())
+            if not task.done():
+                service.keep(task)
+
+    async def _disconnect(self) -> None:
+        try:
+            await run_hooks(self._hooks.on_disconnect, self)
+        except Exception:
+            log = self._connection.service.log
+            log.exception("the on_disconnect hook for %r failed", self.remote_address)
+
+
+SocketHandler = Callable[[Socket], Awaitable[None]]
+SocketHook = Callable[[Socket], Awaitable[None] | None]
+
+
+class Hooks:
+    """What an application wants to run beside its handlers."""
+
+    __slots__ = ("handle_socket", "on_connect", "on_disconnect")
+
+    def __init__(
+        self,
+        on_connect: list[SocketHook] | None = None,
+        on_disconnect: list[SocketHook] | None = None,
+        handle_socket: SocketHandler | None = None,
+    ) -> None:
+        self.on_connect = on_connect or []
+        self.on_disconnect = on_disconnect or []
+        self.handle_socket = handle_socket
+
+
+async def run_hooks(hooks: list[SocketHook], socket: Socket) -> None:
+    """Run hooks one after another; the first that raises ends it."""
+    for hook in hooks:
+        result = hook(socket)
+        if inspect.isawaitable(result):
+            await result

@@ -1,0 +1,128 @@
+"""Worker threads for handlers that block, of our own: daemonic, so that a stuck one can not keep a
+stopped server alive (those of concurrent.futures are joined when the interpreter ends).
+
+All state belongs to the event loop's thread; a worker only runs functions and reports back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+
+__all__ = ["Job", "WorkerThreads"]
+
+
+class Job:
+    """One function call that waits for a thread or runs in one."""
+
+    __slots__ = ("argument", "context", "done", "function", "started")
+
+    def __init__(
+        self,
+        function: Callable[[object], object],
+        argument: object,
+        started: Callable[[], None],
+        done: Callable[[object, BaseException | None], None],
+    ) -> None:
+        self.function = function
+        self.argument = argument
+        self.started = started
+        self.done = done
+        self.context = contextvars.copy_context()
+
+    def run(self) -> tuple[object, BaseException | None]:
+        """Run the function, in a worker thread."""
+        try:
+            return self.context.run(self.function, self.argument), None
+        except BaseException as error:  # handed to the loop's thread, which decides
+            return None, error
+
+
+class WorkerThreads:
+    """At most `max_threads` threads, made when they are needed.
+
+    Args:
+        loop: The loop that `submit` is called on and that results come back to.
+        max_threads: How many jobs run at once; further ones wait in order of arrival.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, max_threads: int) -> None:
+        self._loop = loop
+        self._max_threads = max_threads
+        self._threads = 0
+        self._idle: list[SimpleQueue[Job | None]] = []
+        self._pending: deque[Job] = deque()
+        self._closed = False
+
+    def submit(
+        self,
+        function: Callable[[object], object],
+        argument: object,
+        started: Callable[[], None],
+        done: Callable[[object, BaseException | None], None],
+    ) -> Job:
+        """Run `function(argument)` in a thread.
+
+        Args:
+            function: What to run.
+            argument: Its only argument.
+            started: Called on the loop when a thread takes the job.
+            done: Called on the loop, with the result and the exception, when the function has ended.
+        """
+        job = Job(function, argument, started, done)
+        if self._idle:
+            self._assign(self._idle.pop(), job)
+        elif self._threads < self._max_threads:
+            self._threads += 1
+            inbox: SimpleQueue[Job | None] = SimpleQueue()
+            threading.Thread(
+                target=self._work, args=(inbox,), name=f"sockrpc-{self._threads}", daemon=True
+            ).start()
+            self._assign(inbox, job)
+        else:
+            self._pending.append(job)
+        return job
+
+    def withdraw(self, job: Job) -> bool:
+        """Take back a job that no thread has taken; False if one has."""
+        try:
+            self._pending.remove(job)
+        except ValueError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """End the idle threads now and the busy ones when they become idle."""
+        self._closed = True
+        for inbox in self._idle:
+            inbox.put(None)
+        self._idle.clear()
+
+    def _assign(self, inbox: SimpleQueue[Job | None], job: Job) -> None:
+        job.started()
+        inbox.put(job)
+
+    def _work(self, inbox: SimpleQueue[Job | None]) -> None:
+        while (job := inbox.get()) is not None:
+            result, error = job.run()
+            try:
+                self._loop.call_soon_threadsafe(self._finished, inbox, job, result, error)
+            except RuntimeError:
+                # The loop was closed: the server has stopped without this thread.
+                return
+            del job, result, error
+
+    def _finished(
+        self, inbox: SimpleQueue[Job | None], job: Job, result: object, error: BaseException | None
+    ) -> None:
+        if self._pending:
+            self._assign(inbox, self._pending.popleft())
+        elif self._closed:
+            inbox.put(None)
+        else:
+            self._idle.append(inbox)
+        job.done(result, error)

@@ -1,0 +1,96 @@
+"""Every asynchronous test runs on asyncio and on uvloop, and leaves nothing behind on either."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib.util
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from sockrpc._dispatch import live_entries
+from sockrpc._loop import live_contexts
+
+LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
+
+# What is still on its way when a test ends (done-callbacks, transports that close) gets this many
+# turns of the loop; no time passes in them.
+TURNS = 200
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if inspect.iscoroutinefunction(metafunc.function):
+        metafunc.fixturenames.append("loop_kind")
+        metafunc.parametrize("loop_kind", LOOPS)
+
+
+def new_event_loop(kind: str) -> asyncio.AbstractEventLoop:
+    if kind == "uvloop":
+        import uvloop
+
+        return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    run(pyfuncitem.callspec.params["loop_kind"], pyfuncitem.obj, arguments)
+    return True
+
+
+def run(kind: str, test: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    """Run one test on a loop of its own and look at what it left behind."""
+    loop = new_event_loop(kind)
+    unexpected: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: unexpected.append(context))
+    try:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(test(**arguments))
+        left = loop.run_until_complete(what_is_left())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+    gc.collect()
+    assert not unexpected, f"exceptions reached the loop's handler: {unexpected}"
+    assert not left, f"tasks were left behind: {left}"
+    assert live_entries() == 0, "entries were left in a request table"
+    assert live_contexts() == 0, "connections or servers were left on the loop"
+
+
+async def what_is_left() -> set[asyncio.Task[Any]]:
+    """The tasks that have not ended by themselves."""
+    left: set[asyncio.Task[Any]] = set()
+    for _ in range(TURNS):
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+        if not left and live_entries() == 0 and live_contexts() == 0:
+            break
+        await asyncio.sleep(0)
+    return left
+
+
+@pytest.fixture(autouse=True)
+def no_unexpected_errors_in_the_log(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test in which sockrpc logged an error, unless it looks at the log itself (caplog)."""
+    records: list[str] = []
+
+    class Recorder(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(self.format(record))
+
+    recorder = Recorder(logging.ERROR)
+    logger = logging.getLogger("sockrpc")
+    logger.addHandler(recorder)
+    try:
+        yield
+    finally:
+        logger.removeHandler(recorder)
+    if "caplog" not in request.fixturenames:
+        assert not records, f"errors were logged: {records}"

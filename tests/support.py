@@ -1,0 +1,190 @@
+"""What several test files need: a server on a free port, a client of raw bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import struct
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+import sockrpc
+
+SUBPROTOCOL = "websocket.io-rpc-v0.1"
+# Nothing here waits this long unless it is broken; a test that hangs fails with a traceback.
+PATIENCE = 10.0
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Any, **options: Any) -> AsyncIterator[Serving]:
+    """Serve an app on a free port; limits and the like are keywords."""
+    options.setdefault("stop_grace", 2.0)
+    options.setdefault("abort_grace", 1.0)
+    options.setdefault("close_timeout", 2.0)
+    async with sockrpc.serve(app, "127.0.0.1", 0, **options) as server:
+        yield Serving(server)
+
+
+class Serving:
+    """A running server and where it is."""
+
+    def __init__(self, server: sockrpc.Server) -> None:
+        self.server = server
+        self.port: int = server.sockets[0].getsockname()[1]
+        self.uri = f"ws://127.0.0.1:{self.port}/socket"
+
+    def connect(self, **options: Any) -> sockrpc.connect:
+        return sockrpc.connect(self.uri, **options)
+
+    async def raw(self, **options: Any) -> RawClient:
+        return await RawClient.connect(self.port, **options)
+
+    def only_socket(self) -> sockrpc.Socket:
+        (socket,) = self.server.connections
+        return socket
+
+
+async def until(condition: Any, patience: float = PATIENCE) -> None:
+    """Turn the loop until `condition()` holds; no time is slept away, and it fails after `patience`."""
+    async with asyncio.timeout(patience):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def started(coroutine: Any) -> asyncio.Task[Any]:
+    """A task whose first step has run: a call that is in it has been made."""
+    task = asyncio.ensure_future(coroutine)
+    await asyncio.sleep(0)
+    return task
+
+
+def frame(
+    opcode: int, payload: bytes = b"", *, final: bool = True, masked: bool = True, reserved: int = 0
+) -> bytes:
+    """One WebSocket frame, written down anew from RFC 6455 5.2 as an oracle for ours."""
+    size = len(payload)
+    if size < 126:
+        length = bytes([(0x80 if masked else 0) | size])
+    elif size < 65536:
+        length = bytes([(0x80 if masked else 0) | 126]) + struct.pack("!H", size)
+    else:
+        length = bytes([(0x80 if masked else 0) | 127]) + struct.pack("!Q", size)
+    head = bytes([(0x80 if final else 0) | reserved << 4 | opcode]) + length
+    if not masked:
+        return head + payload
+    key = os.urandom(4)
+    return head + key + bytes(byte ^ key[i & 3] for i, byte in enumerate(payload))
+
+
+def request(id: int, name: str, payload: bytes = b"") -> bytes:
+    """A masked WebSocket message that holds a Request."""
+    encoded = name.encode()
+    return frame(BINARY, b"\x02" + struct.pack("!I", id) + bytes([len(encoded)]) + encoded + payload)
+
+
+def reset(id: int) -> bytes:
+    """A masked WebSocket message that holds a Reset."""
+    return frame(BINARY, b"\x03" + struct.pack("!I", id))
+
+
+def notify(name: str, payload: bytes = b"") -> bytes:
+    """A masked WebSocket message that holds a Notify."""
+    encoded = name.encode()
+    return frame(BINARY, b"\x01" + bytes([len(encoded)]) + encoded + payload)
+
+
+def opening(path: str = "/socket", *, host: str = "127.0.0.1", **headers: str) -> bytes:
+    """An opening request; keywords replace headers ("_" for "-"), an empty value leaves one out."""
+    fields = {
+        "Host": host,
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Protocol": SUBPROTOCOL,
+    }
+    fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+    lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items() if value)]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+class RawClient:
+    """A client that sends exactly the bytes it is told to, in exactly the writes it is told to."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def connect(cls, port: int, *, then: bytes = b"", **headers: str) -> Self:
+        """Connect and complete the opening handshake; `then` goes in the same segment as the request."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        client = cls(reader, writer)
+        await client.send(opening(**headers) + then)
+        head = await client.wait(reader.readuntil(b"\r\n\r\n"))
+        assert head.startswith(b"HTTP/1.1 101 "), head
+        return client
+
+    async def wait(self, awaitable: Any) -> Any:
+        async with asyncio.timeout(PATIENCE):
+            return await awaitable
+
+    async def send(self, *data: bytes) -> None:
+        """Write everything in one go."""
+        self.writer.write(b"".join(data))
+        await self.wait(self.writer.drain())
+
+    async def receive(self) -> tuple[int, bytes]:
+        """The opcode and payload of the next frame, which must be final and not masked."""
+        head = await self.wait(self.reader.readexactly(2))
+        assert head[0] & 0x80, "the server sent a fragment"
+        assert not head[1] & 0x80, "the server masked a frame"
+        size = head[1]
+        if size == 126:
+            (size,) = struct.unpack("!H", await self.wait(self.reader.readexactly(2)))
+        elif size == 127:
+            (size,) = struct.unpack("!Q", await self.wait(self.reader.readexactly(8)))
+        return head[0] & 0x0F, await self.wait(self.reader.readexactly(size))
+
+    async def answer(self) -> tuple[int, bytes]:
+        """The id and payload of the next message, which must be a Response."""
+        opcode, message = await self.receive()
+        assert opcode == BINARY, (opcode, message)
+        assert message[0] == 4, message
+        return struct.unpack("!I", message[1:5])[0], message[5:]
+
+    async def closing(self) -> tuple[int, str]:
+        """The code and reason of the close frame, which must be the next frame."""
+        opcode, payload = await self.receive()
+        assert opcode == CLOSE, (opcode, payload)
+        return (struct.unpack("!H", payload[:2])[0] if payload else 1005), payload[2:].decode()
+
+    async def nothing_more(self) -> bool:
+        """True if the server sends nothing but end of file."""
+        return await self.wait(self.reader.read()) == b""
+
+    async def synchronize(self) -> None:
+        """Wait until the server has worked through everything that was sent before."""
+        mark = os.urandom(8)
+        await self.send(frame(PING, mark))
+        opcode, payload = await self.receive()
+        assert (opcode, payload) == (PONG, mark), (opcode, payload)
+
+    async def close(self) -> None:
+        """Close TCP without a close frame."""
+        self.writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self.wait(self.writer.wait_closed())
+
+    def reset_line(self) -> None:
+        """Cut the line with a TCP reset."""
+        self.writer.transport.abort()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
