@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import struct
 from collections.abc import AsyncIterator
 from typing import Any, Self
@@ -51,6 +52,20 @@ async def until(condition: Any, patience: float = PATIENCE) -> None:
     """Turn the loop until `condition()` holds; no time is slept away, and it fails after `patience`."""
     async with asyncio.timeout(patience):
         while not condition():
+            await asyncio.sleep(0)
+
+
+# How bytes may reach the other side: `deliver` takes one of them.
+DELIVERIES = ["whole", "byte by byte", "split in the middle"]
+
+
+async def deliver(peer: Any, data: bytes, how: str) -> None:
+    """Send bytes so that the other side, which is in this very loop, reads them whole or in pieces."""
+    step = {"whole": len(data), "byte by byte": 1, "split in the middle": (len(data) + 1) // 2}[how]
+    for start in range(0, len(data), step):
+        await peer.send(data[start : start + step])
+        # One turn writes it, one reads it; where the system is slower the pieces are just larger.
+        for _ in range(3):
             await asyncio.sleep(0)
 
 
@@ -109,6 +124,13 @@ def opening(path: str = "/socket", *, host: str = "127.0.0.1", **headers: str) -
     fields |= {name.replace("_", "-"): value for name, value in headers.items()}
     lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items() if value)]
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+def cut(writer: asyncio.StreamWriter) -> None:
+    """Abort a connection with a TCP reset: that is what closing does when it may not linger."""
+    with writer.get_extra_info("socket").dup() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 class RawClient:
@@ -181,7 +203,7 @@ class RawClient:
 
     def reset_line(self) -> None:
         """Cut the line with a TCP reset."""
-        self.writer.transport.abort()
+        cut(self.writer)
 
     async def __aenter__(self) -> Self:
         return self

@@ -213,9 +213,8 @@ async def test_on_connect_that_raises_closes_with_1011_and_skips_on_disconnect(
         raise RuntimeError("no room")
 
     app.on_disconnect(lambda socket: log.append("disconnected"))
-    async with serving(app) as here:
-        async with await here.raw() as raw:
-            assert await raw.closing() == (1011, "on_connect failed")
+    async with serving(app) as here, await here.raw() as raw:
+        assert await raw.closing() == (1011, "on_connect failed")
     assert log == []
     assert "no room" in caplog.text
 
@@ -278,4 +277,3 @@ async def test_rooms_broadcast_to_every_member_and_lose_lost_ones() -> None:
             assert await anext(heard) == b"to all"
         await until(lambda: len(room) == 1)
         assert here.only_socket() in room
-

@@ -125,6 +125,8 @@ cdef class Connection(Output):
         cdef object waiter = self.drain_waiter
         cdef bytes pong = self.pending_pong
         self.write_paused = False
+        # A ping may have stood behind what was blocked; its time begins now.
+        self.pinged_at = self.context.loop.time()
         if pong is not None:
             self.pending_pong = None
             self.send_pong(pong)
@@ -433,7 +435,7 @@ cdef class Connection(Output):
             if self.reading_stalled_since and now - self.reading_stalled_since >= self.settings.stall_timeout:
                 return True
         return (
-            self.awaiting_pong and not self.reading_held
+            self.awaiting_pong and not self.reading_held and not self.write_paused
             and self.settings.ping_timeout and now - self.pinged_at >= self.settings.ping_timeout
         )
 

@@ -41,3 +41,4 @@ cdef class Output(Member):
     cdef int give_to_transport(self, bytes data) except -1
     cdef bytes take_output(self)
     cdef Py_ssize_t unsent(self) except -1
+    cdef int append_frame(self, bytes frame) except -1

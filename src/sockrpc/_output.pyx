@@ -7,7 +7,7 @@ from libc.string cimport memcpy
 
 from sockrpc._loop cimport LoopContext, Member
 from sockrpc._websocket cimport (
-    MAX_HEADER_BYTES, OPCODE_BINARY, Buffer, apply_mask, buffer_free, buffer_reserve, fresh_mask, write_header,
+    MAX_HEADER_BYTES, OPCODE_BINARY, Buffer, apply_mask, buffer_append, buffer_free, buffer_reserve, fresh_mask, write_header,
 )
 
 cdef enum:
@@ -97,6 +97,17 @@ cdef class Output(Member):
         except RuntimeError:
             # uvloop: the handle was closed under us; connection_lost is on its way.
             pass
+        return 0
+
+    cdef int append_frame(self, bytes frame) except -1:
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(frame)
+        if size >= LARGE_PAYLOAD_BYTES:
+            # Not copied, as many connections may share it.
+            self.flush()
+            return self.give_to_transport(frame)
+        buffer_append(&self.output, <const uint8_t *> PyBytes_AS_STRING(frame), size)
+        if self.output.size + self.buffered_bytes >= self.settings.output_high_bytes:
+            self.flush()
         return 0
 
     cdef int send_control(self, uint8_t opcode, bytes payload) except -1:

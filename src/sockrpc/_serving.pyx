@@ -64,18 +64,17 @@ cdef class ServerConnection(Host):
 
     # The application's side
 
-    def opened(self) -> None:
-        """The opening handshake is complete: calls may come, and start once `admit` is called."""
-        self.shut = True
+    def opened(self, shut: bool) -> None:
+        """The opening handshake is complete: calls may come; while `shut` they wait for `admit`."""
+        self.shut = shut
         self.service.connections.add(self)
+        if self.service.stopping:
+            self.drain()
 
     def admit(self) -> None:
         """The application is ready (its on_connect hook has finished): calls may start."""
         self.shut = False
         self.pump()
-        self.begin()
-        if self.service.stopping:
-            self.drain()
 
     @property
     def in_flight(self) -> int:
@@ -96,9 +95,10 @@ cdef class ServerConnection(Host):
             self.write_soon(self.active_count + self.notifying <= 1)
 
     def send_frame(self, frame: bytes) -> None:
-        """Write a frame that is shared with other connections, without copying it."""
-        self.flush()
-        self.give_to_transport(frame)
+        """Append a whole WebSocket frame that is shared with other connections."""
+        self.append_frame(frame)
+        if not self.pumping:
+            self.write_soon(False)
 
     # The socket form
 
@@ -228,7 +228,8 @@ cdef class ServerConnection(Host):
             return False
         if type(procedure) is Call:
             return (
-                self.active_count < self.settings.max_in_flight and not self.write_paused and not self.draining
+                self.active_count < self.settings.max_in_flight
+                and not self.write_paused and not self.draining and not self.ended
             )
         return self.notifying < self.settings.max_notifications
 

@@ -12,6 +12,8 @@ from libc.string cimport memcpy, memmove
 
 import os
 
+from sockrpc.errors import UsageError
+
 DEF_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 cdef Py_ssize_t SMALLEST_BUFFER = 512
@@ -126,7 +128,7 @@ cdef bint is_sendable_code(int code) noexcept:
 cdef bytes close_payload(int code, str reason):
     cdef bytes text
     if not is_sendable_code(code):
-        raise ValueError(f"{code} is not a close code that may be sent (RFC 6455 section 7.4)")
+        raise UsageError(f"{code} is not a close code that may be sent (RFC 6455 section 7.4)")
     text = reason.encode()
     if len(text) > MAX_CONTROL_BYTES - 2:
         # Cut on a character's edge: a reason must stay UTF-8.

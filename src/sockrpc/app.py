@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from sockrpc._calls import Call, Notification
 from sockrpc._frames import encode
@@ -38,14 +38,27 @@ class App:
         self._on_connect: list[SocketHook] = []
         self._on_disconnect: list[SocketHook] = []
 
+    @overload
+    def method(self, name: M, /) -> M: ...
+
+    @overload
     def method(
         self,
-        name: str | Callable[[Call], Any] | None = None,
+        name: str | None = None,
         *,
         timeout: float | None = None,
         run_to_completion: bool = False,
         thread: bool = False,
-    ) -> Any:
+    ) -> Callable[[M], M]: ...
+
+    def method(
+        self,
+        name: str | M | None = None,
+        *,
+        timeout: float | None = None,
+        run_to_completion: bool = False,
+        thread: bool = False,
+    ) -> M | Callable[[M], M]:
         """Register the decorated function as the handler of a method.
 
         A coroutine function runs in a task of its own, which a reset, the loss of the connection or a
@@ -64,6 +77,7 @@ class App:
         """
         if callable(name):
             return self.method()(name)
+        chosen = name
 
         def register(function: M) -> M:
             coroutine = is_coroutine_function(function)
@@ -75,7 +89,7 @@ class App:
                 if timeout <= 0:
                     raise UsageError("timeout is a positive number of seconds")
             handler = Handler(
-                function_name(function) if name is None else name,
+                function_name(function) if chosen is None else chosen,
                 function,
                 timeout=timeout or 0.0,
                 run_to_completion=run_to_completion,
@@ -86,7 +100,13 @@ class App:
 
         return register
 
-    def on(self, name: str | Callable[[Notification], Any] | None = None) -> Any:
+    @overload
+    def on(self, name: N, /) -> N: ...
+
+    @overload
+    def on(self, name: str | None = None) -> Callable[[N], N]: ...
+
+    def on(self, name: str | N | None = None) -> N | Callable[[N], N]:
         """Register the decorated function, plain or coroutine, as the handler of an event.
 
         Losing the connection does not abort it: the client is not waiting. The end of the stop grace
@@ -100,9 +120,11 @@ class App:
         """
         if callable(name):
             return self.on()(name)
+        chosen = name
 
         def register(function: N) -> N:
-            add(self._events, Handler(function_name(function) if name is None else name, function), "event")
+            event = function_name(function) if chosen is None else chosen
+            add(self._events, Handler(event, function), "event")
             return function
 
         return register

@@ -13,9 +13,9 @@ from websockets.exceptions import InvalidURI
 from websockets.uri import WebSocketURI, parse_uri
 
 from sockrpc._calling import ClientConnection, Subscription
-from sockrpc._output import Settings
 from sockrpc._frames import SUBPROTOCOL, encode
 from sockrpc._loop import context_of_running_loop
+from sockrpc._output import Settings
 from sockrpc.errors import ConnectionLost, HandshakeError, SockRPCError, UsageError
 from sockrpc.handshake import ClientHandshake
 from sockrpc.limits import ClientLimits, Limits

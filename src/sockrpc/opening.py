@@ -12,8 +12,8 @@ from typing import NamedTuple
 from websockets.http11 import Request, Response
 
 from sockrpc._frames import SUBPROTOCOL
-from sockrpc._serving import ServerConnection
 from sockrpc._service import Service
+from sockrpc._serving import ServerConnection
 from sockrpc.handshake import Origins, ServerHandshake, plain_response, serialize_response
 from sockrpc.sockets import Socket
 
@@ -48,7 +48,9 @@ class ServerOpening:
 
     def connected(self) -> None:
         """The transport is there."""
-        if self.service.attached > self.policy.max_connections:
+        if self.service.stopping:
+            self.refuse(plain_response(http.HTTPStatus.SERVICE_UNAVAILABLE, "This server is stopping.\n"))
+        elif self.service.attached > self.policy.max_connections:
             text = "This server has as many connections as it takes; try again later.\n"
             self.refuse(plain_response(http.HTTPStatus.SERVICE_UNAVAILABLE, text))
 
@@ -72,8 +74,8 @@ class ServerOpening:
             return
         try:
             result = self.policy.process_request(self.connection.socket, outcome)
-        except Exception:
-            self.failed()
+        except Exception as error:
+            self.failed(error)
             return
         if inspect.isawaitable(result):
             self.connection.hold_handshake(True)
@@ -86,16 +88,16 @@ class ServerOpening:
         """Wait for what the application says, as long as the handshake may take."""
         try:
             response = await result
-        except Exception:
-            self.failed()
+        except Exception as error:
+            self.failed(error)
             return
         if self.connection is not None:
             self.connection.hold_handshake(False)
             self.decide(request, response)
 
-    def failed(self) -> None:
+    def failed(self, error: Exception) -> None:
         """`process_request` raised: its text is for our log, not for the peer."""
-        LOG.exception("process_request failed")
+        LOG.error("process_request failed", exc_info=error)
         self.refuse(plain_response(http.HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error.\n"))
 
     def decide(self, request: Request, response: Response | None) -> None:
@@ -118,6 +120,7 @@ class ServerOpening:
         self.connection = None
         connection.open(self.handshake.rest)
         connection.socket._opened(self.handshake.subprotocol)
+        connection.begin()
 
     def refuse(self, response: Response, *, head: bool = False) -> None:
         """Send a response that opens no WebSocket."""

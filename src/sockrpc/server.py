@@ -13,9 +13,9 @@ from collections.abc import Generator, Mapping
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from sockrpc._output import Settings
 from sockrpc._loop import LoopContext, context_of_running_loop
 from sockrpc._names import NameTable
+from sockrpc._output import Settings
 from sockrpc._service import Service, is_coroutine_function
 from sockrpc.app import App
 from sockrpc.errors import UsageError

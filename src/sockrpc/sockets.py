@@ -155,10 +155,10 @@ class Socket:
     def _opened(self, subprotocol: str | None) -> None:
         """The handshake is complete: run what the application wants to run first."""
         self._subprotocol = subprotocol
-        self._connection.opened()
         hooks = self._hooks
-        if hooks.handle_socket is None and not hooks.on_connect:
-            self._connection.admit()
+        shut = hooks.handle_socket is None and bool(hooks.on_connect)
+        self._connection.opened(shut)
+        if hooks.handle_socket is None and not shut:
             return
         self._task = asyncio.get_running_loop().create_task(
             self._connect() if hooks.handle_socket is None else self._handle(hooks.handle_socket)
@@ -179,7 +179,6 @@ class Socket:
             self._connection.admit()
 
     async def _handle(self, handle_socket: SocketHandler) -> None:
-        self._connection.admit()
         try:
             await handle_socket(self)
         except Exception as error:

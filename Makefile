@@ -1,0 +1,59 @@
+## Everything is set up as needed, in virtual environments of its own below .venv/.
+##
+##   make demo    build, install and run the demo server     (ARGS="--port 8000")
+##   make test    the tests on every CPython >= 3.11 found   (PYTHONS="3.11 3.13"  PYTEST_ARGS="-k reset"  JOBS=1)
+##   make check   static checks: lint, format, types, stubs
+##   make bench   benchmarks on the newest interpreter       (ARGS="-k frames")
+##   make soak    ten minutes of load on the newest interpreter
+##   make cover   line coverage of Python and Cython sources (ARGS="-k frames")
+##   make wheel   source distribution and wheel into dist/
+##   make clean   remove all that the others made
+##
+## PYTHONS also chooses the interpreter of the other targets; the newest released one is the default.
+## SOCKRPC_DEBUG=1 builds with assertions and debug symbols: SOCKRPC_DEBUG=1 make test
+
+# Thin on purpose: how environments are made and tests are run stands in scripts/, typed and linted.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench soak cover wheel clean
+export PYTHONS PYTEST_ARGS JOBS
+
+IN = scripts/python scripts/environments.py
+IN_CHECK = @$(IN) --group lint check --
+
+help:
+	@sed -n 's/^## \{0,1\}//p' Makefile
+
+demo:
+	@$(IN) demo -- sockrpc demo $(ARGS)
+
+test:
+	@scripts/python scripts/test_all.py
+
+check:
+	$(IN_CHECK) ruff check .
+	$(IN_CHECK) ruff format --check .
+	$(IN_CHECK) mypy
+	$(IN_CHECK) python -m mypy.stubtest sockrpc --concise --ignore-disjoint-bases --allowlist scripts/stubtest-allowed.txt --ignore-unused-allowlist
+ifneq ($(wildcard tests/typing),)
+	$(IN_CHECK) mypy tests/typing
+endif
+
+bench:
+	@mkdir -p build
+	@$(IN) --group test 'test-{minor}' -- python -m pytest bench --benchmark-disable-gc \
+	    --benchmark-columns=min,median,iqr,rounds --benchmark-json=build/bench.json $(ARGS)
+
+soak:
+	@$(IN) --group test 'test-{minor}' -- python -m pytest -m soak $(ARGS)
+
+cover:
+	@SOCKRPC_TRACE=1 $(IN) --group test --group coverage --editable cover -- \
+	    sh -c 'coverage run -m pytest -m "not long and not soak" "$$@"; code=$$?; coverage report; exit $$code' cover $(ARGS)
+
+wheel:
+	@$(IN) --group wheels --no-package wheel -- python -m build
+
+clean:
+	rm -rf .venv build dist .benchmarks .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
+	rm -f src/sockrpc/*.so $(foreach kind,c html,$(patsubst %.pyx,%.$(kind),$(wildcard src/sockrpc/*.pyx)))
+	find src tests bench examples scripts -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,194 @@
+"""Runs the tests on every CPython >= 3.11 of this machine, and sums up.
+
+Environment variables:
+    PYTHONS      minor versions to run, such as ``3.12`` or ``3.11,3.13``; every one that is found otherwise
+    PYTEST_ARGS  appended to every pytest command, such as ``-k reset -x``
+    JOBS         interpreters at a time; two where there are two cores, one otherwise
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from environments import (
+    ROOT,
+    Interpreter,
+    SetUpError,
+    clean_environ,
+    find_interpreters,
+    install_missing,
+    make_environment,
+    wanted_minors,
+)
+
+REPORTS = ROOT / "build" / "test"
+SUMMARY = REPORTS / "summary"
+SUPPORTED_MINORS = [f"3.{minor}" for minor in range(11, 16)]
+ORDINARY = "not long and not soak"
+NO_TESTS_COLLECTED = 5
+# Far above what a whole run takes: single tests have time-outs of their own.
+RUN_LIMIT_SECONDS = 1800
+
+
+@dataclass
+class Run:
+    """One pytest process, or a set-up that failed before there was one."""
+
+    interpreter: Interpreter
+    what: str
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    trouble: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        return not self.failed and not self.trouble
+
+    def line(self) -> str:
+        outcome = self.trouble or f"{counts(self.passed, self.failed, self.skipped)} in {self.seconds:.0f} s"
+        return f"{self.interpreter.release:<8} {self.what:<6} {outcome}"
+
+
+def counts(passed: int, failed: int, skipped: int) -> str:
+    return f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else "")
+
+
+def banner(text: str) -> None:
+    print(f"\n==== {text} ====", flush=True)
+
+
+def read_report(run: Run, report: Path) -> None:
+    for suite in ET.parse(report).getroot().iter("testsuite"):
+        tests, failures, errors, skipped = (
+            int(suite.get(name, "0")) for name in ("tests", "failures", "errors", "skipped")
+        )
+        run.failed += failures + errors
+        run.skipped += skipped
+        run.passed += max(0, tests - failures - errors - skipped)
+
+
+def run_pytest(interpreter: Interpreter, python: Path, what: str, marks: str, *, stream: bool) -> Run:
+    """Runs pytest once. Its output goes straight out if `stream` is set, and is printed at the end if not."""
+    run = Run(interpreter, what)
+    report, log = (REPORTS / f"{what}-{interpreter.minor}.{kind}" for kind in ("xml", "log"))
+    command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-m", marks, f"--junitxml={report}"]
+    command += shlex.split(os.environ.get("PYTEST_ARGS", ""))
+    if stream:
+        banner(f"{what} on {interpreter.release}")
+    started = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=clean_environ(),
+            stdin=subprocess.DEVNULL,
+            stdout=None if stream else output,
+            stderr=None if stream else subprocess.STDOUT,
+        )
+        try:
+            code = process.wait(RUN_LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            run.trouble = f"did not end within {RUN_LIMIT_SECONDS} s"
+            code = -1
+        finally:
+            process.kill()
+            process.wait()
+    run.seconds = time.monotonic() - started
+    if report.exists():
+        read_report(run, report)
+    if code == NO_TESTS_COLLECTED:
+        # A choice made by PYTEST_ARGS may well leave one of the runs empty; the sum tells if all were.
+        run.trouble = "" if os.environ.get("PYTEST_ARGS") else "no tests were found"
+    elif (code or not report.exists()) and run.is_good:
+        run.trouble = f"pytest ended with exit code {code}" + ("" if report.exists() else " and no report")
+    if not stream:
+        banner(f"{what} on {interpreter.release}")
+        print(log.read_text(errors="replace"), flush=True)
+    return run
+
+
+def choose() -> tuple[list[Interpreter], list[str]]:
+    """The interpreters to run, oldest first, and a line on each that is skipped."""
+    found, remarks = find_interpreters()
+    minors = wanted_minors()
+    chosen = [i for i in found if not minors or i.minor in minors]
+    absent = [minor for minor in SUPPORTED_MINORS if minor not in {i.minor for i in found}]
+    skipped = [f"{minor:<8} skipped: not found" for minor in absent]
+    skipped += [f"{i.release:<8} skipped: PYTHONS asks for others" for i in found if i not in chosen]
+    missing = set(minors) - {i.minor for i in chosen}
+    if missing:
+        raise SetUpError(f"PYTHONS asks for {', '.join(sorted(missing))}: not found")
+    if not chosen:
+        raise SetUpError("no CPython >= 3.11 was found")
+    chosen = install_missing(chosen)
+    for interpreter in [i for i in chosen if not i.is_ready and not minors]:
+        chosen.remove(interpreter)
+        skipped.append(f"{interpreter.release:<8} skipped: {interpreter.complaint()}")
+    if not chosen:
+        raise SetUpError("\n".join(["no interpreter can be used", *skipped]))
+    return chosen, [*sorted(skipped), *(f"         {remark}" for remark in remarks)]
+
+
+def set_up(interpreters: list[Interpreter], pool: ThreadPoolExecutor) -> tuple[dict[str, Path], list[Run]]:
+    def make(interpreter: Interpreter) -> Path | Run:
+        try:
+            return make_environment(interpreter, f"test-{interpreter.minor}", ["test"])
+        except SetUpError as error:
+            print(f"\n{error}", flush=True)
+            return Run(interpreter, "set-up", trouble="failed: its output stands above")
+
+    made = dict(zip([i.minor for i in interpreters], pool.map(make, interpreters), strict=True))
+    failed = [result for result in made.values() if isinstance(result, Run)]
+    return {minor: result for minor, result in made.items() if isinstance(result, Path)}, failed
+
+
+def main() -> int:
+    shutil.rmtree(REPORTS, ignore_errors=True)
+    REPORTS.mkdir(parents=True)
+    jobs = int(os.environ.get("JOBS") or min(2, os.cpu_count() or 1))
+    try:
+        interpreters, skipped = choose()
+    except SetUpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"testing on {', '.join(f'{i.release} ({i.path})' for i in interpreters)}", flush=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        pythons, runs = set_up(interpreters, pool)
+        ready = [i for i in interpreters if i.minor in pythons]
+        stream = jobs == 1 or len(ready) == 1
+        if not stream:
+            print(f"running {jobs} interpreters at a time; what one prints follows once it ended", flush=True)
+        runs += pool.map(lambda i: run_pytest(i, pythons[i.minor], "tests", ORDINARY, stream=stream), ready)
+    if ready:
+        # Only now, and alone: load figures mean nothing while another suite takes a core.
+        newest = ready[-1]
+        runs.append(run_pytest(newest, pythons[newest.minor], "long", "long", stream=True))
+
+    banner("summary")
+    for line in [*(run.line() for run in runs), *skipped]:
+        print(line)
+    passed, failed = sum(run.passed for run in runs), sum(run.failed for run in runs)
+    # Trouble that no test stands for has to show in the sum as well.
+    failed += sum(1 for run in runs if run.trouble and not run.failed)
+    if not passed and not failed:
+        print("no test ran", file=sys.stderr)
+        failed = 1
+    total = counts(passed, failed, sum(run.skipped for run in runs))
+    SUMMARY.write_text(f"{total}\n")
+    print(total, flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,347 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import dataclasses
+import importlib
+import json
+import logging
+import ssl
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import sockrpc
+from sockrpc.limits import ClientLimits, Limits, ServerLimits
+from sockrpc.pages import pages, serve_pages
+
+__all__ = ["main"]
+
+# v0.1 can not tell a client that a call failed, so no call waits for ever by accident.
+DEFAULT_TIMEOUT = 30.0
+
+# What the demo's page needs beside the client.
+DEMO_FILES = ("demo.css", "demo.js")
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_TIMED_OUT = 124  # as timeout(1)
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+EXIT_CODES = """
+exit codes: 0 done, 1 failed (no connection, connection lost), 2 usage,
+124 timed out (the call was reset), 130 interrupted (the call was reset)
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except sockrpc.UsageError as error:
+        return complain(str(error), EXIT_USAGE)
+    except KeyboardInterrupt:
+        return complain("interrupted", EXIT_INTERRUPTED)
+    except TimeoutError as error:
+        return complain(str(error) or "timed out", EXIT_TIMED_OUT)
+    except BrokenPipeError:
+        # Whoever read our output has gone; that is how pipes end. Nothing may be flushed into it again.
+        sys.stdout = None
+        return EXIT_FAILED
+    except (OSError, sockrpc.SockRPCError) as error:
+        return complain(f"{type(error).__name__}: {error}", EXIT_FAILED)
+    return code
+
+
+def complain(text: str, code: int) -> int:
+    """Say what is wrong, in one line and without control characters of a peer."""
+    printable = "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
+    print(f"sockrpc: {printable}", file=sys.stderr)
+    return code
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="sockrpc", description="RPC over WebSocket whose calls can really be cancelled."
+    )
+    parser.add_argument("--version", action="version", version=f"sockrpc {sockrpc.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        formatter = argparse.RawDescriptionHelpFormatter
+        added = commands.add_parser(
+            name, help=text, description=text, epilog=EXIT_CODES, formatter_class=formatter
+        )
+        added.set_defaults(run=run)
+        return added
+
+    serving = command("serve", serve, "serve an app")
+    serving.add_argument("app", metavar="MODULE:APP", help="an App, or a coroutine function of one socket")
+    add_serving_options(serving)
+    serving.add_argument("--path", help="answer on this path only")
+    serving.add_argument("--page", type=Path, metavar="FILE", help="serve this page at /, and /sockrpc.js")
+
+    add_serving_options(command("demo", demo, "serve the tutorial's procedures and its page"))
+
+    calling = command("call", call, "call a method and print its answer; Ctrl-C resets the call")
+    add_client_options(calling)
+    calling.add_argument("method", metavar="METHOD")
+    calling.add_argument("payload", metavar="PAYLOAD", nargs="?", default="", help="text; - reads stdin")
+    calling.add_argument(
+        "--timeout", type=float, default=DEFAULT_TIMEOUT, metavar="S", help="seconds (%(default)g)"
+    )
+
+    notifying = command("notify", notify, "send a notification")
+    add_client_options(notifying)
+    notifying.add_argument("event", metavar="EVENT")
+    notifying.add_argument("payload", metavar="PAYLOAD", nargs="?", default="", help="text; - reads stdin")
+
+    listening = command("listen", listen, "print the payloads of events, one a line, until Ctrl-C")
+    add_client_options(listening)
+    listening.add_argument("events", metavar="EVENT", nargs="+")
+    return parser
+
+
+def add_serving_options(parser: argparse.ArgumentParser) -> None:
+    """What serve and demo take."""
+    parser.add_argument("--host", default=None, help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=None, help="TCP port (3000)")
+    parser.add_argument("--uds", metavar="PATH", help="listen on a unix socket instead")
+    parser.add_argument("--ssl-certfile", type=Path, metavar="FILE", help="serve wss with this certificate")
+    parser.add_argument(
+        "--ssl-keyfile", type=Path, metavar="FILE", help="its key, if it is not in the same file"
+    )
+    parser.add_argument(
+        "--origin", action="append", metavar="ORIGIN", help="let in pages of this origin too; * lets in all"
+    )
+    parser.add_argument("--loop", choices=["auto", "uvloop", "asyncio"], default="auto", help="(%(default)s)")
+    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    add_json_option(parser)
+    add_limit_options(parser, ServerLimits.__optional_keys__)
+
+
+def add_client_options(parser: argparse.ArgumentParser) -> None:
+    """What call, notify and listen take."""
+    parser.add_argument("uri", metavar="URI", help="ws://host:port/path or wss://...")
+    parser.add_argument("--uds", metavar="PATH", help="connect to this unix socket")
+    parser.add_argument(
+        "--header", action="append", default=[], metavar="NAME: VALUE", help="send a header too"
+    )
+    parser.add_argument("--cafile", type=Path, metavar="FILE", help="trust these certificates (wss)")
+    add_json_option(parser)
+    add_limit_options(parser, ClientLimits.__optional_keys__)
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
+
+
+def add_limit_options(parser: argparse.ArgumentParser, names: frozenset[str]) -> None:
+    """A flag for each limit, with its default."""
+    group = parser.add_argument_group(
+        "limits", "bytes, seconds or counts, as the names say; 'none' where allowed"
+    )
+    for field in dataclasses.fields(Limits):
+        if field.name in names:
+            flag = "--" + field.name.replace("_", "-")
+            shown = "from the system" if field.name == "max_connections" else f"{field.default}"
+            group.add_argument(
+                flag, type=limit_value, default=argparse.SUPPRESS, metavar="N", help=f"({shown})"
+            )
+
+
+def limit_value(text: str) -> float | int | None:
+    """The value of a limit as it was typed."""
+    if text.lower() == "none":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def given_limits(options: argparse.Namespace, names: frozenset[str]) -> dict[str, Any]:
+    """The limits that were given on the command line."""
+    return {name: value for name, value in vars(options).items() if name in names}
+
+
+def serve(options: argparse.Namespace) -> int:
+    """`sockrpc serve`."""
+    app = load(options.app)
+    page = None
+    if options.page is not None:
+        if not options.page.is_file():
+            raise sockrpc.UsageError(f"{options.page} is not a file")
+        page = serve_pages(pages(options.page))
+    return run_server(options, app, path=options.path, process_request=page)
+
+
+def demo(options: argparse.Namespace) -> int:
+    """`sockrpc demo`."""
+    from sockrpc.demo import make_app
+
+    page = Path(__file__).with_name("page") / "index.html"
+    return run_server(
+        options, make_app(), path="/socket", process_request=serve_pages(pages(page, *DEMO_FILES))
+    )
+
+
+def run_server(options: argparse.Namespace, app: Any, **more: Any) -> int:
+    """Serve until a signal comes."""
+    logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    tls = None
+    if options.ssl_certfile is not None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(options.ssl_certfile, options.ssl_keyfile)
+    elif options.ssl_keyfile is not None:
+        raise sockrpc.UsageError("--ssl-keyfile needs --ssl-certfile")
+    origins: Any = options.origin
+    if origins is not None and "*" in origins:
+        origins = "*"
+
+    def started(server: sockrpc.Server) -> None:
+        if options.uds is not None:
+            where = f"unix:{options.uds}"
+        else:
+            host, port = server.sockets[0].getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            where = f"http{'s' if tls else ''}://{shown}:{port}/"
+        # Flushed, because whoever waits for this line may read a pipe.
+        print(json.dumps({"listening": where}) if options.json else where, flush=True)
+
+    limits = given_limits(options, ServerLimits.__optional_keys__)
+    sockrpc.run(
+        app,
+        options.host,
+        options.port,
+        uds=options.uds,
+        ssl=tls,
+        origins=origins,
+        loop=options.loop,
+        on_started=started,
+        **limits,
+        **more,
+    )
+    return 0
+
+
+def load(name: str) -> Any:
+    """The object named MODULE:APP; modules of the current folder are found.
+
+    Raises:
+        UsageError: There is no such object.
+    """
+    module_name, colon, attributes = name.partition(":")
+    if not colon or not module_name or not attributes:
+        raise sockrpc.UsageError(f"{name!r} is not MODULE:APP")
+    sys.path.insert(0, "")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # Only its own absence is the user's typing error; what it imports in vain is a defect of it.
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise
+        raise sockrpc.UsageError(f"there is no module {module_name!r}") from None
+    for attribute in attributes.split("."):
+        try:
+            found = getattr(found, attribute)
+        except AttributeError:
+            raise sockrpc.UsageError(f"module {module_name!r} has no {attributes!r}") from None
+    return found
+
+
+def connecting(options: argparse.Namespace) -> sockrpc.connect:
+    """How to connect, from the command line."""
+    headers = []
+    for header in options.header:
+        name, colon, value = header.partition(":")
+        if not colon:
+            raise sockrpc.UsageError(f"{header!r} is not NAME: VALUE")
+        headers.append((name.strip(), value.strip()))
+    tls = None if options.cafile is None else ssl.create_default_context(cafile=options.cafile)
+    limits = given_limits(options, ClientLimits.__optional_keys__)
+    return sockrpc.connect(options.uri, uds=options.uds, headers=headers, ssl=tls, **limits)
+
+
+def typed_payload(text: str) -> bytes:
+    """The payload as it was typed, or all of standard input."""
+    return sys.stdin.buffer.read() if text == "-" else text.encode(errors="surrogateescape")
+
+
+def call(options: argparse.Namespace) -> int:
+    """`sockrpc call`."""
+    payload = typed_payload(options.payload)
+    if options.timeout <= 0:
+        raise sockrpc.UsageError("--timeout is a positive number of seconds")
+
+    async def run() -> bytes:
+        async with connecting(options) as client:
+            try:
+                return await client.call(options.method, payload, timeout=options.timeout)
+            except TimeoutError:
+                raise TimeoutError(f"no answer within {options.timeout:g} s; the call was reset") from None
+
+    answer = asyncio.run(run())
+    if options.json:
+        print(json.dumps({"method": options.method, **payload_fields(answer)}), flush=True)
+    else:
+        write_payload(answer)
+    return 0
+
+
+def notify(options: argparse.Namespace) -> int:
+    """`sockrpc notify`."""
+    payload = typed_payload(options.payload)
+
+    async def run() -> None:
+        async with connecting(options) as client:
+            await client.notify(options.event, payload)
+
+    asyncio.run(run())
+    if options.json:
+        print(json.dumps({"event": options.event, **payload_fields(payload)}), flush=True)
+    return 0
+
+
+def listen(options: argparse.Namespace) -> int:
+    """`sockrpc listen`."""
+
+    async def follow(event: str, payloads: sockrpc.Listener) -> None:
+        async for payload in payloads:
+            if options.json:
+                print(json.dumps({"event": event, **payload_fields(payload)}), flush=True)
+            else:
+                write_payload(payload)
+
+    async def run() -> NoReturn:
+        async with connecting(options) as client, asyncio.TaskGroup() as group:
+            for event in dict.fromkeys(options.events):
+                group.create_task(follow(event, client.on(event)))
+        raise AssertionError("the listeners end by an exception only")
+
+    try:
+        asyncio.run(run())
+    except* sockrpc.SockRPCError as errors:
+        raise errors.exceptions[0] from None
+    return 0
+
+
+def payload_fields(payload: bytes) -> dict[str, str]:
+    """A payload in JSON: as text where it is text."""
+    try:
+        return {"payload": payload.decode()}
+    except UnicodeDecodeError:
+        return {"payload_base64": base64.b64encode(payload).decode()}
+
+
+def write_payload(payload: bytes) -> None:
+    """A payload as it is, and a line feed for people and for `read`."""
+    sys.stdout.buffer.write(payload + b"\n")
+    sys.stdout.buffer.flush()
