@@ -165,6 +165,8 @@ cdef class ProcedureQueue:
     cdef int remove(self, Procedure procedure) except -1:
         cdef Procedure before = procedure.previous
         cdef Procedure after = procedure.following
+        # The queue may be the last that refers to it.
+        cdef Procedure kept = procedure
         if before is None:
             self.head = after
         else:
@@ -173,8 +175,8 @@ cdef class ProcedureQueue:
             self.last = before
         else:
             after.previous = before
-        procedure.previous = procedure.following = None
-        procedure.queue = None
+        kept.previous = kept.following = None
+        kept.queue = None
         self.count -= 1
         return 0
 

@@ -175,8 +175,11 @@ cdef class ServerConnection(Host):
 
     cdef int on_reset(self, Frame *frame) except -1:
         cdef PyObject *entry = self.table.find(frame.id)
+        cdef Call call
         if entry != NULL:
-            (<Call> entry).abort("reset", False)
+            # Held: leaving the waiting queue may drop the last other reference.
+            call = <Call> entry
+            call.abort("reset", False)
         # Else it crossed the answer: the normal outcome of a race, not an error.
         return 0
 
