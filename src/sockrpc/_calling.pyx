@@ -164,7 +164,8 @@ cdef class ClientConnection(Connection):
             pending.following = None
             if self.first_unsent is None:
                 self.last_unsent = None
-            if pending.unsent:
+            # Its waiter may have been cancelled without having run since; `abandon` finds it unsent then.
+            if pending.unsent and not pending.future.done():
                 pending.unsent = False
                 n = write_request(
                     prefix, pending.id, <const uint8_t *> PyBytes_AS_STRING(pending.name),

@@ -44,6 +44,7 @@ cdef class Call(Procedure):
     cdef int abort(self, str reason, bint forced) except -1
     cdef int cancel_work(self) except -1
     cdef int cancel_again(self) except -1
+    cdef int cancel_tasks(self) except -1
     cdef int hold(self) except -1
     cdef int let_go(self) except -1
     cdef int settle(self) except -1

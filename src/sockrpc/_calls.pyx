@@ -123,7 +123,9 @@ cdef class Call(Procedure):
             await asyncio.wait([task])
         except CancelledError:
             if not task.done():
-                task.cancel()
+                # An abort of the call has cancelled it already, and once is enough.
+                if not self.cancelled:
+                    task.cancel()
                 await asyncio.wait([task])
             raise
         finally:
@@ -161,7 +163,7 @@ cdef class Call(Procedure):
         if self.hooks is None:
             self.hooks = []
         self.hooks.append((callback, args))
-        if self.phase == PHASE_OVER and self.outcome == OUTCOME_ABORTED:
+        if self.phase == PHASE_OVER and self.outcome == OUTCOME_ABORTED and self.cancelled:
             self.run_hooks()
 
     def __repr__(self) -> str:
@@ -257,9 +259,14 @@ cdef class Call(Procedure):
         self.let_go()
 
     def _awaited_ended(self, task: asyncio.Task[object]) -> None:
-        # Its exception is for whoever waits in abort_on_reset.
+        # Its exception is for whoever waits in abort_on_reset, and who goes on with the call: that it
+        # has no answer yet is no failure.
         self.spawned.remove(task)
-        self.let_go()
+        if self.outcome != OUTCOME_NONE or self.work > 1:
+            self.let_go()
+        else:
+            self.work = 0
+            self.queue.remove(self)
 
     def _thread_started(self) -> None:
         if self.handler.timeout:
@@ -354,11 +361,7 @@ cdef class Call(Procedure):
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        if self.task is not None and not self.delegated:
-            self.task.cancel()
-        if self.spawned:
-            for task in list(self.spawned):
-                task.cancel()
+        self.cancel_tasks()
         if self.job is not None and self.service.threads.withdraw(self.job):
             # No thread had taken it.
             self.job = None
@@ -367,17 +370,23 @@ cdef class Call(Procedure):
             self.settle()
         return 0
 
+    cdef int cancel_tasks(self) except -1:
+        cdef list spawned = [] if self.spawned is None else [(task, task.cancelling()) for task in self.spawned]
+        if self.task is not None and not self.delegated:
+            self.task.cancel()
+        for task, before in spawned:
+            # The handler's cancel has reached what the handler awaits, and once is enough.
+            if task.cancelling() == before:
+                task.cancel()
+        return 0
+
     cdef int cancel_again(self) except -1:
         """At the end of the abort grace of a stopping server, and only there."""
         self.service.log.error(
             "method %r has not ended %s after its abort; it is cancelled again and left behind",
             self.name, "in its thread" if self.job is not None else "")
-        if self.task is not None:
-            self.task.cancel()
-        if self.spawned:
-            for task in list(self.spawned):
-                task.cancel()
-        return 0
+        self.delegated = False
+        return self.cancel_tasks()
 
     # Counting
 
@@ -436,14 +445,21 @@ cdef class Call(Procedure):
                 result = callback(*args)
                 if inspect.isawaitable(result):
                     await result
-            except Exception as error:
+            except (Exception, CancelledError) as error:
+                if asyncio.current_task().cancelling():
+                    # The end of the stop grace.
+                    raise
                 self.service.log.error(
                     "an undo hook of method %r, call %d, failed", self.name, self.id, exc_info=error)
 
     def _hooks_ended(self, task: asyncio.Task[object]) -> None:
-        # Cancelled only at the end of a stop; what was not undone then never will be.
-        self.hooks = None
         self.undoing = False
+        if task.cancelled():
+            # Only at the end of a stop; what was not undone then never will be.
+            self.hooks = None
+        elif self.hooks:
+            # Registered after the last one had run and before this.
+            self.run_hooks()
         self.let_go()
 
 

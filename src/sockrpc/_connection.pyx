@@ -58,6 +58,8 @@ cdef class Connection(Output):
     def connection_made(self, transport) -> None:
         """Called by the transport: it is connected; the opening handshake begins."""
         self.transport = transport
+        # asyncio's own writelines does not call pause_writing (3.12.0 to 3.13.0), or joins the parts.
+        self.vectored = not isinstance(transport, asyncio.Transport)
         # One less, because a transport pauses above its mark and we do at ours.
         transport.set_write_buffer_limits(
             self.settings.output_high_bytes - 1,

@@ -30,6 +30,7 @@ cdef class Output(Member):
     cdef Settings settings
     cdef bint is_client
     cdef Buffer output               # frames not yet given to the transport
+    cdef bint vectored               # the transport's writelines can be relied on
     cdef bint write_paused           # the transport holds more than output_high_bytes
     cdef Py_ssize_t buffered_bytes   # what the transport still held after the last write: an upper bound
     cdef uint64_t written_bytes      # given to the transport so far

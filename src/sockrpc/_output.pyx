@@ -92,7 +92,11 @@ cdef class Output(Member):
             return 0
         self.written_bytes += PyBytes_GET_SIZE(head) + PyBytes_GET_SIZE(payload)
         try:
-            self.transport.writelines((head, payload))
+            if self.vectored:
+                self.transport.writelines((head, payload))
+            else:
+                self.transport.write(head)
+                self.transport.write(payload)
             self.buffered_bytes = self.transport.get_write_buffer_size()
         except RuntimeError:
             # uvloop: the handle was closed under us; connection_lost is on its way.

@@ -11,7 +11,8 @@ cdef class ServerConnection(Host):
     cdef Py_ssize_t waiting_bytes    # of payload
     cdef Py_ssize_t active_count     # calls that have started and not ended: what max_in_flight limits
     cdef bint shut                   # on_connect has not finished
-    cdef bint draining               # the server stops
+    cdef bint draining               # the server stops: no call starts
+    cdef bint stopped                # the server has closed this connection because it stops
     cdef bint pumping
     cdef object taker                # future of the socket form's iterator while it waits
 
@@ -28,3 +29,4 @@ cdef class ServerConnection(Host):
     cdef str decode_name(self, Frame *frame)
     cdef int forget_if_over(self) except -1
     cdef int close_if_drained(self) except -1
+    cdef int close_for_stop(self) except -1

@@ -338,23 +338,30 @@ cdef class ServerConnection(Host):
 
     def _close_drained(self) -> None:
         if self.table.count == 0:
-            self.start_close(1001, "server stopping")
+            self.close_for_stop()
+
+    cdef int close_for_stop(self) except -1:
+        self.stopped = True
+        return self.start_close(1001, "server stopping")
 
     cdef int on_end(self) except -1:
         cdef Call call
-        cdef str reason = "stop" if self.draining and self.ended_by_us else "lost"
+        cdef str reason = "stop" if self.stopped else "lost"
         self.service.connections.discard(self)
         for entry in self.table.entries():
-            (<Call> entry).abort(reason, reason == "stop")
+            (<Call> entry).abort(reason, self.stopped)
         # Work that goes on after its answer ends too: nothing outlives its connection by accident.
         for call in self.active_work():
             if call.handler is None or not call.handler.run_to_completion:
                 call.cancel_work()
         self.socket._ended()
         self.wake_taker()
-        # What is left to start are notifications: the client did not wait for them.
-        if self.waiting.head is not None:
-            self.pump()
+        # What is left to start are notifications: the client did not wait for them. They are dropped
+        # only where the application never let the connection in.
+        while self.shut and self.waiting.head is not None:
+            self.next_waiting()
+            self.service.notifications_dropped += 1
+        self.pump()
         return 0
 
     cdef int on_lost(self) except -1:
@@ -385,7 +392,7 @@ cdef class ServerConnection(Host):
         for call in self.active_work():
             call.abort("stop", True)
         self.draining = True
-        self.start_close(1001, "server stopping")
+        self.close_for_stop()
 
     def end_abort_grace(self) -> None:
         """The abort grace is over too: cancel once more, say whose fault it is, leave it behind."""

@@ -168,7 +168,9 @@ class Socket:
     async def _connect(self) -> None:
         try:
             await run_hooks(self._hooks.on_connect, self)
-        except Exception:
+        except (Exception, asyncio.CancelledError):
+            if is_cancelled():
+                raise
             self._task = None
             # on_disconnect is skipped: nothing that it could undo was completed.
             self._hooks = Hooks()
@@ -181,7 +183,9 @@ class Socket:
     async def _handle(self, handle_socket: SocketHandler) -> None:
         try:
             await handle_socket(self)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancelled():
+                raise
             # One that only says that the connection has ended is the normal end of the coroutine.
             if not (self._connection.has_ended and isinstance(error, ConnectionLost | ConnectionClosed)):
                 log = self._connection.service.log
@@ -216,7 +220,9 @@ class Socket:
     async def _disconnect(self) -> None:
         try:
             await run_hooks(self._hooks.on_disconnect, self)
-        except Exception:
+        except (Exception, asyncio.CancelledError):
+            if is_cancelled():
+                raise
             log = self._connection.service.log
             log.exception("the on_disconnect hook for %r failed", self.remote_address)
 
@@ -239,6 +245,12 @@ class Hooks:
         self.on_connect = on_connect or []
         self.on_disconnect = on_disconnect or []
         self.handle_socket = handle_socket
+
+
+def is_cancelled() -> bool:
+    """True if somebody cancelled the running task; a CancelledError without that is a failure."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def run_hooks(hooks: list[SocketHook], socket: Socket) -> None:

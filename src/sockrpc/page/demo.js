@@ -31,12 +31,15 @@ function log(way, data) {
   if ($("log-pause").checked) return;
   const frame = decode(data);
   const row = document.createElement("tr");
+  row.setAttribute("role", "row");
   row.dataset.way = way;
   row.dataset.frame = frame.frame;
   const time = new Date().toISOString().slice(11, 23);
   const arrow = way === "up" ? "→" : "←";
-  for (const cell of [time, arrow, frame.frame, frame.id, frame.name, frame.payload, frame.size]) {
-    row.insertCell().textContent = cell;
+  for (const words of [time, arrow, frame.frame, frame.id, frame.name, frame.payload, frame.size]) {
+    const cell = row.insertCell();
+    cell.setAttribute("role", "cell");
+    cell.textContent = words;
   }
   row.cells[1].setAttribute("aria-label", way === "up" ? "sent" : "received");
   $("log").prepend(row);
@@ -69,11 +72,13 @@ function showConnection(state, words) {
 
 async function stayConnected() {
   let delay = 500;
+  let words = "connected";
   for (;;) {
     try {
       await socket.connect();
       delay = 500;
-      showConnection("open", "connected");
+      showConnection("open", words);
+      words = "connected again";
       await new Promise((resolve) => socket.ws.addEventListener("close", resolve, { once: true }));
     } catch (error) {
       if (!(error instanceof ConnectionLostError)) throw error;
@@ -100,14 +105,24 @@ function explain(error) {
 
 // Three seconds of work
 
+/** Only one of two buttons can be pressed at a time, and the keyboard's focus goes with it. */
+function startedBy(start, cancel) {
+  const pass = (from, to) => {
+    const hadFocus = [$(from), document.body].includes(document.activeElement);
+    $(to).disabled = false;
+    if (hadFocus) $(to).focus();
+    $(from).disabled = true;
+  };
+  pass(start, cancel);
+  return () => pass(cancel, start);
+}
+
 let task = null;
 
 $("task-start").addEventListener("click", async () => {
   const controller = new AbortController();
   task = controller;
-  $("task-start").disabled = true;
-  $("task-cancel").disabled = false;
-  $("task-cancel").focus();
+  const stopped = startedBy("task-start", "task-cancel");
   say("task-result", "running");
   const began = performance.now();
   const draw = () => {
@@ -124,9 +139,7 @@ $("task-start").addEventListener("click", async () => {
     say("task-result", ...explain(error));
   }
   task = null;
-  $("task-start").disabled = false;
-  if (document.activeElement === $("task-cancel") || document.activeElement === document.body) $("task-start").focus();
-  $("task-cancel").disabled = true;
+  stopped();
 });
 
 $("task-cancel").addEventListener("click", () => task?.abort());
@@ -144,16 +157,14 @@ let many = null;
 
 $("many-start").addEventListener("click", async () => {
   many = new AbortController();
-  $("many-start").disabled = true;
-  $("many-cancel").disabled = false;
+  const stopped = startedBy("many-start", "many-cancel");
   say("many-result", "100 running");
   // One signal serves all of them.
   const calls = Array.from({ length: 100 }, () => socket.call(TASK, [], { signal: many.signal }));
   const results = await Promise.allSettled(calls);
   const done = results.filter((each) => each.status === "fulfilled").length;
   say("many-result", `${done} done, ${100 - done} ${many.signal.aborted ? "cancelled" : "failed"}`, done === 100 ? "good" : "warn");
-  $("many-start").disabled = false;
-  $("many-cancel").disabled = true;
+  stopped();
 });
 
 $("many-cancel").addEventListener("click", () => many?.abort());
@@ -183,8 +194,8 @@ follow("calls", (payload) => showFlight(JSON.parse(text(payload))));
 
 // Ping
 
-let pinged = 0;
-follow("pong", () => say("pong", `${(performance.now() - pinged).toFixed(2)} ms`, "good"));
+// The pong brings back what the ping took along: when it was sent.
+follow("pong", (payload) => say("pong", `${(performance.now() - Number(text(payload))).toFixed(2)} ms`, "good"));
 
 function whenOpen(output, act) {
   return async (event) => {
@@ -197,10 +208,7 @@ function whenOpen(output, act) {
   };
 }
 
-$("ping").addEventListener("click", whenOpen("pong", () => {
-  pinged = performance.now();
-  socket.notify("ping", String(pinged));
-}));
+$("ping").addEventListener("click", whenOpen("pong", () => socket.notify("ping", String(performance.now()))));
 
 // Upper case and address
 
@@ -215,20 +223,22 @@ $("ip").addEventListener("click", whenOpen("ip-result", async () => {
 // Chat
 
 const name = `tab ${Math.floor(Math.random() * 900 + 100)}`;
+$("chat-name").textContent = name;
 
 follow("message", (payload) => {
-  const item = document.createElement("li");
+  const item = document.createElement("p");
   item.textContent = text(payload);
   $("chat").append(item);
   while ($("chat").childElementCount > 200) $("chat").firstChild.remove();
   $("chat").scrollTop = $("chat").scrollHeight;
 });
 
-$("chat-form").addEventListener("submit", whenOpen("chat-text", () => {
+$("chat-form").addEventListener("submit", whenOpen("chat-result", () => {
   const words = $("chat-text").value.trim();
   if (!words) return;
   socket.notify("broadcast", `${name}: ${words}`);
   $("chat-text").value = "";
+  say("chat-result", "");
 }));
 
 $("log-clear").addEventListener("click", () => $("log").replaceChildren());
