@@ -4,8 +4,9 @@ A client that is no longer interested sends a reset frame, and the server's task
 next ``await``; losing the connection aborts every call on it.
 """
 
-from sockrpc._calls import Call, Notification
+from sockrpc._calls import Call
 from sockrpc._frames import SUBPROTOCOL
+from sockrpc._notifications import Notification
 from sockrpc.app import App
 from sockrpc.client import Client, Listener, Status, connect
 from sockrpc.errors import (

@@ -1,4 +1,4 @@
-# Calls and notifications on the side that serves them: one object each, from arrival to the end.
+# Calls on the side that serves them: one object each, from arrival to the end.
 
 from libc.stdint cimport uint8_t
 
@@ -35,6 +35,7 @@ cdef class Call(Procedure):
     cdef bint delegated              # the handler waits in abort_on_reset or wait_reset
     cdef bint undoing                # undo hooks are running
 
+    cdef int start_timer(self) except -1
     cdef int start_coroutine(self, object coroutine) except -1
     cdef int handler_ended(self, object task) except -1
     cdef int returned(self, object result) except -1
@@ -52,9 +53,3 @@ cdef class Call(Procedure):
     cdef int run_hooks(self) except -1
     cdef bint is_own_task(self) except -1
     cdef object spawn(self, object coroutine, object when_done)
-
-cdef class Notification(Procedure):
-    cdef Handler handler             # None in the socket form
-    cdef object task
-
-    cdef int start_coroutine(self, object coroutine) except -1

@@ -1,4 +1,4 @@
-"""Calls and notifications on the side that serves them.
+"""Calls on the side that serves them.
 
 A call ends for its client once: by an answer, a failure or an abort, whichever takes it out of the
 request table first. Its work may go on after that, unwinding; the call counts against the limits
@@ -12,21 +12,19 @@ import asyncio
 import inspect
 
 from sockrpc._frames cimport encode_payload, write_response
-from sockrpc._service cimport KIND_COROUTINE, KIND_THREAD, Handler, Procedure
+from sockrpc._service cimport KIND_COROUTINE, KIND_THREAD, Handler, Procedure, is_coroutine
 
 from sockrpc.errors import UsageError
 
 cdef object CancelledError = asyncio.CancelledError
 
 
-cdef bint is_coroutine(object result) except -1:
-    # A decorated coroutine function does not look like one; what it returns does.
-    return type(result) is not bytes and type(result) is not str and asyncio.iscoroutine(result)
-
-
 @cython.final
 cdef class Call(Procedure):
     """One call, as its handler sees it. It is in flight until it is answered or reset."""
+
+    def __init__(self):
+        raise TypeError("a Call is made by the server that received it")
 
     def __del__(self):
         # Only in the socket form can a call be dropped while it is in flight: elsewhere its work holds it.
@@ -56,6 +54,7 @@ cdef class Call(Procedure):
         if self.reason is not None:
             raise CancelledError
 
+    @cython.nonecheck(True)
     async def respond(self, payload) -> bool:
         """Answer the call.
 
@@ -78,6 +77,7 @@ cdef class Call(Procedure):
             self.settle()
         return True
 
+    @cython.nonecheck(True)
     def spawn_and_abort_on_reset(self, coroutine) -> asyncio.Task:
         """Run a coroutine in a task of its own that an abort of this call cancels.
 
@@ -89,6 +89,7 @@ cdef class Call(Procedure):
         """
         return self.spawn(coroutine, self._spawned_ended)
 
+    @cython.nonecheck(True)
     cdef object spawn(self, object coroutine, object when_done):
         cdef object task
         if self.phase == PHASE_OVER and self.reason is None:
@@ -108,6 +109,7 @@ cdef class Call(Procedure):
         task.add_done_callback(when_done)
         return task
 
+    @cython.nonecheck(True)
     async def abort_on_reset(self, coroutine):
         """Run a coroutine that an abort of this call cancels.
 
@@ -137,6 +139,7 @@ cdef class Call(Procedure):
             return None
         return task.result()
 
+    @cython.nonecheck(True)
     async def wait_reset(self) -> None:
         """Wait until the call is aborted. Where the handler itself waits here, this is how the abort reaches it."""
         cdef bint own = self.is_own_task()
@@ -152,6 +155,7 @@ cdef class Call(Procedure):
             if own:
                 self.delegated = False
 
+    @cython.nonecheck(True)
     def on_abort(self, callback, *args) -> None:
         """Register an undo hook: a function or coroutine function, run if the call is aborted.
 
@@ -166,6 +170,7 @@ cdef class Call(Procedure):
         if self.phase == PHASE_OVER and self.outcome == OUTCOME_ABORTED and self.cancelled:
             self.run_hooks()
 
+    @cython.nonecheck(True)
     def __repr__(self) -> str:
         return f"<Call {self.id} of {self.name!r}, {len(self.payload)} bytes>"
 
@@ -225,14 +230,15 @@ cdef class Call(Procedure):
             task.cancel()
         return 0
 
-    def start_timer(self) -> None:
-        """Begin the method's own timeout."""
+    cdef int start_timer(self) except -1:
         self.timer = self.service.context.loop.call_later(self.handler.timeout, self._timed_out)
+        return 0
 
     def _timed_out(self) -> None:
         self.timer = None
         self.abort("timeout", True)
 
+    @cython.nonecheck(True)
     cdef bint is_own_task(self) except -1:
         if self.handler is None:
             return False
@@ -424,6 +430,7 @@ cdef class Call(Procedure):
             self.connection.on_work_ended(self)
         return 0
 
+    @cython.nonecheck(True)
     cdef int run_hooks(self) except -1:
         cdef object task
         if self.undoing:
@@ -438,6 +445,7 @@ cdef class Call(Procedure):
             task.add_done_callback(self._hooks_ended)
         return 0
 
+    @cython.nonecheck(True)
     async def _run_hooks(self) -> None:
         while self.hooks:
             callback, args = self.hooks.pop()
@@ -461,56 +469,3 @@ cdef class Call(Procedure):
             # Registered after the last one had run and before this.
             self.run_hooks()
         self.let_go()
-
-
-@cython.final
-cdef class Notification(Procedure):
-    """One notification, as its handler sees it. It is never answered."""
-
-    @property
-    def event(self) -> str:
-        """The name that was notified."""
-        return self.name
-
-    def __repr__(self) -> str:
-        return f"<Notification of {self.name!r}, {len(self.payload)} bytes>"
-
-    cdef int begin(self) except -1:
-        cdef object result
-        self.service.notifications_started += 1
-        try:
-            result = self.handler.function(self)
-        except (Exception, CancelledError) as error:
-            self._failed(error)
-            return 0
-        if result is not None and is_coroutine(result):
-            return self.start_coroutine(result)
-        return 0
-
-    cdef int start_coroutine(self, object coroutine) except -1:
-        cdef object task = self.service.context.start_task(coroutine)
-        if task.done():
-            self._check(task)
-            return 0
-        # Losing the connection does not abort it, so the service owns it.
-        self.service.keep(task)
-        self.connection.notifying += 1
-        task.add_done_callback(self._ended)
-        return 0
-
-    def _ended(self, task: asyncio.Task[object]) -> None:
-        self._check(task)
-        self.connection.notifying -= 1
-        self.connection.on_work_ended(self)
-
-    def _check(self, task: asyncio.Task[object]) -> None:
-        if task.cancelled():
-            if not self.service.stopping:
-                self._failed(CancelledError())
-        elif task.exception() is not None:
-            self._failed(task.exception())
-
-    def _failed(self, error: BaseException) -> None:
-        self.service.notifications_failed += 1
-        self.service.log.error(
-            "the handler of event %r from %s failed", self.name, self.connection.peer, exc_info=error)

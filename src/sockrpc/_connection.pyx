@@ -68,7 +68,10 @@ cdef class Connection(Output):
         self.last_heard = self.context.loop.time()
         self.deadline = self.last_heard + self.settings.handshake_timeout
         self.context.add(self, self.settings.interval)
-        if self.handshake is not None:
+        if self.ended:
+            # Given up while the transport was being made.
+            transport.abort()
+        elif self.handshake is not None:
             self.handshake.connected()
 
     def get_buffer(self, sizehint):
@@ -107,7 +110,9 @@ cdef class Connection(Output):
         return False
 
     def connection_lost(self, error) -> None:
-        """Called by the transport, once: it is gone."""
+        """Called by the transport: it is gone. A second time changes nothing."""
+        if self.state == STATE_CLOSED:
+            return
         self.end(False, 1006, "connection lost" if error is None else f"connection lost: {error}")
         self.state = STATE_CLOSED
         self.transport = None

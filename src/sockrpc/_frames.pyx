@@ -148,7 +148,7 @@ cdef bytes encode_payload(object payload):
     raise TypeError(f"a payload is str, bytes, bytearray or memoryview, not {type(payload).__name__}")
 
 
-def encode(name: str, payload: str | bytes | bytearray | memoryview) -> tuple[bytes, bytes]:
+def encode(name, payload) -> tuple[bytes, bytes]:
     """A name and a payload as they go over the wire.
 
     Raises:

@@ -82,8 +82,8 @@ def context_of_running_loop() -> LoopContext:
 
 
 def live_contexts() -> int:
-    """The number of loops that have a context: 0 when no connection and no server is left."""
-    return len(contexts)
+    """The number of open loops that have a context: 0 when no connection and no server is left."""
+    return len([loop for loop in contexts if not loop.is_closed()])
 
 
 @cython.final

@@ -5,10 +5,11 @@ from libc.stdint cimport uint8_t, uint32_t
 
 cdef struct Slot:
     uint32_t hash
-    PyObject *name       # bytes, owned; NULL: an empty slot
-    PyObject *value      # owned
+    PyObject *name       # bytes, borrowed from `kept`; NULL: an empty slot
+    PyObject *value      # the same
 
 cdef class NameTable:
+    cdef list kept                # (name, value): what the collector sees of the table
     cdef Slot *slots
     cdef Py_ssize_t mask          # number of slots, a power of two, less one
     cdef Py_ssize_t used

@@ -3,7 +3,7 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp
 
@@ -23,7 +23,9 @@ cdef uint32_t hash_name(const uint8_t *name, Py_ssize_t size) noexcept nogil:
     return value
 
 
+# no_gc_clear: the slots must not outlive what they point to.
 @cython.final
+@cython.no_gc_clear
 cdef class NameTable:
     """Names to values; filled once from a mapping and then only read.
 
@@ -31,7 +33,8 @@ cdef class NameTable:
         values: What to find under which name.
     """
 
-    def __cinit__(self, values: dict[bytes, object] = None):
+    def __cinit__(self, values=None):
+        self.kept = []
         self.mask = 7
         self.slots = <Slot *> PyMem_Calloc(self.mask + 1, sizeof(Slot))
         if self.slots == NULL:
@@ -41,12 +44,6 @@ cdef class NameTable:
                 self.put(name, value)
 
     def __dealloc__(self):
-        cdef Py_ssize_t i
-        if self.slots == NULL:
-            return
-        for i in range(self.mask + 1):
-            Py_XDECREF(self.slots[i].name)
-            Py_XDECREF(self.slots[i].value)
         PyMem_Free(self.slots)
 
     def __len__(self) -> int:
@@ -83,8 +80,7 @@ cdef class NameTable:
         slot = self.probe(data, PyBytes_GET_SIZE(name), hash)
         if slot.name != NULL:
             raise ValueError(f"{name!r} stands twice")
-        Py_INCREF(name)
-        Py_INCREF(value)
+        self.kept.append((name, value))
         slot.hash = hash
         slot.name = <PyObject *> name
         slot.value = <PyObject *> value

@@ -20,6 +20,8 @@ cdef class Handler:
     cdef readonly double timeout            # seconds, 0: none
     cdef readonly bint run_to_completion
 
+cdef bint is_coroutine(object result) except -1
+
 # What one server's connections share.
 cdef class Service:
     cdef Settings settings

@@ -40,6 +40,11 @@ cdef class Handler:
             self.kind = KIND_INLINE
 
 
+cdef bint is_coroutine(object result) except -1:
+    # A decorated coroutine function does not look like one; what it returns does.
+    return type(result) is not bytes and type(result) is not str and asyncio.iscoroutine(result)
+
+
 def is_coroutine_function(function: object) -> bool:
     """True for a coroutine function, also as the `__call__` of an object."""
     return inspect.iscoroutinefunction(function) or (
@@ -133,6 +138,7 @@ cdef class Procedure(Entry):
         raise NotImplementedError
 
     @property
+    @cython.nonecheck(True)
     def text(self) -> str:
         """The payload as text.
 
@@ -142,6 +148,7 @@ cdef class Procedure(Entry):
         return self.payload.decode()
 
     @property
+    @cython.nonecheck(True)
     def socket(self):
         """The server's end of the connection that it came over."""
         return self.connection.socket

@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t
 
 import asyncio
 
-from sockrpc._calls cimport OUTCOME_NONE, PHASE_RUNNING, Call, Notification
+from sockrpc._calls cimport PHASE_RUNNING, Call
 from sockrpc._connection cimport Connection
 from sockrpc._dispatch cimport Entry, RequestTable
 from sockrpc._frames cimport (
@@ -16,6 +16,7 @@ from sockrpc._frames cimport (
     fault_reason, parse, write_notify,
 )
 from sockrpc._loop cimport clock
+from sockrpc._notifications cimport Notification
 from sockrpc._service cimport Handler, Host, Procedure, ProcedureQueue, Service
 from sockrpc._websocket cimport MAX_HEADER_BYTES, OPCODE_BINARY, Parser, write_header
 

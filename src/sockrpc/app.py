@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
-from sockrpc._calls import Call, Notification
+from sockrpc._calls import Call
 from sockrpc._frames import encode
 from sockrpc._names import NameTable
+from sockrpc._notifications import Notification
 from sockrpc._service import Handler, is_coroutine_function
 from sockrpc.errors import UsageError
 from sockrpc.sockets import Hooks, Socket
@@ -89,7 +90,7 @@ class App:
                 if timeout <= 0:
                     raise UsageError("timeout is a positive number of seconds")
             handler = Handler(
-                function_name(function) if chosen is None else chosen,
+                checked_name(function, chosen),
                 function,
                 timeout=timeout or 0.0,
                 run_to_completion=run_to_completion,
@@ -123,8 +124,7 @@ class App:
         chosen = name
 
         def register(function: N) -> N:
-            event = function_name(function) if chosen is None else chosen
-            add(self._events, Handler(event, function), "event")
+            add(self._events, Handler(checked_name(function, chosen), function), "event")
             return function
 
         return register
@@ -158,17 +158,19 @@ class App:
         return Hooks(list(self._on_connect), list(self._on_disconnect))
 
 
-def function_name(function: Callable[..., Any]) -> str:
-    """The name under which a function is registered if none is given."""
-    name = getattr(function, "__name__", None)
-    if not isinstance(name, str):
-        raise UsageError(f"{function!r} has no name; give one to the decorator")
-    return name
+def checked_name(function: Callable[..., Any], name: str | None) -> str:
+    """The name under which a function is registered: its own if none is given."""
+    if name is None:
+        name = getattr(function, "__name__", None)
+        if not isinstance(name, str):
+            raise UsageError(f"{function!r} has no name; give one to the decorator")
+    encode(name, b"")
+    # A plain str, also where the name is a member of an enumeration.
+    return str.__str__(name)
 
 
 def add(table: dict[str, Handler], handler: Handler, what: str) -> None:
     """Register a handler under a name that is free."""
-    encode(handler.name, b"")
     if not callable(handler.function):
         raise UsageError(f"the handler of {what} {handler.name!r} is not callable")
     if handler.name in table:

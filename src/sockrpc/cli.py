@@ -9,6 +9,8 @@ import dataclasses
 import importlib
 import json
 import logging
+import math
+import os
 import ssl
 import sys
 from collections.abc import Callable, Sequence
@@ -51,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TimeoutError as error:
         return complain(str(error) or "timed out", EXIT_TIMED_OUT)
     except BrokenPipeError:
-        # Whoever read our output has gone; that is how pipes end. Nothing may be flushed into it again.
-        sys.stdout = None
+        # Whoever read our output has gone; that is how pipes end. What is left of it goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except (OSError, sockrpc.SockRPCError) as error:
         return complain(f"{type(error).__name__}: {error}", EXIT_FAILED)
@@ -241,6 +243,8 @@ def load(name: str) -> Any:
     module_name, colon, attributes = name.partition(":")
     if not colon or not module_name or not attributes:
         raise sockrpc.UsageError(f"{name!r} is not MODULE:APP")
+    if not all(module_name.split(".")):
+        raise sockrpc.UsageError(f"there is no module {module_name!r}")
     sys.path.insert(0, "")
     try:
         found: Any = importlib.import_module(module_name)
@@ -278,7 +282,7 @@ def typed_payload(text: str) -> bytes:
 def call(options: argparse.Namespace) -> int:
     """`sockrpc call`."""
     payload = typed_payload(options.payload)
-    if options.timeout <= 0:
+    if not 0 < options.timeout < math.inf:
         raise sockrpc.UsageError("--timeout is a positive number of seconds")
 
     async def run() -> bytes:
@@ -328,7 +332,7 @@ def listen(options: argparse.Namespace) -> int:
 
     try:
         asyncio.run(run())
-    except* sockrpc.SockRPCError as errors:
+    except* (OSError, sockrpc.SockRPCError) as errors:
         raise errors.exceptions[0] from None
     return 0
 

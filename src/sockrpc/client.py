@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
+import re
 import ssl as ssl_module
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from types import TracebackType
@@ -24,6 +26,10 @@ from sockrpc.protocols import ClientProtocol
 __all__ = ["Client", "Listener", "Status", "connect"]
 
 Payload = str | bytes | bytearray | memoryview
+
+# RFC 9110 sections 5.6.2 and 5.5
+TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 # Back-off between two attempts to connect, in seconds.
 FIRST_DELAY = 0.5
@@ -189,6 +195,7 @@ class Opening:
             self.fail(error)
             self.connection.abort(str(error))
         else:
+            self.connection.hold_handshake(True)
             self.connection.open(self.handshake.rest)
             if not self.opened.done():
                 self.opened.set_result(None)
@@ -252,8 +259,8 @@ class connect:
     ) -> None:
         try:
             self._uri: WebSocketURI = parse_uri(uri)
-        except InvalidURI as error:
-            raise UsageError(str(error)) from None
+        except (InvalidURI, ValueError) as error:
+            raise UsageError(f"{uri!r} is not a valid URI: {error}") from None
         if ssl is not None and not self._uri.secure:
             raise UsageError("ssl is for wss:// URIs")
         self._limits = make_limits(limits)
@@ -262,6 +269,9 @@ class connect:
         self._uds = uds
         self._headers = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
         self._origin = origin
+        for name, value in [*self._headers, ("Origin", origin or "")]:
+            if not TOKEN.fullmatch(name) or not FIELD_VALUE.fullmatch(value):
+                raise UsageError(f"{name!r}: {value!r} is not an HTTP header (RFC 9110 section 5)")
         self._open_timeout = self._limits.handshake_timeout if open_timeout is None else open_timeout
         self._client: Client | None = None
 
@@ -274,21 +284,29 @@ class connect:
             headers=self._headers,
         )
         opening = Opening(handshake)
-        connection = ClientProtocol(Settings(self._limits), context_of_running_loop(), opening)
+        context = context_of_running_loop()
+        # The connection ends an opening that takes too long as well; here `open_timeout` says how long.
+        limits = dataclasses.replace(self._limits, handshake_timeout=self._open_timeout)
+        connection = ClientProtocol(Settings(limits), context, opening)
         opening.connection = connection
+        context.acquire()
         try:
             async with asyncio.timeout(self._open_timeout):
                 await self._open_transport(connection)
                 await opening.opened
         except BaseException:
             connection.abort("not opened")
+            # uvloop closes a transport whose making was cancelled without telling its protocol.
+            connection.connection_lost(None)
             raise
         finally:
+            context.release()
             opening.connection = None
             if opening.opened.done() and not opening.opened.cancelled():
                 # The time-out may have come first; then nobody else looks at it.
                 opening.opened.exception()
-        connection.begin()
+        # Read on only after the caller has had its first word: it may listen to what comes at once.
+        asyncio.get_running_loop().call_soon(connection.begin)
         return Client(connection)
 
     async def _open_transport(self, connection: ClientProtocol) -> None:

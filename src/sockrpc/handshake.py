@@ -207,6 +207,7 @@ class ClientHandshake:
         )
         self.headers = headers
         self.received = bytearray()
+        self.refused = False
         self.rest = b""
 
     def request(self) -> bytes:
@@ -223,19 +224,22 @@ class ClientHandshake:
         Raises:
             HandshakeError: The server refused, or did not answer in HTTP.
         """
-        self.received += data
-        end = self.received.find(BLANK_LINE)
-        size = len(self.received) if end < 0 else end + len(BLANK_LINE)
-        if size > self.max_handshake_bytes:
-            raise HandshakeError(f"the server's answer is larger than {self.max_handshake_bytes} bytes")
-        if end < 0 and not eof:
-            return False
-        if not self.received.startswith(b"HTTP/1.1 101"):
-            # A refusal has a body, which may say why.
-            size = len(self.received)
-        head, self.rest = bytes(self.received[:size]), bytes(self.received[size:])
-        self.received = bytearray()
-        self.protocol.receive_data(head)
+        if not self.refused:
+            self.received += data
+            end = self.received.find(BLANK_LINE)
+            size = len(self.received) if end < 0 else end + len(BLANK_LINE)
+            if size > self.max_handshake_bytes:
+                raise HandshakeError(f"the server's answer is larger than {self.max_handshake_bytes} bytes")
+            if end < 0 and not eof:
+                return False
+            # A refusal has a body, which may say why, and no frames behind it.
+            self.refused = not self.received.startswith(b"HTTP/1.1 101")
+            if self.refused:
+                size = len(self.received)
+            data, self.rest = bytes(self.received[:size]), bytes(self.received[size:])
+            self.received = bytearray()
+        if data:
+            self.protocol.receive_data(data)
         if eof:
             self.protocol.receive_eof()
         error = self.protocol.handshake_exc

@@ -8,7 +8,7 @@ from typing import TypedDict
 
 from sockrpc.errors import UsageError
 
-__all__ = ["ClientLimits", "ConnectionLimits", "ServerLimits"]
+__all__ = ["ClientLimits", "ConnectionLimits", "Limits", "ServerLimits"]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -96,12 +96,13 @@ class Limits:
             raise UsageError(f"{name} is a number, not {value!r}")
         if name in SECONDS:
             lowest = 0.0 if name in MAY_BE_ZERO else math.ulp(0.0)
-            if not lowest <= value < math.inf:
-                raise UsageError(f"{name} is a positive number of seconds, not {value!r}")
+            if not lowest <= value <= LONGEST:
+                raise UsageError(f"{name} is a positive number of seconds, at most {LONGEST:g}")
         elif not isinstance(value, int) or not (0 if name in MAY_BE_ZERO else 1) <= value <= LARGEST:
             raise UsageError(f"{name} is a positive integer, not {value!r}")
 
 
+LONGEST = 1e9  # seconds; thirty years, and no timer overflows
 LARGEST = 2**47  # fits every size type that the compiled code counts in
 OPTIONAL = frozenset({"stall_timeout", "ping_interval", "ping_timeout", "max_connections"})
 MAY_BE_ZERO = frozenset({"stop_grace", "abort_grace", "close_timeout", "output_low_bytes"})

@@ -33,6 +33,8 @@ LOG = logging.getLogger("sockrpc.server")
 # Descriptors that stay free for everything but connections.
 RESERVED_DESCRIPTORS = 64
 
+LARGEST_PORT = 65_535
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Statistics:
@@ -242,6 +244,8 @@ class serve:
             raise UsageError(f"serve takes an App or a coroutine function of one socket, not {app!r}")
         if (uds is not None) + (sock is not None) + (port is not None) != 1:
             raise UsageError("serve takes one of: host and port, uds, sock")
+        if port is not None and not 0 <= port <= LARGEST_PORT:
+            raise UsageError(f"a port is 0 to {LARGEST_PORT}, not {port}")
         if isinstance(origins, str) and origins != "*":
             raise UsageError("origins is a collection of origins, or '*'")
         self._app = app

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from websockets.http11 import Request
 
-from sockrpc._calls import Call, Notification
+from sockrpc._calls import Call
 from sockrpc._frames import encode
+from sockrpc._notifications import Notification
 from sockrpc._serving import ServerConnection
 from sockrpc.errors import ConnectionClosed, ConnectionLost, UsageError
 
 if TYPE_CHECKING:
     from sockrpc.rooms import Room
 
-__all__ = ["Socket", "SocketHandler", "SocketHook"]
+__all__ = ["Hooks", "Socket", "SocketHandler", "SocketHook"]
 
 Procedure: TypeAlias = Call | Notification
 

@@ -208,7 +208,7 @@ function whenOpen(output, act) {
   };
 }
 
-$("ping").addEventListener("click", whenOpen("pong", () => socket.notify("ping", String(performance.now()))));
+$("ping").addEventListener("click", whenOpen("pong", () => socket.notify("ping", performance.now().toFixed(2))));
 
 // Upper case and address
 
