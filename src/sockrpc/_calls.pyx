@@ -454,11 +454,14 @@ cdef class Call(Procedure):
                 if inspect.isawaitable(result):
                     await result
             except (Exception, CancelledError) as error:
-                if asyncio.current_task().cancelling():
+                stopped = asyncio.current_task().cancelling()
+                if stopped and isinstance(error, CancelledError):
                     # The end of the stop grace.
                     raise
                 self.service.log.error(
                     "an undo hook of method %r, call %d, failed", self.name, self.id, exc_info=error)
+                if stopped:
+                    self.hooks = None
 
     def _hooks_ended(self, task: asyncio.Task[object]) -> None:
         self.undoing = False

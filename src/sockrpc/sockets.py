@@ -170,13 +170,16 @@ class Socket:
         try:
             await run_hooks(self._hooks.on_connect, self)
         except (Exception, asyncio.CancelledError):
-            if is_cancelled():
-                raise
             self._task = None
             # on_disconnect is skipped: nothing that it could undo was completed.
             self._hooks = Hooks()
-            self._connection.service.log.exception("the on_connect hook for %r failed", self.remote_address)
+            if not is_cancelled():
+                log = self._connection.service.log
+                log.exception("the on_connect hook for %r failed", self.remote_address)
+            # Does nothing where the end of the connection is what cancelled it.
             self._connection.close(1011, "on_connect failed")
+            if is_cancelled():
+                raise
         else:
             self._task = None
             self._connection.admit()
@@ -186,6 +189,7 @@ class Socket:
             await handle_socket(self)
         except (Exception, asyncio.CancelledError) as error:
             if is_cancelled():
+                self._connection.close(1011, "internal error")
                 raise
             # One that only says that the connection has ended is the normal end of the coroutine.
             if not (self._connection.has_ended and isinstance(error, ConnectionLost | ConnectionClosed)):

@@ -108,9 +108,8 @@ function explain(error) {
 /** Only one of two buttons can be pressed at a time, and the keyboard's focus goes with it. */
 function startedBy(start, cancel) {
   const pass = (from, to) => {
-    const hadFocus = [$(from), document.body].includes(document.activeElement);
     $(to).disabled = false;
-    if (hadFocus) $(to).focus();
+    if (document.activeElement === $(from)) $(to).focus();
     $(from).disabled = true;
   };
   pass(start, cancel);
