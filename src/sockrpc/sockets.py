@@ -173,10 +173,10 @@ class Socket:
             self._task = None
             # on_disconnect is skipped: nothing that it could undo was completed.
             self._hooks = Hooks()
-            if not is_cancelled():
+            # The end of the connection cancels it; whoever else does makes it fail.
+            if not (is_cancelled() and self._connection.has_ended):
                 log = self._connection.service.log
                 log.exception("the on_connect hook for %r failed", self.remote_address)
-            # Does nothing where the end of the connection is what cancelled it.
             self._connection.close(1011, "on_connect failed")
             if is_cancelled():
                 raise
@@ -188,14 +188,15 @@ class Socket:
         try:
             await handle_socket(self)
         except (Exception, asyncio.CancelledError) as error:
-            if is_cancelled():
-                self._connection.close(1011, "internal error")
-                raise
-            # One that only says that the connection has ended is the normal end of the coroutine.
-            if not (self._connection.has_ended and isinstance(error, ConnectionLost | ConnectionClosed)):
+            # One that only says that the connection has ended is the normal end of the coroutine, and so
+            # is being cancelled at the end of a stop.
+            expected = isinstance(error, ConnectionLost | ConnectionClosed) or is_cancelled()
+            if not (self._connection.has_ended and expected):
                 log = self._connection.service.log
                 log.exception("the coroutine of %r failed", self.remote_address)
             self._connection.close(1011, "internal error")
+            if is_cancelled():
+                raise
         else:
             self._connection.close(1000, "")
 
