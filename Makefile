@@ -48,7 +48,7 @@ soak:
 
 cover:
 	@SOCKRPC_TRACE=1 $(IN) --group test --group coverage --editable cover -- \
-	    sh -c 'coverage run -m pytest -m "not long and not soak" "$$@"; code=$$?; coverage report; exit $$code' cover $(ARGS)
+	    sh -c 'coverage run -m pytest -m "not long and not soak and not browser and not node" "$$@"; code=$$?; coverage report; exit $$code' cover $(ARGS)
 
 wheel:
 	@$(IN) --group wheels --no-package wheel -- python -m build

@@ -1,4 +1,4 @@
-"""Finds interpreters, and makes virtual environments with the package in them.
+"""Makes virtual environments with the package in them.
 
 As a command: makes the environment NAME on the newest released interpreter, then becomes COMMAND inside it.
 The text ``{minor}`` in NAME stands for that interpreter's version, as in ``test-{minor}``.
@@ -16,162 +16,15 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from common import ROOT, SetUpError, clean_environ, say
+from interpreters import Interpreter, find_interpreters, wanted_minors
+from packages import install_missing
+
 ENVIRONMENTS = ROOT / ".venv"
-OLDEST_MINOR = 11
-
-# Runs on every Python there may be, 2.7 included: anything newer is imported after the question of age.
-PROBE = f"""
-import sys
-if sys.version_info < (3, {OLDEST_MINOR}):
-    print("null")
-    raise SystemExit
-import importlib.util, json, os, sysconfig
-if sys.implementation.name != "cpython":
-    answer = "is not CPython"
-elif sysconfig.get_config_var("Py_GIL_DISABLED"):
-    answer = "is free-threaded, which sockrpc does not promise to support yet"
-else:
-    answer = {{
-        "path": getattr(sys, "_base_executable", sys.executable),
-        "version": sys.version_info[:],
-        "prefix": os.path.realpath(sys.base_prefix),
-        "has_venv": all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")),
-        "has_headers": os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")),
-    }}
-print(json.dumps(answer))
-"""
-
-
-class SetUpError(Exception):
-    """Something that this machine lacks, or a command of the set-up that failed."""
-
-
-@dataclass(frozen=True)
-class Interpreter:
-    path: str
-    version: tuple[int, int, int, str, int]
-    prefix: str
-    has_venv: bool
-    has_headers: bool
-
-    @property
-    def minor(self) -> str:
-        return f"{self.version[0]}.{self.version[1]}"
-
-    @property
-    def release(self) -> str:
-        suffix = "" if self.is_final else f"{self.version[3][0]}{self.version[4]}"
-        return f"{self.minor}.{self.version[2]}{suffix}"
-
-    @property
-    def is_final(self) -> bool:
-        return self.version[3] == "final"
-
-    @property
-    def is_ready(self) -> bool:
-        return self.has_venv and self.has_headers
-
-    def missing_packages(self) -> list[str]:
-        missing = [] if self.has_venv else [f"python{self.minor}-venv"]
-        return missing if self.has_headers else [*missing, f"python{self.minor}-dev"]
-
-    def complaint(self) -> str:
-        return f"venv or Python.h is missing (Debian: apt-get install {' '.join(self.missing_packages())})"
-
-
-def clean_environ() -> dict[str, str]:
-    # Whatever leads a Python to other packages than those of its own environment must not get in.
-    unwanted = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
-    return {name: value for name, value in os.environ.items() if name not in unwanted}
-
-
-def candidates() -> list[Path]:
-    names = ["python3", *(f"python3.{minor}" for minor in range(OLDEST_MINOR, 21))]
-    # Every folder, not just the first that has the name: a command that fails may hide one that works.
-    found = [Path(folder, name) for folder in os.get_exec_path() for name in names]
-    for root in dict.fromkeys([os.environ.get("PYENV_ROOT") or "~/.pyenv", "~/.pyenv"]):
-        found += sorted(Path(root).expanduser().glob("versions/*/bin/python"))
-    return [path for path in dict.fromkeys(found) if path.is_file() and os.access(path, os.X_OK)]
-
-
-def probe(path: Path) -> Interpreter | str | None:
-    """An interpreter that can be used, why it can not, or None where it is simply too old to mention."""
-    command = [str(path), "-c", PROBE]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=30, check=False, env=clean_environ()
-        )
-        answer: Any = json.loads(done.stdout) if done.returncode == 0 else None
-    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-        return f"does not run: {error}"
-    if done.returncode:
-        reasons = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        return f"does not run: {reasons[0]}"
-    if answer is None or isinstance(answer, str):
-        return answer
-    answer["version"] = tuple(answer["version"])
-    return Interpreter(**answer)
-
-
-def find_interpreters() -> tuple[list[Interpreter], list[str]]:
-    """One interpreter for each minor version, oldest first, and a line on each that was passed over."""
-    paths = candidates()
-    with ThreadPoolExecutor(8) as pool:
-        probed = list(pool.map(probe, paths))
-    pairs = zip(paths, probed, strict=True)
-    remarks = [f"{path} {answer}" for path, answer in pairs if isinstance(answer, str)]
-    best: dict[str, Interpreter] = {}
-    # Backwards, so that of several paths to one interpreter the first on PATH stays.
-    known = {(i.prefix, i.version): i for i in reversed(probed) if isinstance(i, Interpreter)}
-    for interpreter in sorted(known.values(), key=lambda i: (i.is_ready, i.version), reverse=True):
-        chosen = best.setdefault(interpreter.minor, interpreter)
-        if chosen is not interpreter:
-            remarks.append(f"{interpreter.path} ({interpreter.release}) gave way to {chosen.release}")
-    return sorted(best.values(), key=lambda i: i.version), remarks
-
-
-def wanted_minors() -> list[str]:
-    return os.environ.get("PYTHONS", "").replace(",", " ").split()
-
-
-def install_missing(interpreters: list[Interpreter]) -> list[Interpreter]:
-    """Installs what Debian keeps in packages of their own, where that may be done; answers who is ready then.
-
-    Raises:
-        SetUpError: There is no C compiler.
-    """
-    wanted = [name for i in interpreters if i.prefix == "/usr" for name in i.missing_packages()]
-    if not has_compiler():
-        wanted += ["gcc", "libc6-dev"]
-    if wanted and shutil.which("apt-get") and os.geteuid() == 0:
-        say(f"installing {' '.join(wanted)}")
-        apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=120"]
-        # One package source out of order must not end this: what is really missing, the install will tell.
-        subprocess.run([*apt, "update"], stdin=subprocess.DEVNULL, check=False)
-        subprocess.run(
-            [*apt, "install", "-y", "--no-install-recommends", *wanted],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            check=False,
-        )
-        found = {i.minor: i for i in find_interpreters()[0]}
-        interpreters = [found[i.minor] for i in interpreters]
-    if not has_compiler():
-        raise SetUpError("there is no C compiler (Debian: apt-get install gcc libc6-dev)")
-    return interpreters
-
-
-def has_compiler() -> bool:
-    words = os.environ.get("CC", "").split()[:1]
-    return any(shutil.which(name) for name in (*words, "cc", "gcc", "clang"))
 
 
 def source_files(root: Path) -> dict[str, Path]:
@@ -214,12 +67,6 @@ def digest_sources() -> str:
 def compiler_settings() -> str:
     names = ("CC", "CFLAGS", "LDFLAGS", "SOCKRPC_DEBUG", "SOCKRPC_TRACE")
     return " ".join(f"{name}={os.environ[name]!r}" for name in names if name in os.environ)
-
-
-def say(text: str) -> None:
-    # In one piece, newline included: environments are made side by side.
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 def execute(command: list[str]) -> None:

@@ -55,6 +55,7 @@ def run(kind: str, test: Callable[..., Any], arguments: dict[str, Any]) -> None:
         asyncio.set_event_loop(loop)
         loop.run_until_complete(test(**arguments))
         left = loop.run_until_complete(what_is_left())
+        contexts = live_contexts()
     finally:
         asyncio.set_event_loop(None)
         loop.close()
@@ -62,7 +63,7 @@ def run(kind: str, test: Callable[..., Any], arguments: dict[str, Any]) -> None:
     assert not unexpected, f"exceptions reached the loop's handler: {unexpected}"
     assert not left, f"tasks were left behind: {left}"
     assert live_entries() == 0, "entries were left in a request table"
-    assert live_contexts() == 0, "connections or servers were left on the loop"
+    assert contexts == 0, "connections or servers were left on the loop"
 
 
 async def what_is_left() -> set[asyncio.Task[Any]]:

@@ -61,7 +61,7 @@ DELIVERIES = ["whole", "byte by byte", "split in the middle"]
 
 async def deliver(peer: Any, data: bytes, how: str) -> None:
     """Send bytes so that the other side, which is in this very loop, reads them whole or in pieces."""
-    step = {"whole": len(data), "byte by byte": 1, "split in the middle": (len(data) + 1) // 2}[how]
+    step = {"whole": len(data), "byte by byte": 1, "split in the middle": (len(data) + 1) // 2}[how] or 1
     for start in range(0, len(data), step):
         await peer.send(data[start : start + step])
         # One turn writes it, one reads it; where the system is slower the pieces are just larger.

@@ -56,11 +56,12 @@ cdef class ServerConnection(Host):
         self.waiting = ProcedureQueue()
         self.active = ProcedureQueue()
         self.socket = service.make_socket(self)
-        service.working.add(self)
 
     def connection_made(self, transport) -> None:
         """Called by the transport: it is connected; the opening handshake begins."""
+        # Not before: a TLS handshake that fails makes no connection, and nobody would say good-bye.
         self.service.attached += 1
+        self.service.working.add(self)
         Connection.connection_made(self, transport)
 
     # The application's side
@@ -390,9 +391,13 @@ cdef class ServerConnection(Host):
     def end_grace(self) -> None:
         """The stop grace is over: abort what still runs, then close."""
         cdef Call call
+        self.draining = True
+        while self.waiting.head is not None and type(self.waiting.head) is Notification:
+            # Nothing may start that the end of the grace has not seen.
+            self.next_waiting()
+            self.service.notifications_dropped += 1
         for call in self.active_work():
             call.abort("stop", True)
-        self.draining = True
         self.close_for_stop()
 
     def end_abort_grace(self) -> None:

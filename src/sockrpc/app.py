@@ -21,7 +21,7 @@ MethodHandler = Callable[[Call], Awaitable[Payload | None] | Payload | None]
 NotificationHandler = Callable[[Notification], Awaitable[object] | object]
 SocketHook = Callable[[Socket], Awaitable[None] | None]
 
-M = TypeVar("M", bound=Callable[[Call], Any])
+M = TypeVar("M", bound=MethodHandler)
 N = TypeVar("N", bound=Callable[[Notification], Any])
 H = TypeVar("H", bound=Callable[[Socket], Any])
 

@@ -8,11 +8,11 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 from sockrpc.app import App
 from sockrpc.errors import UsageError
-from sockrpc.server import Server, serve
+from sockrpc.server import ServeOptions, Server, serve
 from sockrpc.sockets import SocketHandler
 
 __all__ = ["run"]
@@ -30,7 +30,7 @@ def run(
     *,
     loop: Literal["auto", "uvloop", "asyncio"] = "auto",
     on_started: Callable[[Server], None] | None = None,
-    **options: Any,
+    **options: Unpack[ServeOptions],
 ) -> None:
     """Serve until SIGINT or SIGTERM, then stop gracefully; a second signal stops at once.
 
@@ -53,7 +53,13 @@ def run(
         port = 3000 if port is None else port
     # Checks the arguments before there is a loop to clean up.
     starting = serve(app, host, port, **options)
-    event_loop = new_event_loop(loop)
+    make_loop = loop_factory(loop)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        event_loop = make_loop()
+    else:
+        raise UsageError("run can not be called in a running event loop; serve can")
     try:
         asyncio.set_event_loop(event_loop)
         event_loop.run_until_complete(run_server(starting, on_started))
@@ -63,8 +69,8 @@ def run(
         event_loop.close()
 
 
-def new_event_loop(kind: str) -> asyncio.AbstractEventLoop:
-    """A new loop of the wanted kind."""
+def loop_factory(kind: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """What makes a loop of the wanted kind."""
     if kind not in ("auto", "uvloop", "asyncio"):
         raise UsageError(f"loop is 'auto', 'uvloop' or 'asyncio', not {kind!r}")
     if kind != "asyncio":
@@ -74,8 +80,8 @@ def new_event_loop(kind: str) -> asyncio.AbstractEventLoop:
             if kind == "uvloop":
                 raise UsageError("uvloop is not installed") from None
         else:
-            return uvloop.new_event_loop()
-    return asyncio.new_event_loop()
+            return uvloop.new_event_loop
+    return asyncio.new_event_loop
 
 
 async def run_server(starting: serve, on_started: Callable[[Server], None] | None) -> None:

@@ -26,7 +26,7 @@ from sockrpc.protocols import ServerProtocol
 from sockrpc.sockets import Hooks, Socket, SocketHandler
 from sockrpc.threads import WorkerThreads
 
-__all__ = ["Server", "Statistics", "serve"]
+__all__ = ["ServeOptions", "Server", "Statistics", "serve"]
 
 LOG = logging.getLogger("sockrpc.server")
 
@@ -193,6 +193,19 @@ class Server:
                     os.unlink(path)
             except FileNotFoundError:
                 pass
+
+
+class ServeOptions(ServerLimits, total=False):
+    """What `serve` takes beside the app, host and port, as keywords."""
+
+    path: str | None
+    uds: str | None
+    sock: socket_module.socket | None
+    ssl: ssl_module.SSLContext | None
+    origins: Origins
+    process_request: ProcessRequest | None
+    backlog: int
+    reuse_port: bool | None
 
 
 class serve:
@@ -373,9 +386,13 @@ def remove_stale_socket(path: str) -> None:
     if not stat.S_ISSOCK(mode):
         raise FileExistsError(f"{path} exists and is not a socket")
     with socket_module.socket(socket_module.AF_UNIX) as probe:
+        # Not waited for: a server whose backlog is full is a server.
+        probe.setblocking(False)
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
             return
+        except BlockingIOError:
+            pass
     raise OSError(f"a server listens on {path} already")

@@ -164,6 +164,16 @@ test("an abort without a reason has the signal's own: an AbortError", async (t) 
   });
 });
 
+for (const reason of ["text", 7, null, Symbol("symbol"), new Error("error"), { toString: () => "object" }]) {
+  test(`message is String(reason) for ${String(reason)}`, async (t) => {
+    const { client } = await connectedPair(t);
+    const controller = new AbortController();
+    const call = client.call("a", "", { signal: controller.signal });
+    controller.abort(reason);
+    await assert.rejects(call, (error) => error.reason === reason && error.message === String(reason));
+  });
+}
+
 test("row 1: an answer that crosses the reset is dropped", async (t) => {
   const { client, peer } = await connectedPair(t);
   const controller = new AbortController();
@@ -213,7 +223,11 @@ test("row 16: one signal serves a hundred calls, each with one reset, and no lis
   const listen = (warning) => warnings.push(warning);
   process.on("warning", listen);
   t.after(() => process.off("warning", listen));
+  // Early releases of Node 22 take more than ten listeners on any signal for a leak, and say so.
+  const plain = new AbortController().signal;
+  for (let count = 0; count < 11; count++) plain.addEventListener("abort", () => {});
   const { client, peer } = await connectedPair(t);
+  const takenForLeak = warnings.length > 0;
   const controller = new AbortController();
   const { signal } = controller;
   const ids = Array.from({ length: 100 }, (_, at) => at + 1);
@@ -227,7 +241,7 @@ test("row 16: one signal serves a hundred calls, each with one reset, and no lis
   );
   assert.equal(listenersOf(signal), 0);
   assert.deepEqual(await drain(client, peer), [...ids.map((id) => requestFrame(id, "a")), ...ids.map(resetFrame)]);
-  assert.deepEqual(warnings, []);
+  if (!takenForLeak) assert.deepEqual(warnings, []);
   await assertUsable(client, peer);
 });
 
@@ -396,6 +410,19 @@ test("row 5: a call aborted or timed out before its request was written sends no
   assert.deepEqual(await drain(client, peer), [requestFrame(3, "kept")]);
   peer.send(responseFrame(3));
   await kept;
+});
+
+test("a call made before the opening and aborted after it is reset", async (t) => {
+  const server = await startServer(t);
+  const client = new SocketIo(server.url);
+  t.after(() => client.close());
+  const controller = new AbortController();
+  const call = client.call("a", "", { signal: controller.signal });
+  const peer = await server.accept();
+  assert.equal(await peer.readBinary(), requestFrame(1, "a"));
+  controller.abort("late");
+  await assert.rejects(call, { message: "late" });
+  assert.deepEqual(await drain(client, peer), [resetFrame(1)]);
 });
 
 test("calls waiting for an opening that fails reject at once, and nothing of them is sent later", async (t) => {

@@ -61,7 +61,14 @@ test("every kind of frame in the vectors has been met", () => {
   ]);
 });
 
-for (const { meaning, hex: message, reason } of vectors.invalid.filter(({ receiver }) => receiver === "client")) {
+const invalid = [
+  ...vectors.invalid.filter(({ receiver }) => receiver === "client"),
+  { meaning: "notification without a name length, to a client", hex: "01", reason: "short" },
+  { meaning: "opcode 0, to a client", hex: "0000000001", reason: "opcode" },
+  { meaning: "response without an id", hex: "04", reason: "short" },
+];
+
+for (const { meaning, hex: message, reason } of invalid) {
   test(`malformed: ${meaning} closes with 4002 and a reason, and rejects the calls in flight`, async (t) => {
     const { client, peer } = await connectedPair(t);
     const calls = [client.call("one"), client.call("two")];
@@ -106,6 +113,18 @@ test("what stands before a malformed message in the same read is served, what st
   await reconnected;
   secondPeer.send(notifyFrame("news", "3"));
   assert.equal(text((await listener.next()).value), "3");
+});
+
+test("after a malformed message a WebSocket that goes on delivering is not heard", async (t) => {
+  const { client, peer } = await connectedPair(t);
+  const listener = client.on("news");
+  listener.next();
+  peer.send(notifyFrame("news", "1"), "ff");
+  await peer.read(); // the close frame
+  const data = Uint8Array.from(Buffer.from(notifyFrame("news", "2"), "hex")).buffer;
+  client.ws.dispatchEvent(new MessageEvent("message", { data }));
+  client.close();
+  assert.deepEqual(await listener.next(), { done: true, value: undefined });
 });
 
 test("a malformed message never reaches the console or the process as an exception", async (t) => {

@@ -1,0 +1,168 @@
+"""A server in a process of its own, and a client that costs next to nothing: bytes made beforehand."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+SUBPROTOCOL = "websocket.io-rpc-v0.1"
+PATIENCE = 60.0
+
+OPENING = (
+    "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n"
+).encode()
+
+
+def header(size: int, *, masked: bool) -> bytes:
+    """The WebSocket header of a binary message (RFC 6455 5.2)."""
+    bit = 0x80 if masked else 0
+    if size < 126:
+        return bytes([0x82, bit | size])
+    if size < 65536:
+        return bytes([0x82, bit | 126]) + struct.pack("!H", size)
+    return bytes([0x82, bit | 127]) + struct.pack("!Q", size)
+
+
+# A mask of zeros leaves the payload as it is; the server unmasks all the same.
+NO_MASK = bytes(4)
+
+
+def message(payload: bytes) -> bytes:
+    return header(len(payload), masked=True) + NO_MASK + payload
+
+
+def request(id: int, method: str, size: int) -> bytes:
+    """A Request with a payload of `size` bytes."""
+    return message(struct.pack("!BIB", 2, id, len(method)) + method.encode() + bytes(size))
+
+
+def reset(id: int) -> bytes:
+    return message(struct.pack("!BI", 3, id))
+
+
+def response_size(size: int) -> int:
+    """The bytes on the wire of a Response with a payload of `size` bytes."""
+    return len(header(5 + size, masked=False)) + 5 + size
+
+
+class ServerProcess:
+    """`echo_server.py` as a process of its own, on a core of its own."""
+
+    def __init__(self, core: int | None) -> None:
+        program = Path(__file__).with_name("echo_server.py")
+        command = [sys.executable, "-P", str(program), str(core)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.port = int(self.process.stdout.readline())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.process.terminate()
+        self.process.communicate(timeout=PATIENCE)
+
+
+class Peer:
+    """A blocking connection, past its handshake."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.room = memoryview(bytearray(1024 * 1024))
+        self.socket.sendall(OPENING)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += self.socket.recv(4096)
+        assert head.startswith(b"HTTP/1.1 101 "), head
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.socket.close()
+
+    def exchange(self, data: bytes, wanted: int) -> None:
+        """Send a little, and read until `wanted` bytes have come."""
+        self.socket.sendall(data)
+        while wanted:
+            got = self.socket.recv_into(self.room)
+            assert got, "the server hung up"
+            wanted -= got
+
+    def exchange_much(self, pieces: Iterable[bytes], wanted: int) -> None:
+        """Send and read at the same time: the server stops reading while nobody reads its answers."""
+        waiting = [memoryview(piece) for piece in reversed(list(pieces))]
+        self.socket.setblocking(False)
+        try:
+            while wanted:
+                readable, writable, _ = select.select(
+                    [self.socket], [self.socket] if waiting else [], [], PATIENCE
+                )
+                assert readable or writable, "the server hangs"
+                if readable:
+                    got = self.socket.recv_into(self.room)
+                    assert got, "the server hung up"
+                    wanted -= got
+                if writable:
+                    piece = waiting.pop()
+                    sent = self.socket.send(piece)
+                    if sent < len(piece):
+                        waiting.append(piece[sent:])
+        finally:
+            self.socket.settimeout(PATIENCE)
+
+
+class NullTransport(asyncio.Transport):
+    """Takes everything at once and keeps nothing, so that what is measured is the engine alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written_bytes = 0
+
+    def write(self, data: Any) -> None:
+        self.written_bytes += len(data)
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
+def feed(protocol: Any, data: bytes) -> None:
+    """Give a protocol what its transport has received."""
+    view = memoryview(data)
+    while view:
+        room = protocol.get_buffer(-1)
+        size = min(len(room), len(view))
+        room[:size] = view[:size]
+        protocol.buffer_updated(size)
+        view = view[size:]

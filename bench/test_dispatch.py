@@ -1,0 +1,118 @@
+"""From bytes received to bytes written, in one process and without a socket: the engine alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import sockrpc
+from bench.peer import NullTransport, feed, request, response_size
+from sockrpc._dispatch import Table
+from sockrpc._names import NameTable
+from sockrpc.protocols import ServerProtocol
+from tests.pair import MemoryServer
+
+BATCH = 1000
+
+
+@pytest.mark.parametrize("in_flight", [0, 10_000])
+def test_a_thousand_ids_enter_and_leave_the_table(measure: Any, in_flight: int) -> None:
+    table = Table()
+    others = [table.new() for _ in range(in_flight)]
+
+    def turn_over() -> None:
+        entries = [table.new() for _ in range(BATCH)]
+        for entry in entries:
+            assert entry is not None
+            table.take(entry)
+
+    measure(turn_over)
+    assert len(table) == len(others) == in_flight
+
+
+def test_the_twin_in_python_of_entering_and_leaving(measure: Any) -> None:
+    """What the same costs with a dict; compare with the one above."""
+    table: dict[int, object] = {}
+
+    def turn_over() -> None:
+        entries = []
+        for number in range(BATCH):
+            entry = object()
+            table[number] = entry
+            entries.append((number, entry))
+        for number, entry in entries:
+            if table.get(number) is entry:
+                del table[number]
+
+    measure(turn_over)
+    assert not table
+
+
+def test_one_method_among_a_hundred_is_found(measure: Any) -> None:
+    names = NameTable({b"method %d" % number: number for number in range(100)})
+    assert measure(names.get, b"method 77") == 77
+
+
+class Engine:
+    """One connection of a server whose transport is nowhere."""
+
+    def __init__(self, app: sockrpc.App) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.transport = NullTransport()
+        self.protocol = self.loop.run_until_complete(self.open(app))
+
+    async def open(self, app: sockrpc.App) -> ServerProtocol:
+        self.here = MemoryServer(app, ping_interval=None)
+        protocol = ServerProtocol(self.here.service)
+        protocol.connection_made(self.transport)
+        protocol.open(b"")
+        protocol.socket._opened("benchmark")
+        protocol.begin()
+        return protocol
+
+    def close(self) -> None:
+        self.loop.run_until_complete(self.end())
+        self.loop.close()
+
+    async def end(self) -> None:
+        self.protocol.connection_lost(None)
+        self.here.server.close()
+        await self.here.server.wait_closed()
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    app = sockrpc.App()
+    app.method("plain")(lambda call: call.payload)
+
+    @app.method("coroutine")
+    async def coroutine(call: sockrpc.Call) -> bytes:
+        return call.payload
+
+    @app.method("suspending")
+    async def suspending(call: sockrpc.Call) -> bytes:
+        await asyncio.sleep(0)
+        return call.payload
+
+    engine = Engine(app)
+    yield engine
+    engine.close()
+
+
+@pytest.mark.parametrize("kind", ["plain", "coroutine", "suspending"])
+def test_a_thousand_calls_of_one_read_are_answered(measure: Any, engine: Engine, kind: str) -> None:
+    data = b"".join(request(number, kind, 32) for number in range(BATCH))
+    wanted = BATCH * response_size(32)
+
+    async def answered() -> None:
+        engine.transport.written_bytes = 0
+        feed(engine.protocol, data)
+        while engine.transport.written_bytes < wanted:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+    measure(lambda: engine.loop.run_until_complete(answered()))
+    assert engine.transport.written_bytes == wanted
+    assert engine.here.server.statistics().calls_failed == 0

@@ -1,0 +1,61 @@
+"""How long it takes until cancelled work stops."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import sockrpc
+from bench.peer import Peer, feed, request, reset
+from bench.test_dispatch import Engine
+
+ROUNDS = 2000
+
+
+def test_a_reset_reaches_the_handler(measure: Any) -> None:
+    """From the bytes of the reset to the CancelledError in the handler, in one process."""
+    app = sockrpc.App()
+    stopped: list[asyncio.Future[None]] = []
+
+    @app.method("wait")
+    async def wait(call: sockrpc.Call) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            stopped[0].set_result(None)
+            raise
+
+    engine = Engine(app)
+
+    async def begin() -> None:
+        feed(engine.protocol, request(1, "wait", 0))
+        # Without eager tasks its first step comes in the next iteration.
+        await asyncio.sleep(0)
+
+    def set_up() -> None:
+        stopped[:] = [engine.loop.create_future()]
+        engine.loop.run_until_complete(begin())
+
+    def stop() -> None:
+        engine.loop.call_soon(feed, engine.protocol, reset(1))
+        engine.loop.run_until_complete(stopped[0])
+
+    try:
+        measure.pedantic(stop, setup=set_up, rounds=ROUNDS)
+        assert engine.here.server.statistics().calls_reset == ROUNDS
+    finally:
+        engine.close()
+
+
+def test_a_reset_stops_the_work_of_a_server(measure: Any, peer: Peer) -> None:
+    """From the reset that is sent to the word of the cancelled handler, over the loopback network."""
+    running = 2 + 2 + len("running")
+    aborted = 2 + 2 + len("aborted")
+
+    def set_up() -> None:
+        peer.exchange(request(1, "wait", 0), running)
+
+    def stop() -> None:
+        peer.exchange(reset(1), aborted)
+
+    measure.pedantic(stop, setup=set_up, rounds=ROUNDS)

@@ -1,0 +1,77 @@
+"""What Debian's packages bring, installed where that may be done: by root, where there is apt-get."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+from common import SetUpError, say
+from interpreters import Interpreter, find_interpreters
+
+# Debian's first; the others are what Ubuntu and the machines of CI services may have in its place.
+BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+BROWSER_PACKAGES = ["chromium", "fonts-liberation"]
+
+
+def install_packages(names: list[str]) -> None:
+    """Installs packages, or does nothing where it may not; whether they are there now, others have to ask."""
+    if not names or not shutil.which("apt-get") or os.geteuid() != 0:
+        return
+    say(f"installing {' '.join(names)}")
+    apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=120"]
+    # One package source out of order must not end this: what is really missing, the install will tell.
+    subprocess.run([*apt, "update"], stdin=subprocess.DEVNULL, check=False)
+    subprocess.run(
+        [*apt, "install", "-y", "--no-install-recommends", *names],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        check=False,
+    )
+
+
+def install_missing(interpreters: list[Interpreter]) -> list[Interpreter]:
+    """Installs what Debian keeps in packages of their own; answers who is ready then.
+
+    Raises:
+        SetUpError: There is no C compiler.
+    """
+    wanted = [name for i in interpreters if i.prefix == "/usr" for name in i.missing_packages()]
+    if not has_compiler():
+        wanted += ["gcc", "libc6-dev"]
+    if wanted:
+        install_packages(wanted)
+        found = {i.minor: i for i in find_interpreters()[0]}
+        interpreters = [found[i.minor] for i in interpreters]
+    if not has_compiler():
+        raise SetUpError("there is no C compiler (Debian: apt-get install gcc libc6-dev)")
+    return interpreters
+
+
+def has_compiler() -> bool:
+    words = os.environ.get("CC", "").split()[:1]
+    return any(shutil.which(name) for name in (*words, "cc", "gcc", "clang"))
+
+
+def provide_browser() -> str:
+    """The path of a Chromium; the environment variable CHROMIUM names one that is not on PATH.
+
+    Raises:
+        SetUpError: There is none, and none could be installed.
+    """
+    named = os.environ.get("CHROMIUM")
+    if named:
+        if shutil.which(named) is None:
+            raise SetUpError(f"CHROMIUM is {named!r}, which is no program")
+        return named
+    if find_browser() is None:
+        install_packages(BROWSER_PACKAGES)
+    found = find_browser()
+    if found is None:
+        raise SetUpError(f"there is no Chromium (Debian: apt-get install {' '.join(BROWSER_PACKAGES)})")
+    return found
+
+
+def find_browser() -> str | None:
+    return next((found for name in BROWSERS if (found := shutil.which(name))), None)

@@ -1,0 +1,216 @@
+"""The command line: its commands, its flags and limits, and what it says when it is used wrongly."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+import sockrpc
+from sockrpc.cli import main
+from tests.command import Command, failure, run_command
+
+MIB = 1024 * 1024
+
+# The contract; not taken from the code, so that a default can not change unseen.
+CONNECTION_LIMITS: dict[str, float] = {
+    "max_message_bytes": 16 * MIB,
+    "output_high_bytes": MIB,
+    "output_low_bytes": 256 * 1024,
+    "output_max_bytes": 16 * MIB,
+    "stall_timeout": 30,
+    "ping_interval": 20,
+    "ping_timeout": 20,
+    "handshake_timeout": 10,
+    "max_handshake_bytes": 64 * 1024,
+    "close_timeout": 5,
+}
+SERVER_LIMITS: dict[str, float] = CONNECTION_LIMITS | {
+    "max_in_flight": 1024,
+    "max_waiting_calls": 16384,
+    "max_waiting_bytes": 16 * MIB,
+    "max_notifications": 1024,
+    "stop_grace": 10,
+    "abort_grace": 5,
+    "max_threads": 32,
+}
+CLIENT_LIMITS: dict[str, float] = CONNECTION_LIMITS | {
+    "max_listener_payloads": 4096,
+    "max_listener_bytes": 16 * MIB,
+}
+# May be switched off; max_connections is then what the system has.
+OPTIONAL_LIMITS = {"stall_timeout", "ping_interval", "ping_timeout", "max_connections"}
+
+# Nobody listens there: an attempt to connect would fail, with another exit code.
+NOWHERE = "ws://127.0.0.1:1/socket"
+COMMANDS = {
+    "serve": (["serve", "sockrpc.demo:make_app"], SERVER_LIMITS),
+    "demo": (["demo"], SERVER_LIMITS),
+    "call": (["call", NOWHERE, "method"], CLIENT_LIMITS),
+    "notify": (["notify", NOWHERE, "event"], CLIENT_LIMITS),
+    "listen": (["listen", NOWHERE, "event"], CLIENT_LIMITS),
+}
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def test_version() -> None:
+    done = run_command("--version")
+    assert (done.returncode, done.stdout.decode().split()) == (0, ["sockrpc", sockrpc.__version__])
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["demo", "--nonsense"], ["call", NOWHERE]], ids=str)
+def test_a_wrong_command_line_is_told_with_the_usage(arguments: list[str]) -> None:
+    done = run_command(*arguments)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"usage: sockrpc")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_names_each_limit_with_its_default_and_the_exit_codes(name: str) -> None:
+    done = run_command(name, "--help")
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode()
+    limits = COMMANDS[name][1]
+    for limit, default in limits.items():
+        found = re.search(rf"^ +{flag(limit)} N\s+\((\S+)\)$", text, re.MULTILINE)
+        assert found is not None, limit
+        assert float(found[1]) == default, limit
+    others = set(SERVER_LIMITS | CLIENT_LIMITS) - set(limits)
+    assert not [limit for limit in others if flag(limit) in text]
+    assert ("--max-connections" in text) == (limits is SERVER_LIMITS)
+    assert re.search(r"exit codes: 0 .*\b1 .*\b2 .*\b124 .*\b130 ", text, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [(name, limit) for name, (_, limits) in COMMANDS.items() for limit in limits if name != "serve"]
+    + [("demo", "max_connections")],
+)
+def test_each_limit_reaches_the_server_or_the_client(
+    name: str, limit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, as each would take half a second in one of its own."""
+    arguments = COMMANDS[name][0]
+    assert main([*arguments, flag(limit), "-1"]) == 2
+    assert capsys.readouterr().err.startswith(f"sockrpc: {limit} is a positive ")
+    if limit not in OPTIONAL_LIMITS:
+        assert main([*arguments, flag(limit), "none"]) == 2
+        assert capsys.readouterr().err == f"sockrpc: {limit} can not be None\n"
+
+
+@pytest.mark.parametrize("limit", sorted(OPTIONAL_LIMITS))
+def test_none_switches_a_limit_off_where_that_is_allowed(
+    limit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Another mistake ends the command once all limits were accepted.
+    assert main(["demo", flag(limit), "none", "--port", "0", "--uds", "both"]) == 2
+    assert limit not in capsys.readouterr().err
+
+
+def test_a_limit_that_is_no_number_is_told_with_the_usage() -> None:
+    done = run_command("demo", "--max-in-flight", "many")
+    assert done.returncode == 2
+    assert b"--max-in-flight" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("module", "'module' is not MODULE:APP"),
+        ("module:", "'module:' is not MODULE:APP"),
+        (":app", "':app' is not MODULE:APP"),
+        (".module:app", "there is no module '.module'"),
+        ("missing:app", "there is no module 'missing'"),
+        ("missing.part:app", "there is no module 'missing.part'"),
+        ("module.part:app", "there is no module 'module.part'"),
+        ("module:missing", "module 'module' has no 'missing'"),
+        ("module:number.missing", "module 'module' has no 'number.missing'"),
+        ("module:number", "serve takes an App or a coroutine function of one socket, not 42"),
+    ],
+)
+def test_an_app_that_can_not_be_found_is_told_in_one_line(name: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text("number = 42\n")
+    assert failure(run_command("serve", name, cwd=tmp_path), 2) == f"sockrpc: {told}"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("import missing", "No module named 'missing'"),
+        ("import missing.module", "No module named 'missing'"),
+        ("from sockrpc import missing", "cannot import name 'missing'"),
+        ("raise RuntimeError('not today')", "not today"),
+        ("if", "SyntaxError"),
+    ],
+)
+def test_a_module_that_can_not_be_imported_shows_why(text: str, shown: str, tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text(text)
+    done = run_command("serve", "module:app", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"Traceback" in done.stderr
+    assert b"module.py" in done.stderr
+    assert shown in done.stderr.decode().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["demo", "--ssl-keyfile", "key.pem"], "--ssl-keyfile needs --ssl-certfile"),
+        (["demo", "--port", "0", "--uds", "path"], "one of"),
+        (["serve", "sockrpc.demo:App", "--page", "missing.html"], "missing.html is not a file"),
+        (["call", NOWHERE, "method", "--timeout", "0"], "--timeout is a positive number"),
+        (["call", "http://127.0.0.1/", "method"], "valid URI"),
+        (["call", "ws://127.0.0.1:99999/", "method"], "valid URI"),
+        (["call", NOWHERE, "method", "--header", "no colon"], "'no colon' is not NAME: VALUE"),
+        (["call", "ws://[::1/", "method"], "valid URI"),
+        (["call", NOWHERE, "method", "--timeout", "nan"], "--timeout is a positive number"),
+        (["demo", "--port", "70000", "--loop", "asyncio"], "70000"),
+        (["notify", "nowhere", "event"], "valid URI"),
+        (["listen", "nowhere", "event"], "valid URI"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_other_mistakes_are_told_in_one_line(arguments: list[str], told: str, tmp_path: Path) -> None:
+    assert told in failure(run_command(*arguments, cwd=tmp_path), 2)
+
+
+@pytest.mark.parametrize("name", ["call", "notify", "listen"])
+def test_a_refused_connection_is_told_in_one_line(name: str) -> None:
+    with socket.socket() as unheard:
+        # Bound, so that nobody else can take the port; not listening.
+        unheard.bind(("127.0.0.1", 0))
+        port = unheard.getsockname()[1]
+        told = failure(run_command(name, f"ws://127.0.0.1:{port}/socket", "name"), 1)
+    assert told.startswith("sockrpc: ConnectionRefusedError: ")
+    assert str(port) in told
+
+
+def test_a_port_that_is_taken_is_told_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        told = failure(run_command("demo", "--port", str(taken.getsockname()[1])), 1)
+    assert "address already in use" in told.lower()
+
+
+def test_a_missing_certificate_is_told_in_one_line(tmp_path: Path) -> None:
+    told = failure(run_command("demo", "--port", "0", "--ssl-certfile", "missing.pem", cwd=tmp_path), 1)
+    assert told.startswith("sockrpc: FileNotFoundError: ")
+
+
+def test_a_peer_can_not_write_to_the_terminal_through_a_complaint() -> None:
+    body = b"\x1b[31mred\r\nsecond line\x07"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        Command("call", f"ws://127.0.0.1:{listening.getsockname()[1]}/", "method") as calling,
+    ):
+        line, _ = listening.accept()
+        with line:
+            while not line.recv(65536).endswith(b"\r\n\r\n"):
+                pass
+            line.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        assert calling.end() == 1
+        assert calling.log == ["sockrpc: HandshakeError: HTTP 403: \\x1b[31mred\\x0d\\x0asecond line\\x07"]

@@ -1,0 +1,253 @@
+"""What is public: exactly what the API promises, documented, and shipped."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import types
+from importlib import resources
+from importlib.machinery import EXTENSION_SUFFIXES
+from typing import Any
+
+import pytest
+
+import sockrpc
+
+# The names of the API and what each has; a contract.
+API: dict[str, set[str]] = {
+    "App": {"method", "on", "on_connect", "on_disconnect"},
+    "Call": {
+        "method",
+        "payload",
+        "text",
+        "id",
+        "socket",
+        "respond",
+        "spawn_and_abort_on_reset",
+        "abort_on_reset",
+        "wait_reset",
+        "is_reset",
+        "raise_if_reset",
+        "abort_reason",
+        "on_abort",
+    },
+    "Notification": {"event", "payload", "text", "socket"},
+    "Socket": {
+        "notify",
+        "notify_nowait",
+        "close",
+        "remote_address",
+        "request",
+        "subprotocol",
+        "state",
+        "in_flight",
+        "__aiter__",
+        "__anext__",
+    },
+    "Room": {"join", "leave", "broadcast"},
+    "Server": {"sockets", "connections", "close", "wait_closed", "statistics", "serve_forever"},
+    "serve": {"__await__", "__aenter__", "__aexit__"},
+    "run": set(),
+    "connect": {"__await__", "__aenter__", "__aexit__", "__aiter__"},
+    "Client": {"call", "notify", "on", "status", "close", "__aenter__", "__aexit__"},
+    "SockRPCError": set(),
+    "UsageError": set(),
+    "ProtocolError": set(),
+    "ConnectionClosed": set(),
+    "ConnectionLost": set(),
+    "RemoteError": set(),
+    "HandshakeError": set(),
+}
+SIGNATURES = {
+    "App.method": "self, name=None, *, timeout=None, run_to_completion=False, thread=False",
+    "App.on": "self, name=None",
+    "Call.respond": "self, payload",
+    "Call.spawn_and_abort_on_reset": "self, coroutine",
+    "Call.abort_on_reset": "self, coroutine",
+    "Call.wait_reset": "self",
+    "Call.on_abort": "self, callback, *args",
+    "Socket.close": "self, code=1000, reason=''",
+    "Socket.notify": "self, event, payload=b''",
+    "Socket.notify_nowait": "self, event, payload=b''",
+    "Room.broadcast": "self, event, payload=b'', *, exclude=None",
+    "Client.call": "self, method, payload=b'', *, timeout=None",
+    "Client.notify": "self, event, payload=b''",
+    "Client.on": "self, event",
+}
+PUBLIC_MODULES = ["sockrpc"]
+
+
+def all_modules() -> list[types.ModuleType]:
+    names = [found.name for found in pkgutil.iter_modules(sockrpc.__path__) if found.name != "__main__"]
+    return [sockrpc, *(importlib.import_module(f"sockrpc.{name}") for name in names)]
+
+
+def is_compiled(module: types.ModuleType) -> bool:
+    return str(module.__file__).endswith(tuple(EXTENSION_SUFFIXES))
+
+
+MODULES = all_modules()
+by_name = pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+
+
+# The names
+
+
+def test_all_is_what_can_be_imported_from_the_package() -> None:
+    importable = {
+        name
+        for name, value in vars(sockrpc).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    assert importable | {"__version__"} == set(sockrpc.__all__)
+    assert len(sockrpc.__all__) == len(set(sockrpc.__all__))
+
+
+@pytest.mark.parametrize("name", API)
+def test_every_name_of_the_api_exists(name: str) -> None:
+    assert name in sockrpc.__all__
+    missing = [member for member in API[name] if not hasattr(getattr(sockrpc, name), member)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", PUBLIC_MODULES)
+def test_every_public_module_exists(name: str) -> None:
+    assert importlib.import_module(name).__doc__
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures_are_the_documented_ones(name: str) -> None:
+    kind, _, member = name.partition(".")
+    signature = inspect.signature(getattr(getattr(sockrpc, kind), member))
+    parameters = [each.replace(annotation=inspect.Parameter.empty) for each in signature.parameters.values()]
+    assert str(inspect.Signature(parameters)) == f"({SIGNATURES[name]})"
+
+
+@pytest.mark.parametrize("name", ["Call.respond", "Call.abort_on_reset", "Call.wait_reset"])
+def test_coroutine_methods_of_compiled_classes_are_seen_as_such(name: str) -> None:
+    kind, _, member = name.partition(".")
+    assert inspect.iscoroutinefunction(getattr(getattr(sockrpc, kind), member))
+
+
+def test_the_errors_are_one_tree() -> None:
+    errors = [
+        each for each in vars(sockrpc).values() if isinstance(each, type) and issubclass(each, Exception)
+    ]
+    assert len(errors) >= 7
+    for error in errors:
+        assert issubclass(error, sockrpc.SockRPCError)
+        assert not issubclass(error, TimeoutError | OSError)
+    assert not issubclass(sockrpc.ConnectionLost, sockrpc.ConnectionClosed)
+    assert not issubclass(sockrpc.ConnectionClosed, sockrpc.ConnectionLost)
+
+
+# __all__
+
+
+@by_name
+def test_every_module_says_what_it_is_and_what_is_in_it(module: types.ModuleType) -> None:
+    assert module.__doc__
+    if not is_compiled(module):
+        assert isinstance(module.__all__, list)
+
+
+@by_name
+def test_all_is_truthful(module: types.ModuleType) -> None:
+    for name in getattr(module, "__all__", []):
+        assert hasattr(module, name), name
+        defined_in = getattr(getattr(module, name), "__module__", None)
+        if module is not sockrpc and isinstance(getattr(module, name), type | types.FunctionType):
+            assert defined_in == module.__name__, name
+
+
+def test_what_other_modules_import_is_in_all() -> None:
+    unlisted = []
+    for module in MODULES:
+        if is_compiled(module):
+            continue
+        tree = ast.parse(inspect.getsource(module))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("sockrpc."):
+                listed = getattr(importlib.import_module(str(node.module)), "__all__", None)
+                if listed is not None:
+                    unlisted += [
+                        f"{node.module}.{each.name}" for each in node.names if each.name not in listed
+                    ]
+    assert sorted(set(unlisted)) == []
+
+
+# Documentation
+
+
+def readonly_fields() -> set[str]:
+    """The fields that compiled classes show as they are; these can not have a docstring."""
+    root = resources.files("sockrpc")
+    texts = [each.read_text(encoding="utf-8") for each in root.iterdir() if each.name.endswith(".pxd")]
+    return {
+        name
+        for text in texts
+        for name in re.findall(r"cdef readonly [\w ]*?(\w+) *(?:#|$)", text, re.MULTILINE)
+    }
+
+
+def undocumented(kind: type) -> list[str]:
+    missing = [] if kind.__doc__ else [kind.__name__]
+    for ancestor in kind.__mro__:
+        if not ancestor.__module__.startswith("sockrpc"):
+            continue
+        for name, value in vars(ancestor).items():
+            if name.startswith("_"):
+                continue
+            if isinstance(value, types.GetSetDescriptorType) and name in readonly_fields():
+                continue
+            is_told = callable(value) or isinstance(
+                value, types.GetSetDescriptorType | property | classmethod | staticmethod
+            )
+            if is_told and not inspect.getdoc(value):
+                missing.append(f"{ancestor.__name__}.{name}")
+    return missing
+
+
+@pytest.mark.parametrize("name", [name for name in sockrpc.__all__ if callable(getattr(sockrpc, name))])
+def test_everything_public_is_documented(name: str) -> None:
+    value: Any = getattr(sockrpc, name)
+    assert undocumented(value) == [] if isinstance(value, type) else value.__doc__
+
+
+def test_a_missing_docstring_would_be_found() -> None:
+    # The test above, tested: compiled properties and fields look alike.
+    assert "payload" in readonly_fields()
+    assert "method" not in readonly_fields()
+    assert isinstance(vars(sockrpc.Call)["method"], types.GetSetDescriptorType)
+
+
+# Shipped files
+
+
+def shipped() -> set[str]:
+    return {each.name for each in resources.files("sockrpc").iterdir()}
+
+
+def test_types_are_shipped() -> None:
+    assert "py.typed" in shipped()
+
+
+def test_every_compiled_module_has_a_stub_and_a_declaration() -> None:
+    compiled = {module.__name__.partition(".")[2] for module in MODULES if is_compiled(module)}
+    assert len(compiled) >= 11
+    for suffix in (".pyi", ".pxd"):
+        assert {name.removesuffix(suffix) for name in shipped() if name.endswith(suffix)} == compiled
+
+
+def test_every_source_of_a_compiled_module_is_compiled() -> None:
+    sources = {name.removesuffix(".pyx") for name in shipped() if name.endswith(".pyx")}
+    # An installed package has no sources.
+    assert sources <= {module.__name__.partition(".")[2] for module in MODULES if is_compiled(module)}
+
+
+@pytest.mark.parametrize("path", ["js/sockrpc.js", "js/sockrpc.d.ts"])
+def test_the_javascript_client_is_shipped(path: str) -> None:
+    assert resources.files("sockrpc").joinpath(path).is_file()

@@ -1,0 +1,245 @@
+"""Who may import whom: each module only from layers below its own, in Python and in Cython.
+
+Type-checking imports and stubs are exempt: a name in an annotation is no dependency at run time.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "sockrpc"
+PACKAGE = "sockrpc"
+
+# From the bottom up. A module imports from lower lines only, not from its own.
+LAYERS: list[list[str]] = [
+    ["errors"],
+    # Each alone: framing, names, ids, the opening handshake, limits, threads know nothing of each other.
+    ["_websocket", "_frames", "_names", "_dispatch", "handshake", "limits", "threads"],
+    ["_loop"],
+    ["_output"],
+    ["_connection"],
+    ["_service"],
+    ["_calls", "_notifications"],
+    # The two roles do not know each other either.
+    ["_serving", "_calling"],
+    ["protocols", "sockets"],
+    ["app", "rooms", "opening"],
+    ["server", "client"],
+    ["runner"],
+    # The package itself, which shows what is public.
+    ["__init__"],
+    # What is built on the package, like an application.
+    ["testing", "bench", "demo", "pages"],
+    ["cli"],
+    ["__main__"],
+]
+LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
+
+# What a part must not know (architecture), as far as imports tell.
+IO = {"asyncio", "socket", "ssl", "select", "selectors", "threading", "uvloop"}
+MUST_NOT_IMPORT: dict[str, set[str]] = {
+    "errors": IO | {"logging"},
+    "limits": IO | {"logging"},
+    "_websocket": IO | {"logging"},
+    "_frames": IO | {"logging"},
+    "_names": IO | {"logging"},
+    "_dispatch": IO | {"logging"},
+    "handshake": IO,
+    "app": {"socket", "ssl", "struct"},
+    "rooms": {"socket", "ssl", "struct"},
+    "client": {"struct"},
+    "server": {"struct"},
+}
+THIRD_PARTY = {"websockets", "uvloop"}
+
+
+class Imports:
+    """What one module imports: modules of the package, and top-level names of all others."""
+
+    def __init__(self) -> None:
+        self.own: set[str] = set()
+        self.others: set[str] = set()
+        self.full: set[str] = set()
+
+    def add(self, module: str, names: list[str]) -> None:
+        self.full.add(module)
+        top, _, rest = module.partition(".")
+        if top != PACKAGE:
+            self.others.add(top)
+        elif rest:
+            self.own.add(rest)
+        else:
+            # `from sockrpc import name`: a module of that name, or something of the package itself.
+            self.own |= {name if name in LEVEL else "__init__" for name in names} or {"__init__"}
+
+
+def python_imports(text: str) -> Imports:
+    found = Imports()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            for each in node.orelse:
+                visit(each)
+            return
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                found.add(alias.name, [])
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            found.add(str(node.module), [alias.name for alias in node.names])
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(text))
+    return found
+
+
+FROM = re.compile(r"^[ \t]*from[ \t]+([\w.]+)[ \t]+c?import[ \t]+(\((?:[^)]*)\)|[^\n]*)", re.MULTILINE)
+IMPORT = re.compile(r"^[ \t]*c?import[ \t]+([\w., \t]+?)[ \t]*(?:#.*)?$", re.MULTILINE)
+C_MODULES = {"cython", "cpython", "libc", "libcpp", "posix"}
+
+
+def cython_imports(text: str) -> Imports:
+    found = Imports()
+    for module, names in FROM.findall(text):
+        assert not module.startswith("."), "relative import"
+        found.add(module, re.findall(r"\w+", names))
+    for names in IMPORT.findall(text):
+        for module in names.split(","):
+            found.add(module.split(" as ")[0].strip(), [])
+    found.others -= C_MODULES
+    return found
+
+
+def read_imports(path: Path) -> Imports:
+    text = path.read_text(encoding="utf-8")
+    return python_imports(text) if path.suffix == ".py" else cython_imports(text)
+
+
+FILES = sorted(path for path in SOURCE.iterdir() if path.suffix in {".py", ".pyx", ".pxd"})
+IMPORTS = {path.name: read_imports(path) for path in FILES}
+every_file = pytest.mark.parametrize("name", IMPORTS)
+
+
+def module_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def graph() -> dict[str, set[str]]:
+    """Module to what it imports; a .pyx and its .pxd are one module."""
+    edges: dict[str, set[str]] = {}
+    for name, imports in IMPORTS.items():
+        edges.setdefault(module_of(name), set()).update(imports.own - {module_of(name)})
+    return edges
+
+
+# The rules
+
+
+def test_every_module_has_its_layer() -> None:
+    assert sum(len(layer) for layer in LAYERS) == len(LEVEL), "a module stands in two layers"
+    assert {module_of(name) for name in IMPORTS} - set(LEVEL) == set()
+
+
+@every_file
+def test_imports_go_down_only(name: str) -> None:
+    module = module_of(name)
+    wrong = [
+        f"{name} imports {imported}"
+        for imported in IMPORTS[name].own - {module}
+        if LEVEL[imported] >= LEVEL[module]
+    ]
+    assert wrong == []
+
+
+def test_there_are_no_cycles() -> None:
+    # Raises CycleError, which names the modules.
+    TopologicalSorter(graph()).prepare()
+
+
+@every_file
+def test_nothing_is_imported_but_the_standard_library_and_two_packages(name: str) -> None:
+    assert IMPORTS[name].others - sys.stdlib_module_names - THIRD_PARTY == set()
+
+
+@pytest.mark.parametrize("module", MUST_NOT_IMPORT)
+def test_a_part_does_not_import_what_it_must_not_know(module: str) -> None:
+    for name, imports in IMPORTS.items():
+        if module_of(name) == module:
+            assert imports.others & MUST_NOT_IMPORT[module] == set()
+
+
+@every_file
+def test_only_the_command_line_parses_arguments(name: str) -> None:
+    if module_of(name) != "cli":
+        assert "argparse" not in IMPORTS[name].others
+
+
+@every_file
+def test_websockets_does_the_opening_handshake_and_nothing_else(name: str) -> None:
+    of_websockets = {each for each in IMPORTS[name].full if each.partition(".")[0] == "websockets"}
+    # Types that stand in our own API, and the reading of URIs.
+    allowed = {f"websockets.{each}" for each in ("http11", "datastructures", "exceptions", "uri", "typing")}
+    if module_of(name) == "handshake":
+        allowed |= {"websockets.client", "websockets.server"}
+    assert of_websockets <= allowed
+
+
+def test_the_command_line_uses_nothing_private() -> None:
+    assert [name for name in IMPORTS["cli.py"].own if name.startswith("_") and name != "__init__"] == []
+    tree = ast.parse((SOURCE / "cli.py").read_text(encoding="utf-8"))
+    private = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
+    }
+    assert private == set()
+
+
+@every_file
+def test_nothing_is_included(name: str) -> None:
+    text = (SOURCE / name).read_text(encoding="utf-8")
+    assert re.findall(r"^\s*include\s+[\"'].*$", text, re.MULTILINE) == []
+
+
+@every_file
+def test_files_are_short_enough_to_be_read(name: str) -> None:
+    lines = len((SOURCE / name).read_text(encoding="utf-8").splitlines())
+    assert lines <= (400 if name.endswith(".py") else 500)
+
+
+# The tests, tested: a rule that reads nothing would never be broken.
+
+
+def test_the_imports_are_found() -> None:
+    edges = graph()
+    assert edges["server"] >= {"app", "limits", "opening", "protocols", "_service"}
+    assert edges["_calling"] >= {"_connection", "_frames", "_websocket", "errors"}
+    assert edges["_connection"] >= {"_output", "_dispatch", "_loop"}
+    assert edges["cli"] >= {"__init__", "demo"}
+    assert IMPORTS["_output.pxd"].own == {"_loop", "_websocket"}
+    assert "asyncio" in IMPORTS["_loop.pyx"].others
+    assert "uvloop" in IMPORTS["runner.py"].others
+    assert "rooms" not in IMPORTS["sockets.py"].own
+
+
+def test_imports_of_cython_are_understood() -> None:
+    text = '''"""From here on, imports."""
+cimport cython
+import os, sys
+from sockrpc._a cimport (
+    one, two,  # from sockrpc._wrong
+)
+from sockrpc import _frames, App
+from libc.stdint cimport uint8_t
+    import asyncio as loop  # inside a function
+'''
+    found = cython_imports(text)
+    assert found.own == {"_a", "_frames", "__init__"}
+    assert found.others == {"os", "sys", "asyncio"}

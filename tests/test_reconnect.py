@@ -1,0 +1,292 @@
+"""`async for client in connect(uri)`: what is tried again, what is raised, what is never repeated."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+import sockrpc
+import sockrpc.client
+from tests.raw_server import RawServer, response
+from tests.support import PATIENCE, serving, until
+from tests.work import Work
+
+
+@pytest.fixture(autouse=True)
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockrpc.client, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(sockrpc.client, "LONGEST_DELAY", 0.01)
+
+
+@pytest.fixture
+def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Each delay, when it begins."""
+    begun: list[float] = []
+    backoff = sockrpc.client.backoff
+
+    def recorded() -> Iterator[float]:
+        for delay in backoff():
+            begun.append(delay)
+            yield delay
+
+    monkeypatch.setattr(sockrpc.client, "backoff", recorded)
+    return begun
+
+
+@contextlib.asynccontextmanager
+async def reconnecting(uri: str, **options: Any) -> AsyncIterator[asyncio.Queue[Any]]:
+    """A task that connects again and again; each of its clients, or what ended it, comes by the queue."""
+    clients: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def connect() -> None:
+        try:
+            async for client in sockrpc.connect(uri, **options):
+                clients.put_nowait(client)
+                await client.wait_closed()
+        except Exception as error:
+            clients.put_nowait(error)
+
+    task = asyncio.ensure_future(connect())
+    try:
+        async with asyncio.timeout(PATIENCE):
+            yield clients
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def refusal(status: int) -> bytes:
+    return f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode()
+
+
+async def test_a_refused_connection_is_tried_again_until_somebody_listens(delays: list[float]) -> None:
+    app = sockrpc.App()
+    app.method("echo")(lambda call: call.payload)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        async with reconnecting(f"ws://127.0.0.1:{listening.getsockname()[1]}/") as clients:
+            await until(lambda: len(delays) == 3)
+            assert clients.empty()
+            async with sockrpc.serve(app, sock=listening):
+                client = await clients.get()
+                assert await client.call("echo", b"x") == b"x"
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 599])
+async def test_a_refusal_that_may_pass_is_tried_again(status: int) -> None:
+    async with RawServer() as server, reconnecting(server.uri) as clients:
+        for _ in range(3):
+            peer = await server.peer()
+            await peer.read_head()
+            await peer.send(refusal(status))
+        peer = await server.accept()
+        client = await clients.get()
+        assert isinstance(client, sockrpc.Client)
+        await peer.finish()
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 426])
+async def test_a_refusal_that_stays_is_raised(status: int) -> None:
+    async with RawServer() as server, reconnecting(server.uri) as clients:
+        peer = await server.peer()
+        await peer.read_head()
+        await peer.send(refusal(status))
+        error = await clients.get()
+        assert isinstance(error, sockrpc.HandshakeError)
+        assert error.status == status
+        assert server.accepted.empty()
+
+
+@pytest.mark.parametrize(
+    "answer", [b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 101 Switching Protocols\r\n\r\n", b"x" * 70_000]
+)
+async def test_an_answer_in_another_protocol_is_raised(answer: bytes) -> None:
+    async with RawServer() as server, reconnecting(server.uri) as clients:
+        peer = await server.peer()
+        await peer.read_head()
+        await peer.send(answer)
+        error = await clients.get()
+        assert isinstance(error, sockrpc.HandshakeError)
+        assert error.status is None
+
+
+async def test_another_subprotocol_is_raised() -> None:
+    async with RawServer() as server, reconnecting(server.uri) as clients:
+        await server.accept(headers={"Sec-WebSocket-Protocol": "chat"})
+        assert isinstance(await clients.get(), sockrpc.HandshakeError)
+
+
+async def test_lines_that_break_and_servers_that_do_not_answer_are_tried_again() -> None:
+    async with RawServer() as server, reconnecting(server.uri, open_timeout=0.2) as clients:
+        await (await server.peer()).finish()
+        peer = await server.peer()
+        await peer.read_head()
+        await peer.send(b"HTTP/1.1 101 Sw")
+        await peer.finish()
+        peer = await server.peer()
+        await peer.read_head()
+        peer.reset_line()
+        await server.peer()  # says nothing: the time-out ends it
+        peer = await server.accept()
+        assert isinstance(await clients.get(), sockrpc.Client)
+        await peer.finish()
+
+
+async def test_calls_in_flight_fail_at_once_and_are_never_replayed() -> None:
+    async with RawServer() as server, reconnecting(server.uri) as clients:
+        peer = await server.accept()
+        client = await clients.get()
+        calls = [asyncio.ensure_future(client.call("pay", str(n))) for n in range(3)]
+        payloads = client.on("event")
+        assert [await peer.request() for _ in calls] == [1, 2, 3]
+        await peer.answer(2, b"paid")
+        assert await calls[1] == b"paid"
+        peer.reset_line()
+        for call in (calls[0], calls[2]):
+            with pytest.raises(sockrpc.ConnectionLost):
+                await call
+        with pytest.raises(sockrpc.ConnectionLost):
+            await anext(payloads)
+
+        peer = await server.accept()
+        again = await clients.get()
+        assert again.status() == ([], [])
+        # The first thing that the new connection carries is the new call.
+        call = asyncio.ensure_future(again.call("pay", "new"))
+        kind, id, rest = await peer.message()
+        assert (kind, rest[4:]) == ("request", b"new")
+        await peer.send(response(id, b"paid"))
+        assert await call == b"paid"
+        await peer.finish()
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1011, 1013, 4000])
+async def test_whatever_the_server_closes_with_it_is_connected_to_again(code: int) -> None:
+    async with RawServer() as server, reconnecting(server.uri) as clients:
+        peer = await server.accept()
+        client = await clients.get()
+        call = asyncio.ensure_future(client.call("work"))
+        await peer.request()
+        await peer.close_politely(code)
+        with pytest.raises(sockrpc.ConnectionLost) as raised:
+            await call
+        assert raised.value.code == code
+        assert await peer.closing() == (code, "")
+        await peer.finish()
+        await server.accept()
+        assert await clients.get() is not client
+
+
+async def test_a_server_that_is_restarted_on_the_same_port_is_found_again() -> None:
+    there = Work()
+    async with contextlib.AsyncExitStack() as stack:
+        here = await sockrpc.serve(there.app(), "127.0.0.1", 0, stop_grace=0.0)
+        port = here.sockets[0].getsockname()[1]
+        clients = await stack.enter_async_context(reconnecting(f"ws://127.0.0.1:{port}/"))
+        for _ in range(3):
+            client = await clients.get()
+            call = asyncio.ensure_future(client.call("work"))
+            began = len(there.calls)
+            await until(lambda began=began: len(there.calls) > began)
+            here.close()
+            with pytest.raises(sockrpc.ConnectionLost) as raised:
+                await call
+            assert raised.value.code == 1001
+            await here.wait_closed()
+            here = await sockrpc.serve(there.app(), "127.0.0.1", port, stop_grace=0.0)
+        client = await clients.get()
+        assert await client.call("echo", b"x") == b"x"
+        here.close()
+        await here.wait_closed()
+    assert len(there.calls) == 3
+
+
+async def test_the_body_catches_the_loss_and_continues() -> None:
+    async with serving(Work().app()) as here, asyncio.timeout(PATIENCE):
+        rounds = 0
+        async for client in here.connect():
+            rounds += 1
+            if rounds == 3:
+                break
+            try:
+                await here.only_socket().close(1013, "again")
+                await client.call("echo")
+            except sockrpc.ConnectionLost:
+                continue
+        assert rounds == 3
+        await until(lambda: not here.server.connections)
+
+
+async def test_what_the_body_raises_comes_out_and_the_connection_is_closed() -> None:
+    async def body(connecting: sockrpc.connect) -> None:
+        async for _ in connecting:
+            raise ZeroDivisionError
+
+    async with serving(Work().app()) as here, asyncio.timeout(PATIENCE):
+        with pytest.raises(ZeroDivisionError):
+            await body(here.connect())
+        await until(lambda: not here.server.connections)
+
+
+async def test_a_connection_that_the_body_leaves_open_is_closed_before_the_next() -> None:
+    async with serving(Work().app()) as here, asyncio.timeout(PATIENCE):
+        clients = []
+        async for client in here.connect():
+            clients.append(client)
+            assert len(here.server.connections) == 1
+            if len(clients) == 3:
+                break
+        for client in clients[:2]:
+            with pytest.raises(sockrpc.ConnectionClosed):
+                await client.call("echo")
+        await until(lambda: not here.server.connections)
+
+
+async def test_it_may_be_cancelled_while_it_waits_between_two_attempts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sockrpc.client, "FIRST_DELAY", 3600.0)
+    async with RawServer() as server, reconnecting(server.uri):
+        await (await server.peer()).finish()
+        await until(lambda: delays)
+        # Leaving the block cancels it.
+
+
+def test_delays_double_to_a_limit_and_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockrpc.client, "FIRST_DELAY", 0.5)
+    monkeypatch.setattr(sockrpc.client, "LONGEST_DELAY", 30.0)
+    ceilings = [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    runs = [list(itertools.islice(sockrpc.client.backoff(), len(ceilings))) for _ in range(50)]
+    for position, ceiling in enumerate(ceilings):
+        delays = [run[position] for run in runs]
+        assert all(ceiling / 2 <= delay <= ceiling for delay in delays)
+        assert len(set(delays)) > 25, "no jitter"
+
+
+@pytest.mark.parametrize(("good", "sequences"), [(0.0, 4), (3600.0, 1)])
+async def test_the_delays_start_anew_after_a_good_connection_only(
+    good: float, sequences: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockrpc.client, "GOOD_CONNECTION_SECONDS", good)
+    begun: list[int] = []
+    backoff = sockrpc.client.backoff
+
+    def counted() -> Any:
+        begun.append(1)
+        return backoff()
+
+    monkeypatch.setattr(sockrpc.client, "backoff", counted)
+    async with RawServer() as server, reconnecting(server.uri) as clients:
+        for _ in range(3):
+            peer = await server.accept()
+            await clients.get()
+            await peer.finish()
+        await server.accept()
+        await clients.get()
+    assert len(begun) == sequences

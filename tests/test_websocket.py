@@ -1,0 +1,283 @@
+"""The WebSocket level by itself: every kind of frame, every length, every split, every fault."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from itertools import combinations, pairwise
+
+import pytest
+
+from sockrpc._websocket import OPCODES, Parser, serialize
+from tests.support import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
+
+Events = list[tuple[str, bytes]]
+
+SIZES = [0, 1, 125, 126, 127, 65535, 65536, 65537]
+
+
+@pytest.fixture(params=["server", "client"])
+def role(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def new_parser(role: str, max_message_bytes: int = 1 << 20) -> Parser:
+    return Parser("server" if role == "server" else "client", max_message_bytes)
+
+
+def to(role: str, opcode: int, payload: bytes = b"", *, final: bool = True) -> bytes:
+    """A frame as this role receives it."""
+    return frame(opcode, payload, final=final, masked=role == "server")
+
+
+def fault(code: int, reason: str) -> tuple[str, bytes]:
+    return "fault", struct.pack("!H", code) + reason.encode()
+
+
+def payload_of(size: int) -> bytes:
+    return (bytes(range(97, 123)) * (size // 26 + 1))[:size]
+
+
+# Serializing
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("final", [True, False])
+@pytest.mark.parametrize("kind", ["continuation", "text", "binary"])
+def test_a_data_frame_is_serialized_as_the_rfc_says(kind: str, size: int, final: bool) -> None:
+    payload = payload_of(size)
+    plain = serialize(kind, payload, masked=False, final=final)
+    assert plain == frame(OPCODES[kind], payload, masked=False, final=final)
+    assert unmasked(serialize(kind, payload, masked=True, final=final)) == plain
+
+
+@pytest.mark.parametrize("size", [0, 1, 125])
+@pytest.mark.parametrize("kind", ["close", "ping", "pong"])
+def test_a_control_frame_is_serialized_as_the_rfc_says(kind: str, size: int) -> None:
+    payload = payload_of(size)
+    plain = serialize(kind, payload, masked=False)
+    assert plain == frame(OPCODES[kind], payload, masked=False)
+    assert unmasked(serialize(kind, payload, masked=True)) == plain
+
+
+def unmasked(masked: bytes) -> bytes:
+    """The same frame without its mask, which must be there; written down anew from RFC 6455 5.3."""
+    assert masked[1] & 0x80
+    start = {126: 4, 127: 10}.get(masked[1] & 0x7F, 2)
+    key, payload = masked[start : start + 4], masked[start + 4 :]
+    head = masked[:1] + bytes([masked[1] & 0x7F]) + masked[2:start]
+    return head + bytes(byte ^ key[i & 3] for i, byte in enumerate(payload))
+
+
+def test_every_masked_frame_has_a_mask_of_its_own() -> None:
+    # Several refills of the pool of masks; of so few among 2**32, hardly two are equal.
+    masks = [serialize("ping", b"", masked=True)[2:] for _ in range(5000)]
+    assert {len(mask) for mask in masks} == {4}
+    assert len(set(masks)) > 4990
+    # Nor is any part of one in the next, which would make it easy to guess.
+    for shift in (1, 2):
+        assert sum(one[shift:] == other[:-shift] for one, other in pairwise(masks)) < 5
+    for i in range(4):
+        assert len({mask[i] for mask in masks}) == 256
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_a_forked_child_does_not_repeat_its_parent_s_masks() -> None:
+    program = """
+import os
+from sockrpc._websocket import serialize
+
+def masks():
+    return b"".join(serialize("ping", b"", masked=True)[2:] for _ in range(8))
+
+masks()  # the pool is full, and in use
+reading, writing = os.pipe()
+if os.fork() == 0:
+    os.write(writing, masks())
+    os._exit(0)
+os.wait()
+theirs = os.read(reading, 100)
+print(len(theirs), theirs != masks())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["32", "True"]
+
+
+# Whole frames
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["text", "binary"])
+def test_a_message_of_any_length_comes_out_whole(role: str, kind: str, size: int) -> None:
+    payload = payload_of(size)
+    assert new_parser(role).feed(to(role, OPCODES[kind], payload)) == [(kind, payload)]
+
+
+@pytest.mark.parametrize("size", [0, 1, 124, 125])
+@pytest.mark.parametrize("kind", ["ping", "pong"])
+def test_a_control_frame_of_any_length_comes_out_whole(role: str, kind: str, size: int) -> None:
+    payload = bytes(range(size))
+    assert new_parser(role).feed(to(role, OPCODES[kind], payload)) == [(kind, payload)]
+
+
+def test_many_frames_in_one_read_come_out_in_order(role: str) -> None:
+    frames = [(i % 3, payload_of(i)) for i in range(100)]
+    stream = b"".join(to(role, (BINARY, PING, TEXT)[which], payload) for which, payload in frames)
+    assert new_parser(role).feed(stream) == [(("binary", "ping", "text")[w], p) for w, p in frames]
+
+
+def test_parsing_does_not_change_the_bytes_that_were_fed(role: str) -> None:
+    stream = to(role, BINARY, b"payload") + to(role, BINARY, b"cut")[:-1]
+    before = bytes(bytearray(stream))
+    new_parser(role).feed(stream)
+    assert stream == before
+
+
+def test_an_empty_read_is_nothing(role: str) -> None:
+    parser = new_parser(role)
+    assert parser.feed(b"") == []
+    message = to(role, TEXT, b"hi")
+    assert [parser.feed(part) for part in (message[:3], b"", message[3:])] == [[], [], [("text", b"hi")]]
+
+
+# Masks
+
+
+def test_masks_are_removed_at_every_offset_and_of_every_length() -> None:
+    for offset in range(9):
+        for size in range(42):
+            payload = bytes((7 * i + size) & 0xFF for i in range(size))
+            stream = (
+                to("server", PONG, bytes(offset)) + to("server", BINARY, payload) + to("server", PONG, b"!")
+            )
+            expected = [("pong", bytes(offset)), ("binary", payload), ("pong", b"!")]
+            assert new_parser("server").feed(stream) == expected, (offset, size)
+
+
+@pytest.mark.parametrize("size", [125, 126, 65535, 65536])
+def test_masks_are_removed_from_a_frame_that_arrives_in_pieces(size: int) -> None:
+    payload = bytes(i % 251 for i in range(size))
+    stream = frame(BINARY, payload)
+    parser = new_parser("server")
+    events = [event for i in range(0, len(stream), 61) for event in parser.feed(stream[i : i + 61])]
+    assert events == [("binary", payload)]
+
+
+# Segmentation
+
+
+def small_stream(role: str) -> tuple[bytes, Events]:
+    """All kinds of frames, one with an extended length, two fragmented messages, a close."""
+    long = payload_of(126)
+    stream = b"".join(
+        [
+            to(role, PING, b"p"),
+            to(role, TEXT, "é👀".encode()[:3], final=False),
+            to(role, PONG, b""),
+            to(role, CONTINUATION, "é👀".encode()[3:]),
+            to(role, BINARY, long),
+            to(role, BINARY, b"", final=False),
+            to(role, CONTINUATION, b"ab", final=False),
+            to(role, CONTINUATION, b""),
+            to(role, CLOSE, b"\x03\xe8bye"),
+        ]
+    )
+    events = [
+        ("ping", b"p"),
+        ("pong", b""),
+        ("text", "é👀".encode()),
+        ("binary", long),
+        ("binary", b"ab"),
+        ("close", b"\x03\xe8bye"),
+    ]
+    return stream, events
+
+
+def test_every_split_in_two_and_in_three_gives_the_same_events(role: str) -> None:
+    stream, expected = small_stream(role)
+    for first, second in combinations(range(len(stream) + 1), 2):
+        parser = new_parser(role)
+        events = (
+            parser.feed(stream[:first]) + parser.feed(stream[first:second]) + parser.feed(stream[second:])
+        )
+        assert events == expected, (first, second)
+
+
+def test_byte_by_byte_gives_the_same_events(role: str) -> None:
+    stream, expected = small_stream(role)
+    parser = new_parser(role)
+    assert [event for i in range(len(stream)) for event in parser.feed(stream[i : i + 1])] == expected
+
+
+def test_an_event_comes_with_its_last_byte(role: str) -> None:
+    stream = to(role, TEXT, b"one") + to(role, PING, b"two")
+    size = len(to(role, TEXT, b"one"))
+    parser = new_parser(role)
+    assert parser.feed(stream[: size - 1]) == []
+    assert parser.feed(stream[size - 1 : size + 1]) == [("text", b"one")]
+    assert parser.feed(stream[size + 1 :]) == [("ping", b"two")]
+
+
+def test_a_long_header_may_be_split_anywhere(role: str) -> None:
+    payload = payload_of(65536)
+    stream = to(role, BINARY, payload)
+    for cut in [*range(18), len(stream) - 1]:
+        parser = new_parser(role)
+        assert parser.feed(stream[:cut]) == []
+        assert parser.feed(stream[cut:]) == [("binary", payload)], cut
+
+
+# Fragmentation
+
+
+def test_control_frames_may_stand_between_fragments(role: str) -> None:
+    stream = b"".join(
+        [
+            to(role, TEXT, b"a", final=False),
+            to(role, PING, b"1"),
+            to(role, CONTINUATION, b"b", final=False),
+            to(role, PONG, b"2"),
+            to(role, PING, b"3"),
+            to(role, CONTINUATION, b"c"),
+        ]
+    )
+    expected = [("ping", b"1"), ("pong", b"2"), ("ping", b"3"), ("text", b"abc")]
+    assert new_parser(role).feed(stream) == expected
+
+
+def test_fragmented_messages_do_not_run_into_each_other(role: str) -> None:
+    parser = new_parser(role)
+
+    def fragmented(opcode: int, *parts: bytes) -> bytes:
+        head = to(role, opcode, parts[0], final=False)
+        middle = [to(role, CONTINUATION, part, final=False) for part in parts[1:-1]]
+        return b"".join([head, *middle, to(role, CONTINUATION, parts[-1])])
+
+    longest = payload_of(2000)
+    stream = (
+        fragmented(BINARY, longest, b"end")
+        + to(role, TEXT, b"whole")
+        + fragmented(TEXT, b"x", b"", b"y")
+        + fragmented(BINARY, b"", b"")
+    )
+    expected = [("binary", longest + b"end"), ("text", b"whole"), ("text", b"xy"), ("binary", b"")]
+    assert parser.feed(stream) == expected
+    assert parser.feed(stream) == expected
+
+
+def test_a_character_may_be_split_between_fragments_but_must_end_in_the_message(role: str) -> None:
+    euro = "€".encode()
+    for cut in range(len(euro) + 1):
+        stream = to(role, TEXT, euro[:cut], final=False) + to(role, CONTINUATION, euro[cut:])
+        assert new_parser(role).feed(stream) == [("text", euro)]
+    stream = to(role, TEXT, euro[:1], final=False) + to(role, CONTINUATION, euro[1:2])
+    assert new_parser(role).feed(stream) == [fault(1007, "text message is not UTF-8")]
+
+
+def test_a_close_frame_may_stand_between_fragments(role: str) -> None:
+    stream = to(role, TEXT, b"a", final=False) + to(role, CLOSE, b"\x03\xe9") + to(role, CONTINUATION, b"b")
+    assert new_parser(role).feed(stream) == [("close", b"\x03\xe9")]
