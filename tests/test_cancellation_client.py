@@ -69,11 +69,12 @@ async def test_the_reset_is_written_in_the_iteration_in_which_the_call_is_cancel
         assert await peer.request() == 1
         peer.writer.transport.pause_reading()
         with peer.writer.get_extra_info("socket").dup() as line:
-            line.setblocking(False)
+            line.settimeout(PATIENCE)
             waiting.cancel()
             # One turn delivers the cancel, one lets the loop do the writes that it has gathered.
             for _ in range(2):
                 await asyncio.sleep(0)
+            # This blocks the loop: nothing else can write it now.
             assert len(line.recv(100, socket.MSG_PEEK)) == 2 + 4 + 5
         peer.writer.transport.resume_reading()
         assert await peer.reset() == 1

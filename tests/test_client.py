@@ -70,7 +70,11 @@ async def test_answers_come_in_the_order_in_which_the_work_finishes() -> None:
 
 async def test_a_call_that_waits_holds_up_no_other() -> None:
     app = echo_app()
-    app.method("wait")(lambda call: asyncio.Event().wait())
+
+    @app.method("wait")
+    async def wait(call: sockrpc.Call) -> None:
+        await asyncio.Event().wait()
+
     async with serving(app) as here, here.connect() as client:
         waiting = await started(client.call("wait"))
         for i in range(100):
@@ -89,7 +93,7 @@ async def test_two_clients_have_nothing_to_do_with_each_other() -> None:
 async def test_requests_and_notifications_go_out_in_the_order_in_which_they_were_made() -> None:
     async with connected() as (client, peer):
         made: list[tuple[int, bytes]] = []
-        tasks = []
+        tasks: list[asyncio.Future[Any]] = []
         id = 0
         for i in range(100):
             name = b"n%d" % i

@@ -212,7 +212,7 @@ async def test_cancelling_connect_leaves_nothing_behind(turns: int) -> None:
 
 
 def test_the_tree_of_errors_and_what_each_says() -> None:
-    for error, text, attributes in [
+    errors: list[tuple[sockrpc.SockRPCError, str, dict[str, object]]] = [
         (sockrpc.UsageError("mine"), "mine", {}),
         (
             sockrpc.ProtocolError(1002, "theirs"),
@@ -227,7 +227,8 @@ def test_the_tree_of_errors_and_what_each_says() -> None:
         (sockrpc.ConnectionLost(), "1006", {"code": 1006, "reason": ""}),
         (sockrpc.ConnectionLost(1001, "going"), "1001: going", {"code": 1001, "reason": "going"}),
         (sockrpc.ListenerOverflow("behind"), "behind", {}),
-    ]:
+    ]
+    for error, text, attributes in errors:
         assert isinstance(error, sockrpc.SockRPCError)
         assert type(error).__mro__.index(sockrpc.SockRPCError) <= 2
         assert str(error) == text

@@ -62,7 +62,18 @@ async def test_of_several_subprotocols_exactly_ours_is_confirmed(offered: str) -
 
 
 @pytest.mark.parametrize(
-    "version", ["0", "8", "12", "14", "013", "13, 8", "8\r\nSec-WebSocket-Version: 13", "x"]
+    "version",
+    [
+        "0",
+        "8",
+        "12",
+        "14",
+        "013",
+        "13, 8",
+        "8\r\nSec-WebSocket-Version: 13",
+        "13\r\nSec-WebSocket-Version: 8",
+        "x",
+    ],
 )
 async def test_another_version_is_told_ours(version: str) -> None:
     answer = await answer_to(opening(Sec_WebSocket_Version=version))

@@ -98,11 +98,11 @@ async def test_a_room_is_not_kept_alive_by_those_who_have_left_it() -> None:
 
     async with serving(sockrpc.App()) as here, await here.raw():
         before = rooms()
-        for _ in range(3):
-            room = sockrpc.Room()
+        left = [sockrpc.Room() for _ in range(3)]
+        for room in left:
             room.join(here.only_socket())
             room.leave(here.only_socket())
-        del room
+        del left, room
         gc.collect()
         assert rooms() == before
 

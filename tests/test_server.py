@@ -120,9 +120,9 @@ async def test_statistics_of_what_is_going_on() -> None:
 
     async with serving(app, max_in_flight=3, max_notifications=2) as here, await here.raw() as raw:
         await raw.send(*(request(id, "work") for id in range(5)), *(notify("event") for _ in range(4)))
+        await until(lambda: len(work.calls) == 3)
         await raw.send(reset(0))
         await raw.synchronize()
-        await until(lambda: len(work.calls) == 3)
         statistics = here.server.statistics()
         assert statistics.connections == 1
         assert statistics.calls_in_flight == 4

@@ -13,12 +13,11 @@ from sockrpc._output cimport Settings
 from sockrpc._dispatch cimport Entry, RequestTable
 from sockrpc._frames cimport (
     FAULT_NONE, MAX_NAME_BYTES, MAX_PREFIX_BYTES, OPCODE_NOTIFY, OPCODE_RESPONSE, RECEIVER_CLIENT, Fault, Frame,
-    fault_reason, parse, write_notify, write_request, write_reset,
+    fault_reason, name_fault, parse, write_notify, write_request, write_reset,
 )
 from sockrpc._loop cimport LoopContext
 from sockrpc._websocket cimport Parser
 
-from sockrpc._frames import NAME_NOT_UTF8
 from sockrpc.errors import ListenerOverflow
 
 ctypedef int (*FrameHandler)(ClientConnection, Frame *) except -1
@@ -250,7 +249,7 @@ cdef class ClientConnection(Connection):
             try:
                 PyUnicode_DecodeUTF8(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name), NULL)
             except UnicodeDecodeError:
-                return self.fail(1002, NAME_NOT_UTF8)
+                return self.fail(1002, name_fault())
             return 0
         payload = PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size)
         # A copy: one that overflows leaves the list.

@@ -8,6 +8,7 @@ _T = TypeVar("_T")
 
 @final
 class Call(Procedure):
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
     @property
     def method(self) -> str: ...
     @property

@@ -23,7 +23,7 @@ cdef object CancelledError = asyncio.CancelledError
 cdef class Call(Procedure):
     """One call, as its handler sees it. It is in flight until it is answered or reset."""
 
-    def __init__(self):
+    def __init__(self, *args, **kwargs):
         raise TypeError("a Call is made by the server that received it")
 
     def __del__(self):

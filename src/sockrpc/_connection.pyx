@@ -333,7 +333,8 @@ cdef class Connection(Output):
         if self.state != STATE_OPEN:
             return 0
         self.send_control(OPCODE_CLOSE, close_payload(code, reason))
-        self.flush()
+        # Not the role's own flush: a client's unsent requests must not follow a close frame.
+        Output.flush(self)
         self.end(True, code, reason)
         if not self.in_feed:
             self.settle_reading()
@@ -357,7 +358,7 @@ cdef class Connection(Output):
         cdef int code = self.parser.close_code
         cdef str reason = self.parser.close_reason
         self.send_control(OPCODE_CLOSE, b"" if code == 1005 else close_payload(code, ""))
-        self.flush()
+        Output.flush(self)
         self.end(False, code, reason)
         # RFC 6455 7.1.1: the server closes TCP first; the client waits for it.
         if not self.is_client:

@@ -1,7 +1,6 @@
 from typing import Final, Literal, NamedTuple
 
 SUBPROTOCOL: Final[str]
-NAME_NOT_UTF8: Final[str]
 
 def encode(name: str, payload: str | bytes | bytearray | memoryview) -> tuple[bytes, bytes]: ...
 

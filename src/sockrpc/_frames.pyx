@@ -97,6 +97,10 @@ cdef str fault_reason(Fault fault):
     return REASONS[<int> fault]
 
 
+cdef str name_fault():
+    return "name is not UTF-8"
+
+
 cdef Py_ssize_t write_notify(uint8_t *out, const uint8_t *name, Py_ssize_t name_size) noexcept nogil:
     out[0] = OPCODE_NOTIFY
     out[1] = <uint8_t> name_size
@@ -210,13 +214,10 @@ def parse_message(message: bytes, *, receiver: str) -> Notify | Request | Reset 
     try:
         name = PyUnicode_DecodeUTF8(<const char *> frame.name, frame.name_size, NULL)
     except UnicodeDecodeError:
-        raise ProtocolError(1002, NAME_NOT_UTF8) from None
+        raise ProtocolError(1002, name_fault()) from None
     if frame.opcode == OPCODE_NOTIFY:
         return Notify(name, payload)
     return Request(frame.id, name, payload)
-
-
-NAME_NOT_UTF8 = "name is not UTF-8"
 
 
 def serialize_frame(frame: Notify | Request | Reset | Response) -> bytes:

@@ -4,5 +4,6 @@ from sockrpc._service import Procedure
 
 @final
 class Notification(Procedure):
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
     @property
     def event(self) -> str: ...

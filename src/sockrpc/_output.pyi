@@ -1,11 +1,11 @@
-from typing import final
+from typing import Self, final
 
 from sockrpc._loop import Member
 from sockrpc.limits import Limits
 
 @final
 class Settings:
-    def __init__(self, limits: Limits) -> None: ...
+    def __new__(cls, limits: Limits) -> Self: ...
 
 class Output(Member):
     @property

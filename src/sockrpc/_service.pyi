@@ -1,7 +1,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, Self, final
 
 from sockrpc._connection import Connection
 from sockrpc._dispatch import Entry
@@ -24,15 +24,15 @@ class Handler:
     def timeout(self) -> float: ...
     @property
     def run_to_completion(self) -> bool: ...
-    def __init__(
-        self,
+    def __new__(
+        cls,
         name: str,
         function: Callable[..., Any],
         *,
         timeout: float = 0.0,
         run_to_completion: bool = False,
         thread: bool = False,
-    ) -> None: ...
+    ) -> Self: ...
 
 def is_coroutine_function(function: object) -> bool: ...
 
@@ -56,8 +56,8 @@ class Service:
     def attached(self) -> int: ...
     @property
     def log(self) -> logging.Logger: ...
-    def __init__(
-        self,
+    def __new__(
+        cls,
         settings: Settings,
         context: LoopContext,
         methods: NameTable | None,
@@ -65,7 +65,7 @@ class Service:
         *,
         threads: WorkerThreads,
         make_socket: Callable[[ServerConnection], Socket],
-    ) -> None: ...
+    ) -> Self: ...
     def keep(self, task: asyncio.Task[Any]) -> None: ...
     def begin_stop(self) -> None: ...
     def wait_idle(self) -> asyncio.Future[None]: ...

@@ -13,14 +13,13 @@ from sockrpc._connection cimport Connection
 from sockrpc._dispatch cimport Entry, RequestTable
 from sockrpc._frames cimport (
     FAULT_NONE, MAX_NAME_BYTES, OPCODE_NOTIFY, OPCODE_REQUEST, OPCODE_RESET, RECEIVER_SERVER, Fault, Frame,
-    fault_reason, parse, write_notify,
+    fault_reason, name_fault, parse, write_notify,
 )
 from sockrpc._loop cimport clock
 from sockrpc._notifications cimport Notification
 from sockrpc._service cimport Handler, Host, Procedure, ProcedureQueue, Service
 from sockrpc._websocket cimport MAX_HEADER_BYTES, OPCODE_BINARY, Parser, write_header
 
-from sockrpc._frames import NAME_NOT_UTF8
 
 # How long the calls that were waiting may run before other connections get their turn, in seconds.
 cdef double FAIR_SHARE = 0.005
@@ -212,7 +211,7 @@ cdef class ServerConnection(Host):
         try:
             return PyUnicode_DecodeUTF8(<const char *> frame.name, frame.name_size, NULL)
         except UnicodeDecodeError:
-            self.fail(1002, NAME_NOT_UTF8)
+            self.fail(1002, name_fault())
             return None
 
     # Admission

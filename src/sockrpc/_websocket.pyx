@@ -14,7 +14,7 @@ import os
 
 from sockrpc.errors import UsageError
 
-DEF_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+cdef Py_ssize_t DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 cdef Py_ssize_t SMALLEST_BUFFER = 512
 
@@ -145,7 +145,7 @@ cdef class Parser:
         max_message_bytes: The largest message, reassembled; a larger one is a fault (1009).
     """
 
-    def __cinit__(self, str role, Py_ssize_t max_message_bytes=DEF_MAX_MESSAGE_BYTES):
+    def __cinit__(self, str role, Py_ssize_t max_message_bytes=DEFAULT_MAX_MESSAGE_BYTES):
         if role not in ("server", "client"):
             raise ValueError(f"role is 'server' or 'client', not {role!r}")
         self.role = ROLE_SERVER if role == "server" else ROLE_CLIENT
