@@ -28,7 +28,7 @@ from tests.handlers import INTENDED
 EXAMPLES = int(os.environ.get("SOCKRPC_EXAMPLES", "0"))
 
 PROFILE = settings(
-    max_examples=EXAMPLES or 150,
+    max_examples=EXAMPLES or 200,
     derandomize=not EXAMPLES,
     database=None,
     deadline=None,
@@ -51,7 +51,7 @@ KINDS = (
     + ["answer"] * 2
     + ["event"] * 2
     + ["notify"] * 2
-    + ["advance", "lose", "join"]
+    + ["advance", "lose", "join", "stop"]
 )
 LETTERS = "wsrfukacxzXUtgqvNnoOl"
 

@@ -20,6 +20,7 @@ cdef enum Outcome:
 cdef class Call(Procedure):
     cdef Handler handler             # None in the socket form
     cdef object task                 # of a coroutine handler, None before it suspends
+    cdef object first_step           # the handler's coroutine while its first step runs, before there is `task`
     cdef list spawned                # tasks of spawn_and_abort_on_reset that still run
     cdef list hooks                  # (callback, args) of on_abort, in order of registration
     cdef object reset_waiter         # future of wait_reset
@@ -52,4 +53,5 @@ cdef class Call(Procedure):
     cdef int over(self) except -1
     cdef int run_hooks(self) except -1
     cdef bint is_own_task(self) except -1
+    cdef bint is_delegated(self) noexcept
     cdef object spawn(self, object coroutine, object when_done)

@@ -208,16 +208,19 @@ cdef class Call(Procedure):
 
     cdef int start_coroutine(self, object coroutine) except -1:
         cdef object task
+        self.first_step = coroutine
         try:
             task = self.service.context.start_task(coroutine)
         except BaseException:
             # SystemExit and KeyboardInterrupt of an eager first step come out here.
             self.starting = False
+            self.first_step = None
             self.fail("was ended by the process's own end", None)
             if self.work == 0:
                 self.settle()
             raise
         self.starting = False
+        self.first_step = None
         if task.done():
             self.handler_ended(task)
             if self.work == 0:
@@ -226,8 +229,12 @@ cdef class Call(Procedure):
         self.task = task
         self.hold()
         task.add_done_callback(self._handler_ended)
-        if self.cancelled and not self.delegated:
-            task.cancel()
+        if self.cancelled:
+            if not self.is_delegated():
+                task.cancel()
+        elif self.connection.ended and not self.handler.run_to_completion:
+            # It has answered and then ended its own connection, all in its first step.
+            self.cancel_work()
         return 0
 
     cdef int start_timer(self) except -1:
@@ -240,9 +247,15 @@ cdef class Call(Procedure):
 
     @cython.nonecheck(True)
     cdef bint is_own_task(self) except -1:
-        if self.handler is None:
-            return False
-        return self.starting or (self.task is not None and asyncio.current_task() is self.task)
+        cdef object current = asyncio.current_task()
+        if self.first_step is not None:
+            return current is not None and current.get_coro() is self.first_step
+        return self.task is not None and current is self.task
+
+    cdef bint is_delegated(self) noexcept:
+        # An abort reaches a handler that waits in abort_on_reset or wait_reset by what it waits for; a
+        # cancel that is no abort of the call (it was answered) has no other way than the task.
+        return self.delegated and self.outcome == OUTCOME_ABORTED
 
     # Ending
 
@@ -378,7 +391,7 @@ cdef class Call(Procedure):
 
     cdef int cancel_tasks(self) except -1:
         cdef list spawned = [] if self.spawned is None else [(task, task.cancelling()) for task in self.spawned]
-        if self.task is not None and not self.delegated:
+        if self.task is not None and not self.is_delegated():
             self.task.cancel()
         for task, before in spawned:
             # The handler's cancel has reached what the handler awaits, and once is enough.

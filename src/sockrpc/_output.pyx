@@ -80,9 +80,10 @@ cdef class Output(Member):
         if self.is_client:
             apply_mask(out + n, size, mask)
         self.output.size += n + size
-        # The transport decides whether this is too much; it calls pause_writing if it is.
+        # The transport decides whether this is too much; it calls pause_writing if it is. Not the role's
+        # own flush, which may be what calls this.
         if self.output.size + self.buffered_bytes >= self.settings.output_high_bytes:
-            self.flush()
+            Output.flush(self)
         return 0
 
     cdef int send_large(self, bytes payload) except -1:
@@ -107,11 +108,11 @@ cdef class Output(Member):
         cdef Py_ssize_t size = PyBytes_GET_SIZE(frame)
         if size >= LARGE_PAYLOAD_BYTES:
             # Not copied, as many connections may share it.
-            self.flush()
+            Output.flush(self)
             return self.give_to_transport(frame)
         buffer_append(&self.output, <const uint8_t *> PyBytes_AS_STRING(frame), size)
         if self.output.size + self.buffered_bytes >= self.settings.output_high_bytes:
-            self.flush()
+            Output.flush(self)
         return 0
 
     cdef int send_control(self, uint8_t opcode, bytes payload) except -1:
