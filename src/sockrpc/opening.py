@@ -6,6 +6,7 @@ import asyncio
 import http
 import inspect
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
@@ -17,11 +18,27 @@ from sockrpc._serving import ServerConnection
 from sockrpc.handshake import Origins, ServerHandshake, plain_response, serialize_response
 from sockrpc.sockets import Socket
 
-__all__ = ["OpeningPolicy", "ProcessRequest", "ServerOpening"]
+__all__ = ["FullLog", "OpeningPolicy", "ProcessRequest", "ServerOpening"]
 
 LOG = logging.getLogger("sockrpc.server")
 
+SECONDS_BETWEEN_LINES = 60.0
+
 ProcessRequest = Callable[[Socket, Request], Awaitable[Response | None] | Response | None]
+
+
+class FullLog:
+    """Tells that connections are refused, at most once a minute: a flood of them is no flood of lines."""
+
+    def __init__(self) -> None:
+        self._told: float | None = None
+
+    def tell(self, max_connections: int) -> None:
+        """A connection was refused because there are too many."""
+        now = time.monotonic()
+        if self._told is None or now - self._told >= SECONDS_BETWEEN_LINES:
+            self._told = now
+            LOG.warning("refusing connections: max_connections (%d) is reached", max_connections)
 
 
 class OpeningPolicy(NamedTuple):
@@ -32,6 +49,7 @@ class OpeningPolicy(NamedTuple):
     process_request: ProcessRequest | None
     max_handshake_bytes: int
     max_connections: int
+    full: FullLog
 
 
 class ServerOpening:
@@ -51,6 +69,7 @@ class ServerOpening:
         if self.service.stopping:
             self.refuse(plain_response(http.HTTPStatus.SERVICE_UNAVAILABLE, "This server is stopping.\n"))
         elif self.service.attached > self.policy.max_connections:
+            self.policy.full.tell(self.policy.max_connections)
             text = "This server has as many connections as it takes; try again later.\n"
             self.refuse(plain_response(http.HTTPStatus.SERVICE_UNAVAILABLE, text))
 
@@ -59,8 +78,10 @@ class ServerOpening:
         if self.connection is None:
             return
         if self.task is not None:
-            # A read that was under way when reading was held.
+            # Reading goes on, or a lost connection would not be noticed; but only so far.
             self.handshake.rest += data
+            if len(self.handshake.rest) > self.policy.max_handshake_bytes:
+                self.connection.hold_handshake(True)
             return
         outcome = self.handshake.receive(data)
         if outcome is None:
@@ -78,7 +99,6 @@ class ServerOpening:
             self.failed(error)
             return
         if inspect.isawaitable(result):
-            self.connection.hold_handshake(True)
             self.task = asyncio.get_running_loop().create_task(self.wait(result, outcome))
             self.service.keep(self.task)
         else:
@@ -107,7 +127,10 @@ class ServerOpening:
             return
         head = request.method == "HEAD"
         if response is not None:
-            self.refuse(response, head=head)
+            if isinstance(response, Response):
+                self.refuse(response, head=head)
+            else:
+                self.failed(TypeError(f"process_request returned {response!r}, not a Response or None"))
             return
         response = self.handshake.answer(request, path=self.policy.path, origins=self.policy.origins)
         if response.status_code != 101:

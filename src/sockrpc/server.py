@@ -21,7 +21,7 @@ from sockrpc.app import App
 from sockrpc.errors import UsageError
 from sockrpc.handshake import Origins
 from sockrpc.limits import Limits, ServerLimits
-from sockrpc.opening import OpeningPolicy, ProcessRequest, ServerOpening
+from sockrpc.opening import FullLog, OpeningPolicy, ProcessRequest, ServerOpening
 from sockrpc.protocols import ServerProtocol
 from sockrpc.sockets import Hooks, Socket, SocketHandler
 from sockrpc.threads import WorkerThreads
@@ -276,6 +276,7 @@ class serve:
             process_request=process_request,
             max_handshake_bytes=self._limits.max_handshake_bytes,
             max_connections=self._limits.max_connections or descriptors_for_connections(),
+            full=FullLog(),
         )
         self._server: Server | None = None
 
