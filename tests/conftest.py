@@ -28,6 +28,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("loop_kind", LOOPS)
 
 
+def pytest_collection_finish() -> None:
+    # Every test ends with a collection; what all of them have in common need not be searched each time.
+    gc.collect()
+    gc.freeze()
+
+
 def new_event_loop(kind: str) -> asyncio.AbstractEventLoop:
     if kind == "uvloop":
         import uvloop
