@@ -1,0 +1,50 @@
+"""docs/security.md: each limit against a peer, with its default, and links that lead somewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from sockrpc.limits import Limits
+
+FOLDER = Path(__file__).parent.parent / "docs"
+TEXT = (FOLDER / "security.md").read_text("utf-8")
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(Limits)}
+UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "s": 1}
+
+# What no peer has a say in: how long a stop takes, how many threads there are, where output goes on again.
+NOT_AGAINST_PEERS = {"stop_grace", "abort_grace", "max_threads", "output_low_bytes"}
+
+
+def rows() -> list[list[str]]:
+    table = TEXT.partition("## Threats")[2].partition("\n\nWhat an exception")[0]
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+
+
+def value(text: str) -> float | None:
+    number, _, unit = text.replace(",", "").partition(" ")
+    return None if text == "from the system" else float(number) * UNITS[unit]
+
+
+def test_each_default_is_the_one_that_there_is() -> None:
+    told: set[str] = set()
+    for row in rows():
+        _, what, defaults, _ = row
+        limits = [name for name in re.findall(r"`(\w+)`", what) if name in DEFAULTS]
+        told.update(limits)
+        assert [value(each) for each in defaults.split("; ") if each] == [
+            DEFAULTS[name] for name in limits
+        ], row
+    assert told == DEFAULTS.keys() - NOT_AGAINST_PEERS
+
+
+def test_its_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
+        file, _, heading = target.partition("#")
+        path = FOLDER / file if file else FOLDER / "security.md"
+        assert path.exists(), target
+        headings = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)
+        names = {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings}
+        assert not heading or heading in names, target
