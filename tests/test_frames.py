@@ -95,6 +95,12 @@ def test_each_side_receives_its_own_opcodes_only(receiver: Side, mine: set[int])
         assert ("never receives" in caught.value.reason) == (1 <= opcode <= 4)
 
 
+@pytest.mark.parametrize("receiver", ["", "Server", "peer"], ids=repr)
+def test_there_is_no_third_side(receiver: Any) -> None:
+    with pytest.raises(ValueError, match="'server' or 'client'"):
+        parse_message(b"\x01\x00", receiver=receiver)
+
+
 # Truncation, byte by byte
 
 

@@ -84,7 +84,7 @@ def test_it_agrees_with_a_dict(values: dict[bytes, int], others: list[bytes]) ->
         assert table.get(name) == values.get(name)
 
 
-@pytest.mark.parametrize("name", ["text", 1, (b"a",)], ids=repr)
+@pytest.mark.parametrize("name", ["text", 1, (b"a",), None], ids=repr)
 def test_a_name_is_bytes(name: Any) -> None:
     with pytest.raises(TypeError):
         NameTable({b"fine": 1, name: 2})

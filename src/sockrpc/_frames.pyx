@@ -190,6 +190,14 @@ class Response(NamedTuple):
     payload: bytes
 
 
+cdef int receiver_bit(object receiver) except -1:
+    if receiver == "server":
+        return RECEIVER_SERVER
+    if receiver == "client":
+        return RECEIVER_CLIENT
+    raise ValueError(f"receiver is 'server' or 'client', not {receiver!r}")
+
+
 def parse_message(message: bytes, *, receiver: str) -> Notify | Request | Reset | Response:
     """Parse one whole binary message, as the engine does it.
 
@@ -199,9 +207,10 @@ def parse_message(message: bytes, *, receiver: str) -> Notify | Request | Reset 
 
     Raises:
         ProtocolError: The message is not a well-formed frame that this side may receive.
+        ValueError: There is no such receiver.
     """
     cdef Frame frame
-    cdef int side = RECEIVER_SERVER if receiver == "server" else RECEIVER_CLIENT
+    cdef int side = receiver_bit(receiver)
     cdef const uint8_t *data = <const uint8_t *> PyBytes_AS_STRING(message)
     cdef Fault fault = parse(data, PyBytes_GET_SIZE(message), side, &frame)
     if fault != FAULT_NONE:

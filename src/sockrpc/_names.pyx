@@ -41,6 +41,9 @@ cdef class NameTable:
             raise MemoryError
         if values is not None:
             for name, value in values.items():
+                # Checked here: a cast lets None pass, which has no bytes.
+                if not isinstance(name, bytes):
+                    raise TypeError(f"a name is bytes, not {type(name).__name__}")
                 self.put(name, value)
 
     def __dealloc__(self):
