@@ -29,7 +29,7 @@ LAYERS: list[list[str]] = [
     # The two roles do not know each other either.
     ["_serving", "_calling"],
     ["protocols", "sockets"],
-    ["app", "rooms", "opening"],
+    ["app", "rooms", "opening", "listening", "handover"],
     ["server", "client"],
     ["runner"],
     # The package itself, which shows what is public.

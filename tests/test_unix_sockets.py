@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import sockrpc
-import sockrpc.server
+import sockrpc.listening
 from tests.work import Work
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no unix sockets here")
@@ -63,7 +63,7 @@ def test_a_server_with_a_full_backlog_is_left_alone_and_nobody_waits_for_it(path
 
     def probe() -> None:
         try:
-            sockrpc.server.remove_stale_socket(str(path))
+            sockrpc.listening.remove_stale_socket(str(path))
         except OSError as error:
             refused.append(error)
 

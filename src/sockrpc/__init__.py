@@ -19,6 +19,7 @@ from sockrpc.errors import (
     SockRPCError,
     UsageError,
 )
+from sockrpc.handover import systemd_sockets
 from sockrpc.rooms import Room
 from sockrpc.runner import run
 from sockrpc.server import Server, Statistics, serve
@@ -50,4 +51,5 @@ __all__ = [
     "connect",
     "run",
     "serve",
+    "systemd_sockets",
 ]

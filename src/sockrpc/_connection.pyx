@@ -72,7 +72,7 @@ cdef class Connection(Output):
             # Given up while the transport was being made.
             transport.abort()
         elif self.handshake is not None:
-            self.handshake.connected()
+            self.handshake.connected(self)
 
     def get_buffer(self, sizehint):
         """Called by the transport: where to put what it receives next."""

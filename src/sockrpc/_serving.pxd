@@ -13,6 +13,7 @@ cdef class ServerConnection(Host):
     cdef bint shut                   # on_connect has not finished
     cdef bint draining               # the server stops: no call starts
     cdef bint stopped                # the server has closed this connection because it stops
+    cdef bint grace_over             # and what had not ended by itself was aborted
     cdef bint pumping
     cdef object taker                # future of the socket form's iterator while it waits
 
@@ -28,5 +29,6 @@ cdef class ServerConnection(Host):
     cdef int wake_taker(self) except -1
     cdef str decode_name(self, Frame *frame)
     cdef int forget_if_over(self) except -1
+    cdef int hasten_opening(self) except -1
     cdef int close_if_drained(self) except -1
     cdef int close_for_stop(self) except -1

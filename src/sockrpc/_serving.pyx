@@ -9,7 +9,7 @@ from libc.stdint cimport uint8_t
 import asyncio
 
 from sockrpc._calls cimport PHASE_RUNNING, Call
-from sockrpc._connection cimport Connection
+from sockrpc._connection cimport STATE_CLOSING, STATE_CONNECTING, Connection
 from sockrpc._dispatch cimport Entry, RequestTable
 from sockrpc._frames cimport (
     FAULT_NONE, MAX_NAME_BYTES, OPCODE_NOTIFY, OPCODE_REQUEST, OPCODE_RESET, RECEIVER_SERVER, Fault, Frame,
@@ -54,11 +54,12 @@ cdef class ServerConnection(Host):
         self.table = RequestTable()
         self.waiting = ProcedureQueue()
         self.active = ProcedureQueue()
-        self.socket = service.make_socket(self)
 
     def connection_made(self, transport) -> None:
         """Called by the transport: it is connected; the opening handshake begins."""
-        # Not before: a TLS handshake that fails makes no connection, and nobody would say good-bye.
+        # Not before: a TLS handshake that fails makes no connection, and nobody would say good-bye. Until
+        # here nothing refers to it but the transport.
+        self.socket = self.service.make_socket(self)
         self.service.attached += 1
         self.service.working.add(self)
         Connection.connection_made(self, transport)
@@ -325,11 +326,34 @@ cdef class ServerConnection(Host):
         """The server stops: no call starts any more; close when those in flight are answered."""
         if self.draining or self.ended:
             return
+        if self.state == STATE_CONNECTING and self.handshake is not None:
+            # It came before the stop: it is let in, and `opened` comes here again.
+            self.hasten_opening()
+            return
         self.draining = True
         for entry in self.table.entries():
             if (<Procedure> entry).queue is self.waiting:
                 (<Call> entry).abort("stop", True)
         self.close_if_drained()
+
+    cdef int hasten_opening(self) except -1:
+        # A peer that does not go on has as long as one that does not close, counted from when it
+        # came; the application has all of `handshake_timeout`.
+        cdef double until = self.deadline - self.settings.handshake_timeout + self.settings.close_timeout
+        if self.handshake.is_decided:
+            if until <= self.context.loop.time():
+                return self.close_for_stop()
+            self.deadline = min(self.deadline, until)
+        return 0
+
+    cdef bint find_overdue(self, double now) except -1:
+        if (
+            self.stopped and not self.grace_over and self.state == STATE_CLOSING
+            and self.transport.get_write_buffer_size()
+        ):
+            # Answers are on their way, to a slow reader: all of the grace is theirs.
+            self.deadline = now + self.settings.close_timeout
+        return Connection.find_overdue(self, now)
 
     cdef int close_if_drained(self) except -1:
         if self.table.count == 0 and not self.ended:
@@ -391,6 +415,7 @@ cdef class ServerConnection(Host):
         """The stop grace is over: abort what still runs, then close."""
         cdef Call call
         self.draining = True
+        self.grace_over = True
         while self.waiting.head is not None and type(self.waiting.head) is Notification:
             # Nothing may start that the end of the grace has not seen.
             self.next_waiting()

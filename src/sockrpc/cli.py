@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import sockrpc
+from sockrpc.handover import named_sockets
 from sockrpc.limits import ClientLimits, Limits, ServerLimits
 from sockrpc.pages import pages, serve_pages
 
@@ -116,6 +117,15 @@ def add_serving_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default=None, help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=None, help="TCP port (3000)")
     parser.add_argument("--uds", metavar="PATH", help="listen on a unix socket instead")
+    parser.add_argument(
+        "--fd",
+        action="append",
+        metavar="N",
+        help="listen on this inherited socket instead; systemd or systemd:NAME: those of the unit",
+    )
+    parser.add_argument(
+        "--reuse-port", action="store_true", help="let other processes listen on the same port (SO_REUSEPORT)"
+    )
     parser.add_argument("--ssl-certfile", type=Path, metavar="FILE", help="serve wss with this certificate")
     parser.add_argument(
         "--ssl-keyfile", type=Path, metavar="FILE", help="its key, if it is not in the same file"
@@ -209,14 +219,10 @@ def run_server(options: argparse.Namespace, app: Any, **more: Any) -> int:
         origins = "*"
 
     def started(server: sockrpc.Server) -> None:
-        if options.uds is not None:
-            where = f"unix:{options.uds}"
-        else:
-            host, port = server.sockets[0].getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
-            where = f"http{'s' if tls else ''}://{shown}:{port}/"
-        # Flushed, because whoever waits for this line may read a pipe.
-        print(json.dumps({"listening": where}) if options.json else where, flush=True)
+        for each in server.sockets[: None if options.fd else 1]:
+            where = shown_address(each.getsockname(), "https" if tls else "http")
+            # Flushed, because whoever waits for this line may read a pipe.
+            print(json.dumps({"listening": where}) if options.json else where, flush=True)
 
     limits = given_limits(options, ServerLimits.__optional_keys__)
     sockrpc.run(
@@ -224,6 +230,8 @@ def run_server(options: argparse.Namespace, app: Any, **more: Any) -> int:
         options.host,
         options.port,
         uds=options.uds,
+        sock=None if options.fd is None else named_sockets(options.fd),
+        reuse_port=options.reuse_port or None,
         ssl=tls,
         origins=origins,
         loop=options.loop,
@@ -232,6 +240,16 @@ def run_server(options: argparse.Namespace, app: Any, **more: Any) -> int:
         **more,
     )
     return 0
+
+
+def shown_address(address: Any, scheme: str) -> str:
+    """Where a server listens, as something to click on if it can be."""
+    if isinstance(address, bytes):
+        return "unix:@" + os.fsdecode(address[1:])
+    if isinstance(address, str):
+        return f"unix:{address}"
+    host, port = address[:2]
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
 def load(name: str) -> Any:

@@ -180,10 +180,10 @@ class Opening:
         self.connection: ClientConnection | None = None
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def connected(self) -> None:
+    def connected(self, connection: ClientConnection) -> None:
         """The transport is there: send the request."""
-        assert self.connection is not None
-        self.connection.write_handshake(self.handshake.request())
+        self.connection = connection
+        connection.write_handshake(self.handshake.request())
 
     def receive(self, data: bytes) -> None:
         """Bytes of the answer."""
@@ -288,7 +288,6 @@ class connect:
         # The connection ends an opening that takes too long as well; here `open_timeout` says how long.
         limits = dataclasses.replace(self._limits, handshake_timeout=self._open_timeout)
         connection = ClientProtocol(Settings(limits), context, opening)
-        opening.connection = connection
         context.acquire()
         try:
             async with asyncio.timeout(self._open_timeout):

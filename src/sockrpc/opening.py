@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http
 import inspect
 import logging
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
@@ -18,7 +20,7 @@ from sockrpc._serving import ServerConnection
 from sockrpc.handshake import Origins, ServerHandshake, plain_response, serialize_response
 from sockrpc.sockets import Socket
 
-__all__ = ["FullLog", "OpeningPolicy", "ProcessRequest", "ServerOpening"]
+__all__ = ["Arrivals", "FullLog", "OpeningPolicy", "ProcessRequest", "ServerOpening"]
 
 LOG = logging.getLogger("sockrpc.server")
 
@@ -52,26 +54,73 @@ class OpeningPolicy(NamedTuple):
     full: FullLog
 
 
+class Arrivals:
+    """The connections of one server that were accepted and are not open yet.
+
+    Those in their TLS handshake have no other trace: if it fails, nobody is told, and all that was
+    made for them just goes.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+        self._left: set[weakref.ref[ServerOpening]] = set()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def add(self, opening: ServerOpening) -> None:
+        """It was accepted."""
+        self._left.add(weakref.ref(opening, self._gone))
+
+    def _gone(self, opening: weakref.ref[ServerOpening]) -> None:
+        self._left.discard(opening)
+        if not self._left and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until all have opened or failed, but not for ever; whoever comes later is refused."""
+        try:
+            # asyncio makes a task of what it has accepted, and that makes its protocol in the next turn.
+            for _ in range(2):
+                await asyncio.sleep(0)
+            if self._left:
+                self._waiter = asyncio.get_running_loop().create_future()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._waiter, seconds)
+        finally:
+            self.over = True
+
+
 class ServerOpening:
     """Drives the opening handshake of one connection."""
 
-    __slots__ = ("connection", "handshake", "policy", "service", "task")
+    # Nothing refers to it but its connection, and nothing to that but the transport: see Arrivals.
+    __slots__ = ("__weakref__", "arrivals", "connection", "handshake", "policy", "service", "task")
 
-    def __init__(self, service: Service, policy: OpeningPolicy) -> None:
+    def __init__(self, service: Service, policy: OpeningPolicy, arrivals: Arrivals) -> None:
         self.service = service
         self.policy = policy
+        self.arrivals = arrivals
         self.handshake = ServerHandshake(policy.max_handshake_bytes, [SUBPROTOCOL])
         self.connection: ServerConnection | None = None
         self.task: asyncio.Task[None] | None = None
+        arrivals.add(self)
 
-    def connected(self) -> None:
+    @property
+    def is_decided(self) -> bool:
+        """True unless the application is still to say whether the connection is let in."""
+        return self.task is None or self.task.done()
+
+    def connected(self, connection: ServerConnection) -> None:
         """The transport is there."""
-        if self.service.stopping:
+        self.connection = connection
+        if self.arrivals.over:
             self.refuse(plain_response(http.HTTPStatus.SERVICE_UNAVAILABLE, "This server is stopping.\n"))
         elif self.service.attached > self.policy.max_connections:
             self.policy.full.tell(self.policy.max_connections)
             text = "This server has as many connections as it takes; try again later.\n"
             self.refuse(plain_response(http.HTTPStatus.SERVICE_UNAVAILABLE, text))
+        elif self.service.stopping:
+            # It came before the stop: it is let in, and told then.
+            connection.drain()
 
     def receive(self, data: bytes) -> None:
         """Bytes of the opening request."""

@@ -12,6 +12,7 @@ from typing import Literal, Unpack
 
 from sockrpc.app import App
 from sockrpc.errors import UsageError
+from sockrpc.handover import notify_systemd
 from sockrpc.server import ServeOptions, Server, serve
 from sockrpc.sockets import SocketHandler
 
@@ -34,6 +35,7 @@ def run(
 ) -> None:
     """Serve until SIGINT or SIGTERM, then stop gracefully; a second signal stops at once.
 
+    systemd is told when the server listens and when it begins to stop, where it asks for that.
     Blocks. Must be called from the main thread, outside any event loop.
 
     Args:
@@ -91,7 +93,10 @@ async def run_server(starting: serve, on_started: Callable[[Server], None] | Non
             LOG.info("listening on %s", ", ".join(str(each.getsockname()) for each in server.sockets))
             if on_started is not None:
                 on_started(server)
-            await server.serve_forever()
+            notify_systemd("READY=1")
+            await server.wait_stopping()
+            notify_systemd("STOPPING=1")
+            await server.wait_closed()
 
 
 @contextlib.contextmanager

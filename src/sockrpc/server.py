@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import os
 import socket as socket_module
 import ssl as ssl_module
-import stat
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -21,7 +19,8 @@ from sockrpc.app import App
 from sockrpc.errors import UsageError
 from sockrpc.handshake import Origins
 from sockrpc.limits import Limits, ServerLimits
-from sockrpc.opening import FullLog, OpeningPolicy, ProcessRequest, ServerOpening
+from sockrpc.listening import Listening, Place, tls_options
+from sockrpc.opening import Arrivals, FullLog, OpeningPolicy, ProcessRequest, ServerOpening
 from sockrpc.protocols import ServerProtocol
 from sockrpc.sockets import Hooks, Socket, SocketHandler
 from sockrpc.threads import WorkerThreads
@@ -70,9 +69,8 @@ class Server:
         self._service = service
         self._context = context
         self._limits = limits
-        self._listeners: list[asyncio.AbstractServer] = []
-        self._sockets: tuple[Any, ...] = ()
-        self._socket_file: tuple[str, int] | None = None
+        self._arrivals = Arrivals()
+        self._listening: Listening | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._stop_begun = asyncio.Event()
@@ -81,7 +79,7 @@ class Server:
     @property
     def sockets(self) -> tuple[Any, ...]:
         """The sockets that the server listens on; empty once it stops."""
-        return self._sockets
+        return () if self._listening is None else self._listening.sockets
 
     @property
     def connections(self) -> frozenset[Socket]:
@@ -110,24 +108,29 @@ class Server:
         """Begin to stop; `wait_closed` waits for the end.
 
         The listeners are closed, no new call starts, and each connection is closed with 1001 as soon
-        as its last call is answered. What is not answered within `stop_grace` is aborted, cancelled
-        again `abort_grace` later and then left behind.
+        as its last call is answered; who has connected already is let in, and then told the same. What
+        is not answered within `stop_grace` is aborted, cancelled again `abort_grace` later and then
+        left behind.
         """
         if self._stopping is None:
-            for listener in self._listeners:
-                listener.close()
-            self._sockets = ()
-            self._remove_socket_file()
             self._service.begin_stop()
+            if self._listening is not None:
+                self._listening.stop()
             for connection in list(self._service.working):
                 connection.drain()
-            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+            loop = asyncio.get_running_loop()
+            self._service.keep(loop.create_task(self._arrivals.wait(self._limits.close_timeout)))
+            self._stopping = loop.create_task(self._stop())
             self._stop_begun.set()
 
     def hurry(self) -> None:
         """Stop without any more grace."""
         self._hurry.set()
         self.close()
+
+    async def wait_stopping(self) -> None:
+        """Wait until the server begins to stop."""
+        await self._stop_begun.wait()
 
     async def wait_closed(self) -> None:
         """Wait until the server has stopped. Cancelling it does not end the stopping."""
@@ -183,24 +186,13 @@ class Server:
             hurry.cancel()
         return idle.done()
 
-    def _remove_socket_file(self) -> None:
-        if self._socket_file is not None:
-            path, inode = self._socket_file
-            self._socket_file = None
-            try:
-                # Only our own: another server may have taken the path over.
-                if os.stat(path).st_ino == inode:
-                    os.unlink(path)
-            except FileNotFoundError:
-                pass
-
 
 class ServeOptions(ServerLimits, total=False):
     """What `serve` takes beside the app, host and port, as keywords."""
 
     path: str | None
     uds: str | None
-    sock: socket_module.socket | None
+    sock: socket_module.socket | Sequence[socket_module.socket] | None
     ssl: ssl_module.SSLContext | None
     origins: Origins
     process_request: ProcessRequest | None
@@ -223,7 +215,8 @@ class serve:
         port: The TCP port; 0 for any free one.
         path: The path on which the endpoint answers (a query is ignored); None: every path.
         uds: A path: listen on this unix socket instead of host and port.
-        sock: Listen on this bound socket instead.
+        sock: Listen on this bound socket instead, or on several. They are closed at the stop, and
+            go on elsewhere if another process holds them too.
         ssl: A server context, for wss.
         origins: Origins of browsers let in beside the server's own host; "*" lets all in.
         process_request: Called with the socket and each HTTP request before anything else; returns
@@ -245,7 +238,7 @@ class serve:
         *,
         path: str | None = None,
         uds: str | None = None,
-        sock: socket_module.socket | None = None,
+        sock: socket_module.socket | Sequence[socket_module.socket] | None = None,
         ssl: ssl_module.SSLContext | None = None,
         origins: Origins = None,
         process_request: ProcessRequest | None = None,
@@ -257,19 +250,20 @@ class serve:
             raise UsageError(f"serve takes an App or a coroutine function of one socket, not {app!r}")
         if (uds is not None) + (sock is not None) + (port is not None) != 1:
             raise UsageError("serve takes one of: host and port, uds, sock")
+        sockets = (sock,) if isinstance(sock, socket_module.socket) else tuple(sock or ())
+        if sock is not None and not sockets:
+            raise UsageError("sock has no socket in it")
+        for each in sockets:
+            if each.type != socket_module.SOCK_STREAM:
+                raise UsageError(f"sock takes stream sockets, not {each!r}")
         if port is not None and not 0 <= port <= LARGEST_PORT:
             raise UsageError(f"a port is 0 to {LARGEST_PORT}, not {port}")
         if isinstance(origins, str) and origins != "*":
             raise UsageError("origins is a collection of origins, or '*'")
         self._app = app
-        self._host = host
-        self._port = port
-        self._uds = uds
-        self._sock = sock
-        self._ssl = ssl
-        self._backlog = backlog
-        self._reuse_port = reuse_port
         self._limits = make_limits(limits)
+        tls = tls_options(ssl, self._limits.handshake_timeout, self._limits.close_timeout)
+        self._place = Place(host, port, uds, sockets, backlog, reuse_port, tls)
         self._policy = OpeningPolicy(
             path=path,
             origins=origins,
@@ -302,35 +296,15 @@ class serve:
         server = Server(service, context, self._limits)
 
         def accept() -> ServerProtocol:
-            opening = ServerOpening(service, self._policy)
-            opening.connection = connection = ServerProtocol(service, opening)
-            return connection
+            return ServerProtocol(service, ServerOpening(service, self._policy, server._arrivals))
 
+        server._listening = Listening(self._place, accept, service.keep)
         try:
-            server._listeners.append(await self._listen(loop, accept))
+            await server._listening.open()
         except BaseException:
             context.release()
             raise
-        server._sockets = tuple(
-            socket for listener in server._listeners for socket in getattr(listener, "sockets", ())
-        )
-        if self._uds is not None:
-            server._socket_file = (self._uds, os.stat(self._uds).st_ino)
         return server
-
-    async def _listen(self, loop: asyncio.AbstractEventLoop, accept: Any) -> asyncio.AbstractServer:
-        common: dict[str, Any] = {"ssl": self._ssl, "backlog": self._backlog}
-        if self._ssl is not None:
-            common["ssl_handshake_timeout"] = self._limits.handshake_timeout
-            common["ssl_shutdown_timeout"] = max(self._limits.close_timeout, 0.001)
-        if self._uds is not None:
-            remove_stale_socket(self._uds)
-            return await loop.create_unix_server(accept, self._uds, **common)
-        if self._sock is not None:
-            if self._sock.family == getattr(socket_module, "AF_UNIX", None):
-                return await loop.create_unix_server(accept, sock=self._sock, **common)
-            return await loop.create_server(accept, sock=self._sock, **common)
-        return await loop.create_server(accept, self._host, self._port, reuse_port=self._reuse_port, **common)
 
     def __await__(self) -> Generator[Any, None, Server]:
         return self._start().__await__()
@@ -372,28 +346,3 @@ def descriptors_for_connections() -> int:
     if soft == resource.RLIM_INFINITY:
         return 2**31
     return max(soft - RESERVED_DESCRIPTORS, 1)
-
-
-def remove_stale_socket(path: str) -> None:
-    """Remove a unix socket that nobody listens on any more; refuse to remove anything else.
-
-    Raises:
-        OSError: Something else is there, or a server still listens.
-    """
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise FileExistsError(f"{path} exists and is not a socket")
-    with socket_module.socket(socket_module.AF_UNIX) as probe:
-        # Not waited for: a server whose backlog is full is a server.
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:
-            pass
-    raise OSError(f"a server listens on {path} already")

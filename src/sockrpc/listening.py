@@ -1,0 +1,263 @@
+"""What a server listens on: opened, and closed so that nobody who has connected is turned away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import functools
+import logging
+import os
+import socket as socket_module
+import ssl as ssl_module
+import stat
+import struct
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = ["Listening", "Place", "remove_stale_socket", "tls_options"]
+
+LOG = logging.getLogger("sockrpc.server")
+
+AF_UNIX = getattr(socket_module, "AF_UNIX", None)
+SO_REUSEPORT = getattr(socket_module, "SO_REUSEPORT", None)
+
+# How long TCP handshakes that were under way may take to complete, in seconds, before a port that
+# others share is left: some round trips across the world.
+HANDSHAKES_UNDER_WAY = 0.5
+
+# Linux: hands the queue of a closed listener to the others of its port (since 5.14, off by default).
+TCP_MIGRATE_REQ = Path("/proc/sys/net/ipv4/tcp_migrate_req")
+
+# asm-generic/socket.h; where another number stands for it, it is refused, and nothing is lost but
+# the handshakes that are under way.
+SO_ATTACH_FILTER = 26
+
+# Classic BPF (linux/filter.h) over the TCP header: drops what begins a connection (SYN without ACK).
+NO_NEW_CONNECTIONS = (
+    (0x30, 0, 0, 13),  # load the byte of the flags
+    (0x54, 0, 0, 0x12),  # of which SYN and ACK
+    (0x15, 0, 1, 0x02),  # if it is SYN alone
+    (0x06, 0, 0, 0),  # drop it
+    (0x06, 0, 0, 0xFFFF_FFFF),
+)
+
+MakeProtocol = Callable[[], asyncio.BaseProtocol]
+Keep = Callable[["asyncio.Task[None]"], None]
+Listen = Callable[[], Awaitable[asyncio.AbstractServer]]
+
+
+class Place(NamedTuple):
+    """Where to listen, and how.
+
+    `uds` and `sockets` stand instead of host and port; `tls` has the keywords of TLS that the loop's
+    methods take.
+    """
+
+    host: str | None
+    port: int | None
+    uds: str | None
+    sockets: tuple[socket_module.socket, ...]
+    backlog: int
+    reuse_port: bool | None
+    tls: dict[str, Any]
+
+
+class Listening:
+    """The listening sockets of one server.
+
+    Args:
+        place: Where they are.
+        make_protocol: Makes the protocol of each connection.
+        keep: Owns the tasks that let the last connections in.
+    """
+
+    def __init__(self, place: Place, make_protocol: MakeProtocol, keep: Keep) -> None:
+        self.sockets: tuple[Any, ...] = ()
+        self._place = place
+        self._make_protocol = make_protocol
+        self._keep = keep
+        self._listeners: list[asyncio.AbstractServer] = []
+        self._socket_file: tuple[str, int] | None = None
+
+    async def open(self) -> None:
+        """Listen, on all or on nothing.
+
+        Raises:
+            OSError: The address can not be listened on.
+        """
+        try:
+            for listen in self._ways():
+                self._listeners.append(await listen())
+        except BaseException:
+            self._close()
+            raise
+        self.sockets = tuple(
+            each for listener in self._listeners for each in getattr(listener, "sockets", ())
+        )
+        if self._place.uds is not None:
+            self._socket_file = (self._place.uds, os.stat(self._place.uds).st_ino)
+
+    def _ways(self) -> Iterator[Listen]:
+        loop = asyncio.get_running_loop()
+        place = self._place
+        common: dict[str, Any] = {"backlog": place.backlog, **place.tls}
+        tcp = functools.partial(loop.create_server, self._make_protocol, **common)
+        if place.uds is None and not place.sockets:
+            yield functools.partial(tcp, place.host, place.port, reuse_port=place.reuse_port)
+            return
+        # The file is ours to remove, or that of who handed the socket over; never the loop's.
+        kept: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+        unix = functools.partial(loop.create_unix_server, self._make_protocol, **common, **kept)
+        if place.uds is not None:
+            remove_stale_socket(place.uds)
+            yield functools.partial(unix, place.uds)
+        for each in place.sockets:
+            yield functools.partial(unix if each.family == AF_UNIX else tcp, sock=each)
+
+    def stop(self) -> None:
+        """Listen no longer, but let in who has connected.
+
+        Where others share the port, the system has chosen this listener for some whose handshake is
+        still under way. What begins a connection is dropped from here on, so that its repetition, a
+        second later, reaches the others; and what is under way gets its time.
+        """
+        filtered = [turn_new_ones_away(each) for each in self.sockets if shares_its_port(each)]
+        if any(filtered):
+            self._keep(asyncio.get_running_loop().create_task(self._stop_later()))
+        else:
+            self._let_in_queued()
+            self._close()
+        self.sockets = ()
+
+    async def _stop_later(self) -> None:
+        hurried = True
+        try:
+            await asyncio.sleep(HANDSHAKES_UNDER_WAY)
+            hurried = False
+        finally:
+            if not hurried:
+                self._let_in_queued()
+            self._close()
+
+    def _close(self) -> None:
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener.close()
+        self._remove_socket_file()
+
+    def _let_in_queued(self) -> None:
+        """Accept what the system still holds; it would send each of them a TCP reset."""
+        for listener in self._listeners:
+            for each in getattr(listener, "sockets", ()):
+                # One that was handed over goes on elsewhere, with all that it holds.
+                if not self._place.sockets or shares_its_port(each):
+                    for connection in accept_all(each, self._place.backlog):
+                        self._keep(asyncio.get_running_loop().create_task(self._let_in(connection)))
+
+    async def _let_in(self, connection: socket_module.socket) -> None:
+        loop = asyncio.get_running_loop()
+        # What fails here fails as quietly as it does in the loop's own servers.
+        with contextlib.suppress(OSError):
+            await loop.connect_accepted_socket(self._make_protocol, connection, **self._place.tls)
+
+    def _remove_socket_file(self) -> None:
+        if self._socket_file is not None:
+            path, inode = self._socket_file
+            self._socket_file = None
+            try:
+                # Only our own: another server may have taken the path over.
+                if os.stat(path).st_ino == inode:
+                    os.unlink(path)
+            except FileNotFoundError:
+                pass
+
+
+def tls_options(
+    context: ssl_module.SSLContext | None, handshake_timeout: float, close_timeout: float
+) -> dict[str, Any]:
+    """What the loop's methods are told about TLS; the time-outs may be given with a context only."""
+    if context is None:
+        return {}
+    return {
+        "ssl": context,
+        "ssl_handshake_timeout": handshake_timeout,
+        "ssl_shutdown_timeout": max(close_timeout, 0.001),
+    }
+
+
+def accept_all(listening: Any, at_most: int) -> list[socket_module.socket]:
+    """The connections that the system holds for a listening socket, not more than its backlog."""
+    accepted: list[socket_module.socket] = []
+    # A descriptor of its own: a loop's sockets do not accept.
+    with socket_module.socket(fileno=os.dup(listening.fileno())) as acceptor:
+        acceptor.setblocking(False)
+        while len(accepted) <= at_most:
+            try:
+                connection, _ = acceptor.accept()
+            except ConnectionAbortedError:
+                continue
+            except OSError:
+                # There is none left, or no descriptor for it.
+                break
+            connection.setblocking(False)
+            accepted.append(connection)
+    return accepted
+
+
+def shares_its_port(listening: Any) -> bool:
+    """True if other sockets may listen on the same port (SO_REUSEPORT)."""
+    if SO_REUSEPORT is None or listening.family == AF_UNIX:
+        return False
+    return bool(listening.getsockopt(socket_module.SOL_SOCKET, SO_REUSEPORT))
+
+
+def turn_new_ones_away(listening: Any) -> bool:
+    """Drop what begins a connection; False where that can not be done, or the system does better."""
+    if sys.platform != "linux" or migrates():
+        return False
+    code = b"".join(struct.pack("=HBBI", *each) for each in NO_NEW_CONNECTIONS)
+    program = ctypes.create_string_buffer(code)
+    # struct sock_fprog
+    described = struct.pack("HP", len(NO_NEW_CONNECTIONS), ctypes.addressof(program))
+    try:
+        listening.setsockopt(socket_module.SOL_SOCKET, SO_ATTACH_FILTER, described)
+    except OSError as error:
+        LOG.debug("no filter for %r: %s", listening, error)
+        return False
+    return True
+
+
+def migrates() -> bool:
+    """True if the system hands the queue of a closed listener to the others of its port."""
+    try:
+        return TCP_MIGRATE_REQ.read_text().strip() == "1"
+    except OSError:
+        return False
+
+
+def remove_stale_socket(path: str) -> None:
+    """Remove a unix socket that nobody listens on any more; refuse to remove anything else.
+
+    Raises:
+        OSError: Something else is there, or a server still listens.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(f"{path} exists and is not a socket")
+    with socket_module.socket(socket_module.AF_UNIX) as probe:
+        # Not waited for: a server whose backlog is full is a server.
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            pass
+    raise OSError(f"a server listens on {path} already")
