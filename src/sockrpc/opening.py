@@ -70,6 +70,10 @@ class Arrivals:
         """It was accepted."""
         self._left.add(weakref.ref(opening, self._gone))
 
+    def settled(self, opening: ServerOpening) -> None:
+        """It was let in or refused, or its connection ended: not left to the garbage collector."""
+        self._gone(weakref.ref(opening))
+
     def _gone(self, opening: weakref.ref[ServerOpening]) -> None:
         self._left.discard(opening)
         if not self._left and self._waiter is not None and not self._waiter.done():
@@ -190,6 +194,7 @@ class ServerOpening:
         connection.write_handshake(response.serialize())
         # `open` lets go of this object.
         self.connection = None
+        self.arrivals.settled(self)
         connection.open(self.handshake.rest)
         connection.socket._opened(self.handshake.subprotocol)
         connection.begin()
@@ -197,11 +202,13 @@ class ServerOpening:
     def refuse(self, response: Response, *, head: bool = False) -> None:
         """Send a response that opens no WebSocket."""
         connection, self.connection = self.connection, None
+        self.arrivals.settled(self)
         if connection is not None:
             connection.refuse(serialize_response(response, head=head))
 
     def ended(self) -> None:
         """The connection ended before it was open."""
         self.connection = None
+        self.arrivals.settled(self)
         if self.task is not None:
             self.task.cancel()
