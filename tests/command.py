@@ -56,19 +56,26 @@ class Command:
     """A process that runs beside the test; killed at the end of the block if it has not ended by itself."""
 
     def __init__(
-        self, *arguments: str | Path, program: tuple[str, ...] = SOCKRPC, cwd: Path | None = None
+        self,
+        *arguments: str | Path,
+        program: tuple[str, ...] = SOCKRPC,
+        cwd: Path | None = None,
+        prefix: tuple[str, ...] = (),
+        pass_fds: tuple[int, ...] = (),
+        **variables: str,
     ) -> None:
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             # The tests run in the background of a shell; what is ignored here is ignored in each child.
             signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(
-            command_line(*arguments, program=program),
+            [*prefix, *command_line(*arguments, program=program)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=cwd,
+            pass_fds=pass_fds,
             # Pipes are buffered by default; whoever flushes does so because it must.
-            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | variables,
         )
         self.log: list[str] = []
         self._log_ended = False

@@ -119,3 +119,13 @@ async def test_a_path_that_can_not_be_bound_is_an_error(tmp_path: Path) -> None:
         await serve_at(tmp_path / "missing" / "socket")
     with pytest.raises(OSError, match="too long"):
         await serve_at(tmp_path / ("x" * 200))
+
+
+async def test_the_file_of_a_socket_that_was_handed_over_is_left_alone(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        async with sockrpc.serve(Work().app(), sock=listening.dup()):
+            assert await works(path)
+        assert path.is_socket()
+        async with sockrpc.serve(Work().app(), sock=listening.dup()):
+            assert await works(path)

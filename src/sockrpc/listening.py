@@ -115,22 +115,27 @@ class Listening:
             remove_stale_socket(place.uds)
             yield functools.partial(unix, place.uds)
         for each in place.sockets:
+            # uvloop says nothing where this fails, and does not listen.
+            each.listen(place.backlog)
             yield functools.partial(unix if each.family == AF_UNIX else tcp, sock=each)
 
-    def stop(self) -> None:
-        """Listen no longer, but let in who has connected.
+    def stop(self) -> asyncio.Task[None] | None:
+        """Listen no longer, but let in who has connected; returns what goes on with that, if anything.
 
         Where others share the port, the system has chosen this listener for some whose handshake is
         still under way. What begins a connection is dropped from here on, so that its repetition, a
         second later, reaches the others; and what is under way gets its time.
         """
+        later = None
         filtered = [turn_new_ones_away(each) for each in self.sockets if shares_its_port(each)]
         if any(filtered):
-            self._keep(asyncio.get_running_loop().create_task(self._stop_later()))
+            later = asyncio.get_running_loop().create_task(self._stop_later())
+            self._keep(later)
         else:
             self._let_in_queued()
             self._close()
         self.sockets = ()
+        return later
 
     async def _stop_later(self) -> None:
         hurried = True

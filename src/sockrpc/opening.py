@@ -58,37 +58,45 @@ class Arrivals:
     """The connections of one server that were accepted and are not open yet.
 
     Those in their TLS handshake have no other trace: if it fails, nobody is told, and all that was
-    made for them just goes.
+    made for them just goes, on some versions of asyncio only with the garbage.
     """
 
     def __init__(self) -> None:
         self.over = False
-        self._left: set[weakref.ref[ServerOpening]] = set()
+        self._left: dict[weakref.ref[ServerOpening], float] = {}
         self._waiter: asyncio.Future[None] | None = None
 
     def add(self, opening: ServerOpening) -> None:
         """It was accepted."""
-        self._left.add(weakref.ref(opening, self._gone))
+        self._left[weakref.ref(opening, self._gone)] = time.monotonic()
 
     def settled(self, opening: ServerOpening) -> None:
         """It was let in or refused, or its connection ended: not left to the garbage collector."""
         self._gone(weakref.ref(opening))
 
     def _gone(self, opening: weakref.ref[ServerOpening]) -> None:
-        self._left.discard(opening)
+        del self._left[opening]
         if not self._left and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def wait(self, seconds: float) -> None:
-        """Wait until all have opened or failed, but not for ever; whoever comes later is refused."""
+    async def wait(self, last: asyncio.Task[None] | None, seconds: float) -> None:
+        """Wait until all have opened or failed; whoever comes after that is refused.
+
+        Args:
+            last: What ends the accepting; None if it has ended.
+            seconds: How long one may take, from when it was accepted.
+        """
         try:
+            if last is not None:
+                await asyncio.wait([last])
             # asyncio makes a task of what it has accepted, and that makes its protocol in the next turn.
             for _ in range(2):
                 await asyncio.sleep(0)
             if self._left:
                 self._waiter = asyncio.get_running_loop().create_future()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._waiter, seconds)
+                    left = max(self._left.values()) + seconds - time.monotonic()
+                    await asyncio.wait_for(self._waiter, max(left, 0))
         finally:
             self.over = True
 

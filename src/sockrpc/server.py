@@ -114,12 +114,11 @@ class Server:
         """
         if self._stopping is None:
             self._service.begin_stop()
-            if self._listening is not None:
-                self._listening.stop()
+            last = None if self._listening is None else self._listening.stop()
             for connection in list(self._service.working):
                 connection.drain()
             loop = asyncio.get_running_loop()
-            self._service.keep(loop.create_task(self._arrivals.wait(self._limits.close_timeout)))
+            self._service.keep(loop.create_task(self._arrivals.wait(last, self._limits.close_timeout)))
             self._stopping = loop.create_task(self._stop())
             self._stop_begun.set()
 

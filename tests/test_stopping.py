@@ -1,0 +1,457 @@
+"""What a stop means for those who have just come: they are let in, and told to go like all others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+import sockrpc
+import sockrpc.listening
+from tests.narrow import LINE_BYTES, serving_narrowly, unsent_bytes
+from tests.support import CLOSE, PATIENCE, RawClient, frame, opening, request, serving, started, until
+from tests.tls import client_context, server_context
+from tests.work import Work
+
+# More than any test may take: what ends earlier has not ended by this.
+NEVER = 60.0
+
+STOPPING = (1001, "server stopping")
+
+
+async def line_to(port: int) -> RawClient:
+    """A TCP connection over which nothing was sent."""
+    return RawClient(*await asyncio.open_connection("127.0.0.1", port))
+
+
+async def accepted(server: sockrpc.Server, count: int) -> None:
+    """Wait until so many connections are in their opening handshake, or open."""
+    await until(lambda: server._service.attached == count)
+
+
+async def is_let_in_and_told(raw: RawClient) -> None:
+    head = await raw.wait(raw.reader.readuntil(b"\r\n\r\n"))
+    assert head.startswith(b"HTTP/1.1 101 "), head
+    assert await raw.closing() == STOPPING
+    await raw.send(frame(CLOSE))
+    assert await raw.nothing_more()
+
+
+@pytest.mark.parametrize("sent_before", [0, 30, len(opening())], ids=["nothing", "a part", "all of it"])
+async def test_an_opening_handshake_under_way_is_completed(sent_before: int) -> None:
+    work = Work()
+    async with (
+        serving(work.app(), stop_grace=NEVER, close_timeout=NEVER) as here,
+        await line_to(here.port) as raw,
+    ):
+        await accepted(here.server, 1)
+        await raw.send(opening()[:sent_before])
+        here.server.close()
+        waiting = await started(here.server.wait_closed())
+        # A call that comes with it does not start: it is after the stop.
+        await raw.send(opening()[sent_before:] + request(1, "work"))
+        await is_let_in_and_told(raw)
+        await waiting
+    assert work.calls == []
+
+
+async def test_a_request_that_opens_nothing_is_answered_while_the_server_stops() -> None:
+    async with (
+        serving(Work().app(), path="/socket", stop_grace=NEVER) as here,
+        await line_to(here.port) as raw,
+    ):
+        await accepted(here.server, 1)
+        here.server.close()
+        await raw.send(b"GET /elsewhere HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert (await raw.wait(raw.reader.read())).startswith(b"HTTP/1.1 404 ")
+
+
+def queue_up(port: int, count: int, data: bytes) -> list[socket.socket]:
+    """Connections that the system holds for a listener, as the loop does not turn meanwhile."""
+    lines = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
+    for each in lines:
+        each.sendall(data)
+        each.setblocking(False)
+    return lines
+
+
+async def raw_over(line: socket.socket, **options: Any) -> RawClient:
+    return RawClient(*await asyncio.open_connection(sock=line, **options))
+
+
+async def test_connections_that_wait_to_be_accepted_are_let_in() -> None:
+    async with serving(Work().app(), stop_grace=NEVER) as here:
+        queued = queue_up(here.port, 50, opening())
+        here.server.close()
+        # Whoever comes now comes too late.
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", here.port)).close()
+        for each in queued:
+            async with await raw_over(each) as raw:
+                await is_let_in_and_told(raw)
+
+
+async def test_not_more_than_the_backlog_is_accepted_at_the_stop() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=8) as listening:
+        lines = queue_up(listening.getsockname()[1], 5, b"")
+        taken = sockrpc.listening.accept_all(listening, 2)
+        assert len(taken) == 3
+        rest = sockrpc.listening.accept_all(listening, 2)
+        assert len(rest) == 2
+        for each in (*lines, *taken, *rest):
+            each.close()
+
+
+async def test_one_more_than_max_connections_is_refused_while_the_server_stops() -> None:
+    async with serving(Work().app(), stop_grace=NEVER, max_connections=1) as here:
+        queued = queue_up(here.port, 2, opening())
+        here.server.close()
+        heads = []
+        for each in queued:
+            async with await raw_over(each) as raw:
+                heads.append((await raw.wait(raw.reader.readline())).split()[1])
+        assert heads == [b"101", b"503"]
+
+
+async def test_a_peer_that_does_not_go_on_has_close_timeout_to_do_so() -> None:
+    async with (
+        serving(Work().app(), stop_grace=NEVER, close_timeout=0.2) as here,
+        await line_to(here.port) as silent,
+        await line_to(here.port) as half,
+    ):
+        await half.send(opening()[:30])
+        await accepted(here.server, 2)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        here.server.close()
+        async with asyncio.timeout(PATIENCE):
+            await here.server.wait_closed()
+        assert loop.time() - began >= 0.1
+        for raw in (silent, half):
+            with contextlib.suppress(ConnectionError):
+                assert await raw.wait(raw.reader.read()) == b""
+
+
+async def test_a_peer_that_has_had_close_timeout_has_no_more() -> None:
+    async with (
+        serving(Work().app(), stop_grace=NEVER, close_timeout=0) as here,
+        await line_to(here.port) as silent,
+    ):
+        await accepted(here.server, 1)
+        here.server.close()
+        async with asyncio.timeout(PATIENCE):
+            await here.server.wait_closed()
+        assert await silent.nothing_more()
+
+
+async def test_the_application_may_take_its_time_to_let_one_in() -> None:
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def process_request(socket: sockrpc.Socket, request: Any) -> None:
+        asked.set()
+        await may_answer.wait()
+
+    async with (
+        serving(Work().app(), process_request=process_request, stop_grace=NEVER, close_timeout=0.01) as here,
+        await line_to(here.port) as raw,
+    ):
+        await raw.send(opening())
+        await asked.wait()
+        here.server.close()
+        # Longer than a peer would get.
+        await asyncio.sleep(0.1)
+        may_answer.set()
+        await is_let_in_and_told(raw)
+
+
+async def test_the_end_of_the_grace_ends_what_lets_one_in() -> None:
+    cancelled = asyncio.Event()
+
+    async def process_request(socket: sockrpc.Socket, request: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async with (
+        serving(Work().app(), process_request=process_request, stop_grace=0.05) as here,
+        await line_to(here.port) as raw,
+    ):
+        await raw.send(opening())
+        await accepted(here.server, 1)
+        here.server.close()
+        assert await raw.nothing_more()
+        assert cancelled.is_set()
+
+
+async def test_a_hook_that_lets_one_in_is_cancelled_by_the_stop() -> None:
+    """Nothing is in flight there, so the connection is closed at once, as an idle one."""
+    app = sockrpc.App()
+    connecting, cancelled = asyncio.Event(), asyncio.Event()
+
+    @app.on_connect
+    async def connect(socket: sockrpc.Socket) -> None:
+        connecting.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async with serving(app, stop_grace=NEVER) as here, await here.raw() as raw:
+        await connecting.wait()
+        here.server.close()
+        assert await raw.closing() == STOPPING
+        assert cancelled.is_set()
+
+
+# TLS
+
+
+async def with_tls(raw: RawClient) -> RawClient:
+    """The same line with TLS."""
+    await raw.wait(raw.writer.start_tls(client_context(), server_hostname="127.0.0.1"))
+    return raw
+
+
+async def test_a_tls_handshake_under_way_is_completed() -> None:
+    async with (
+        serving(Work().app(), ssl=server_context(), stop_grace=NEVER, close_timeout=PATIENCE) as here,
+        await line_to(here.port) as raw,
+    ):
+        await until(lambda: here.server._arrivals._left)
+        here.server.close()
+        await with_tls(raw)
+        await raw.send(opening())
+        await is_let_in_and_told(raw)
+
+
+async def test_connections_that_wait_to_be_accepted_are_let_in_with_tls() -> None:
+    async with serving(Work().app(), ssl=server_context(), stop_grace=NEVER, close_timeout=PATIENCE) as here:
+        queued = queue_up(here.port, 5, b"")
+        here.server.close()
+        for each in queued:
+            async with await raw_over(each) as raw:
+                await with_tls(raw)
+                await raw.send(opening())
+                await is_let_in_and_told(raw)
+
+
+async def test_a_tls_handshake_that_failed_does_not_hold_up_the_stop_for_long() -> None:
+    async with serving(
+        Work().app(), ssl=server_context(), stop_grace=NEVER, close_timeout=0.2, handshake_timeout=NEVER
+    ) as here:
+        for _ in range(3):
+            async with await line_to(here.port) as raw:
+                await raw.send(b"no TLS\r\n\r\n" * 10)
+                with contextlib.suppress(ConnectionError):
+                    await raw.wait(raw.reader.read())
+        here.server.close()
+        async with asyncio.timeout(PATIENCE):
+            await here.server.wait_closed()
+
+
+async def test_whoever_completes_tls_after_the_stop_is_refused() -> None:
+    async with (
+        serving(Work().app(), ssl=server_context(), close_timeout=0.05) as here,
+        await line_to(here.port) as raw,
+    ):
+        await until(lambda: here.server._arrivals._left)
+        here.server.close()
+        await here.server.wait_closed()
+        await with_tls(raw)
+        assert (await raw.wait(raw.reader.readline())).startswith(b"HTTP/1.1 503 ")
+
+
+# Answers to a slow reader
+
+
+async def test_answers_are_delivered_to_a_slow_reader_as_long_as_the_grace_lasts() -> None:
+    app = sockrpc.App()
+    app.method("much")(lambda call: bytes(LINE_BYTES))
+    async with (
+        serving_narrowly(app, stop_grace=NEVER, close_timeout=0.05) as here,
+        await here.narrow_raw() as raw,
+    ):
+        await raw.send(request(1, "much"))
+        await until(lambda: here.server.connections and unsent_bytes(here.only_socket()))
+        here.server.close()
+        # Far longer than a peer has that has been sent everything.
+        await asyncio.sleep(0.5)
+        assert await raw.answer() == (1, bytes(LINE_BYTES))
+        assert await raw.closing() == STOPPING
+        await raw.send(frame(CLOSE))
+        assert await raw.nothing_more()
+
+
+async def test_a_reader_that_is_too_slow_does_not_hold_up_the_stop_after_the_grace() -> None:
+    app = sockrpc.App()
+    app.method("much")(lambda call: bytes(LINE_BYTES))
+    async with (
+        serving_narrowly(app, stop_grace=0.2, abort_grace=NEVER, close_timeout=0.05) as here,
+        await here.narrow_raw() as raw,
+    ):
+        await raw.send(request(1, "much"))
+        await until(lambda: here.server.connections and unsent_bytes(here.only_socket()))
+        here.server.close()
+        async with asyncio.timeout(PATIENCE):
+            await here.server.wait_closed()
+
+
+# Sockets that others hold too
+
+
+@contextlib.asynccontextmanager
+async def two_servers(app: Any) -> AsyncIterator[tuple[sockrpc.Server, sockrpc.Server, int]]:
+    """Two servers of one listening socket, as before and after a restart, and its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        async with sockrpc.serve(app, sock=listening.dup(), stop_grace=NEVER) as old:
+            yield old, await sockrpc.serve(app, sock=listening.dup()), port
+
+
+async def test_a_socket_that_was_handed_over_goes_on_elsewhere_with_all_that_it_holds() -> None:
+    async with two_servers(Work().app()) as (old, new, port), new:
+        queued = queue_up(port, 20, opening() + request(1, "echo", b"x"))
+        old.close()
+        for each in queued:
+            async with await raw_over(each) as raw:
+                await raw.wait(raw.reader.readuntil(b"\r\n\r\n"))
+                assert await raw.answer() == (1, b"x")
+        await old.wait_closed()
+        async with sockrpc.connect(f"ws://127.0.0.1:{port}/") as client:
+            assert await client.call("echo", b"y") == b"y"
+
+
+async def test_it_listens_on_several_sockets(tmp_path_factory: pytest.TempPathFactory) -> None:
+    listening = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    async with sockrpc.serve(Work().app(), sock=listening) as server:
+        ports = [each.getsockname()[1] for each in server.sockets]
+        assert len(set(ports)) == 2
+        for port in ports:
+            async with sockrpc.connect(f"ws://127.0.0.1:{port}/") as client:
+                assert await client.call("echo", b"x") == b"x"
+    for port in ports:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port)).close()
+
+
+async def test_if_one_of_several_can_not_be_listened_on_none_is() -> None:
+    good = socket.create_server(("127.0.0.1", 0))
+    port = good.getsockname()[1]
+    refused = pytest.raises(OSError, match=r"(?i)invalid argument|not supported")
+    with socket.create_connection(("127.0.0.1", port)) as connected, refused:
+        await sockrpc.serve(Work().app(), sock=[good, connected])
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port)).close()
+
+
+def test_what_is_no_stream_socket_is_a_usage_error() -> None:
+    with (
+        socket.socket(type=socket.SOCK_DGRAM) as datagrams,
+        pytest.raises(sockrpc.UsageError, match="stream"),
+    ):
+        sockrpc.serve(sockrpc.App(), sock=datagrams)
+    with pytest.raises(sockrpc.UsageError, match="no socket"):
+        sockrpc.serve(sockrpc.App(), sock=[])
+
+
+# SO_REUSEPORT
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="SO_REUSEPORT shares out connections on Linux")
+
+
+@contextlib.asynccontextmanager
+async def two_listeners(app: Any) -> AsyncIterator[tuple[sockrpc.Server, sockrpc.Server, int]]:
+    """Two servers that listen on one port, each with a socket of its own."""
+    async with sockrpc.serve(app, "127.0.0.1", 0, reuse_port=True, stop_grace=NEVER) as old:
+        port = old.sockets[0].getsockname()[1]
+        async with sockrpc.serve(app, "127.0.0.1", port, reuse_port=True) as new:
+            yield old, new, port
+
+
+@LINUX
+async def test_what_waits_to_be_accepted_is_let_in_where_others_share_the_port() -> None:
+    async with two_listeners(Work().app()) as (old, _, port):
+        queued = queue_up(port, 40, opening() + request(1, "echo", b"x"))
+        old.close()
+        outcomes = []
+        for each in queued:
+            async with await raw_over(each) as raw:
+                assert (await raw.wait(raw.reader.readuntil(b"\r\n\r\n"))).startswith(b"HTTP/1.1 101 ")
+                outcomes.append(await raw.receive())
+        assert {payload[:2] for _, payload in outcomes} == {b"\x03\xe9", b"\x04\x00"}
+        await old.wait_closed()
+
+
+@LINUX
+async def test_who_comes_while_a_listener_leaves_reaches_the_others() -> None:
+    async with two_listeners(Work().app()) as (old, new, port):
+
+        async def come() -> None:
+            async with sockrpc.connect(f"ws://127.0.0.1:{port}/") as client:
+                assert await client.call("echo", b"x") == b"x"
+
+        old.close()
+        assert old.sockets == ()
+        # Half of them are repeated by the system a second later, when there is one listener only.
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            for _ in range(16):
+                group.create_task(come())
+        assert new.statistics().calls_answered == 16
+        assert old.statistics().calls_started == 0
+        await old.wait_closed()
+
+
+@LINUX
+async def test_what_the_leaving_listener_still_gets_is_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Stands for a handshake that was under way: none can be that takes its time on one machine.
+    monkeypatch.setattr(sockrpc.listening, "NO_NEW_CONNECTIONS", ((0x06, 0, 0, 0xFFFF_FFFF),))
+    app = Work().app()
+    async with sockrpc.serve(app, "127.0.0.1", 0, reuse_port=True, stop_grace=NEVER) as old:
+        port = old.sockets[0].getsockname()[1]
+        old.close()
+        async with await line_to(port) as raw:
+            await raw.send(opening())
+            await is_let_in_and_told(raw)
+
+
+@LINUX
+async def test_a_stop_in_a_hurry_does_not_wait_for_handshakes_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sockrpc.listening, "HANDSHAKES_UNDER_WAY", NEVER)
+    async with two_listeners(Work().app()) as (old, new, port):
+        old.close()
+        old.hurry()
+        async with asyncio.timeout(PATIENCE):
+            await old.wait_closed()
+        async with sockrpc.connect(f"ws://127.0.0.1:{port}/") as client:
+            assert await client.call("echo", b"x") == b"x"
+        assert new.statistics().calls_answered == 1
+
+
+@LINUX
+async def test_where_no_filter_can_be_attached_the_queue_is_let_in_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sockrpc.listening, "SO_ATTACH_FILTER", 0x7FFF)
+    async with two_listeners(Work().app()) as (old, _, port):
+        queued = queue_up(port, 40, opening())
+        old.close()
+        for each in queued:
+            async with await raw_over(each) as raw:
+                assert (await raw.wait(raw.reader.readuntil(b"\r\n\r\n"))).startswith(b"HTTP/1.1 101 ")
+        await old.wait_closed()
+
+
+def test_no_descriptor_is_left_of_accepting() -> None:
+    before = set(os.listdir("/dev/fd"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        assert sockrpc.listening.accept_all(listening, 10) == []
+    assert set(os.listdir("/dev/fd")) == before
