@@ -1,0 +1,23 @@
+"""Runs one target under libFuzzer: ``python -m tests.fuzz TARGET [options and corpora of libFuzzer]``.
+
+`make fuzz` (scripts/fuzz.py) builds what it takes: atheris, and the extensions with coverage counters.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import atheris
+
+
+def main() -> None:
+    target = sys.argv[1]
+    # What is not compiled gets its counters here; the oracles are none of what is to be explored.
+    with atheris.instrument_imports(include=["sockrpc.handshake"], enable_loader_override=False):
+        from tests.fuzz_targets import TARGETS
+    atheris.Setup([sys.argv[0], *sys.argv[2:]], TARGETS[target])
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
