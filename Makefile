@@ -5,6 +5,7 @@
 ##   make check   static checks: lint, format, types, stubs
 ##   make bench   benchmarks on the newest interpreter       (ARGS="-k frames")
 ##   make soak    ten minutes of load on the newest interpreter
+##   make fuzz    coverage-guided fuzzing, a minute a target  (ARGS="--seconds 600 websocket_server")
 ##   make cover   line coverage of Python and Cython sources (ARGS="-k frames")
 ##   make wheel   source distribution and wheel into dist/
 ##   make clean   remove all that the others made
@@ -14,7 +15,7 @@
 
 # Thin on purpose: how environments are made and tests are run stands in scripts/, typed and linted.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak cover wheel clean
+.PHONY: help demo test check bench soak fuzz cover wheel clean
 export PYTHONS PYTEST_ARGS JOBS
 
 IN = scripts/python scripts/environments.py
@@ -45,6 +46,9 @@ bench:
 
 soak:
 	@$(IN) --group test 'test-{minor}' -- python -m pytest -m soak $(ARGS)
+
+fuzz:
+	@scripts/python scripts/fuzz.py $(ARGS)
 
 cover:
 	@SOCKRPC_TRACE=1 $(IN) --group test --group coverage --editable cover -- \

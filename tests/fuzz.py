@@ -9,11 +9,13 @@ import sys
 
 import atheris
 
+# What is not compiled gets its counters here; the oracles are none of what is to be explored.
+PYTHON = ["sockrpc.handshake", "websockets.headers", "websockets.http11"]
+
 
 def main() -> None:
     target = sys.argv[1]
-    # What is not compiled gets its counters here; the oracles are none of what is to be explored.
-    with atheris.instrument_imports(include=["sockrpc.handshake"], enable_loader_override=False):
+    with atheris.instrument_imports(include=PYTHON, enable_loader_override=False):
         from tests.fuzz_targets import TARGETS
     atheris.Setup([sys.argv[0], *sys.argv[2:]], TARGETS[target])
     atheris.Fuzz()

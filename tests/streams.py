@@ -112,7 +112,7 @@ class Stream:
 
     def reads(self, data: bytes) -> list[bytes]:
         """The stream, in the reads in which it arrives."""
-        edges = [0, *sorted(cut % (len(data) + 1) for cut in self.cuts), len(data)]
+        edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in self.cuts)})
         return [data[start:end] for start, end in pairwise(edges)]
 
 
@@ -124,7 +124,7 @@ def read_stream(program: Program) -> Stream:
     cuts = [program.word() for _ in range(mode & 7)]
     if mode & 7 == 7:
         # Byte by byte; what is left is in one read.
-        cuts = list(range(2000))
+        cuts = list(range(500))
     limit = LARGE_LIMIT if mode & 8 else SMALL_LIMIT
     lost = program.word() if mode & 48 == 48 else 0
     pieces: list[Piece] = []
