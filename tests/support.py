@@ -139,6 +139,7 @@ class RawClient:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self.head = b""
 
     @classmethod
     async def connect(cls, port: int, *, then: bytes = b"", **headers: str) -> Self:
@@ -148,6 +149,7 @@ class RawClient:
         await client.send(opening(**headers) + then)
         head = await client.wait(reader.readuntil(b"\r\n\r\n"))
         assert head.startswith(b"HTTP/1.1 101 "), head
+        client.head = head
         return client
 
     async def wait(self, awaitable: Any) -> Any:

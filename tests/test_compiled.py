@@ -22,7 +22,7 @@ from sockrpc._output import Settings
 from sockrpc._service import Handler
 from sockrpc._websocket import Parser
 from sockrpc.limits import Limits
-from sockrpc.protocols import ClientProtocol, ServerProtocol
+from sockrpc.protocols import ClientProtocol, MessageProtocol, ServerProtocol
 from tests.support import serving, started, until
 
 # Flags of types: include/object.h of CPython.
@@ -59,6 +59,7 @@ OPEN = {
     "Host",
     "ServerConnection",  # joined with asyncio.BufferedProtocol in sockrpc.protocols
     "ClientConnection",
+    "MessageConnection",
 }
 
 
@@ -69,7 +70,7 @@ def test_there_are_compiled_classes() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [*compiled_classes(), ServerProtocol, ClientProtocol], ids=lambda c: c.__name__
+    "kind", [*compiled_classes(), ServerProtocol, ClientProtocol, MessageProtocol], ids=lambda c: c.__name__
 )
 def test_instances_have_no_dict(kind: type) -> None:
     assert kind.__dictoffset__ == 0

@@ -19,15 +19,15 @@ PACKAGE = "sockrpc"
 # From the bottom up. A module imports from lower lines only, not from its own.
 LAYERS: list[list[str]] = [
     ["errors"],
-    # Each alone: framing, names, ids, the opening handshake, limits, threads know nothing of each other.
-    ["_websocket", "_frames", "_names", "_dispatch", "handshake", "limits", "threads"],
-    ["_loop"],
+    # Each alone: framing, names, ids, compression, limits, threads know nothing of each other.
+    ["_websocket", "_frames", "_names", "_dispatch", "compression", "limits", "threads"],
+    ["_loop", "handshake"],
     ["_output"],
     ["_connection"],
     ["_service"],
     ["_calls", "_notifications"],
-    # The two roles do not know each other either.
-    ["_serving", "_calling"],
+    # The two roles do not know each other either, nor does what knows no RPC.
+    ["_serving", "_calling", "_messages"],
     ["protocols", "sockets"],
     ["app", "rooms", "opening", "listening", "handover"],
     ["server", "client"],
@@ -51,6 +51,7 @@ MUST_NOT_IMPORT: dict[str, set[str]] = {
     "_names": IO | {"logging"},
     "_dispatch": IO | {"logging"},
     "handshake": IO,
+    "compression": IO | {"logging"},
     "app": {"socket", "ssl", "struct"},
     "rooms": {"socket", "ssl", "struct"},
     "client": {"struct"},
@@ -182,12 +183,16 @@ def test_only_the_command_line_parses_arguments(name: str) -> None:
 
 
 @every_file
-def test_websockets_does_the_opening_handshake_and_nothing_else(name: str) -> None:
+def test_websockets_does_the_opening_handshake_and_compression_and_nothing_else(name: str) -> None:
     of_websockets = {each for each in IMPORTS[name].full if each.partition(".")[0] == "websockets"}
     # Types that stand in our own API, and the reading of URIs.
     allowed = {f"websockets.{each}" for each in ("http11", "datastructures", "exceptions", "uri", "typing")}
     if module_of(name) == "handshake":
         allowed |= {"websockets.client", "websockets.server"}
+    if module_of(name) == "compression":
+        allowed |= {
+            f"websockets.{each}" for each in ("extensions", "extensions.permessage_deflate", "frames")
+        }
     assert of_websockets <= allowed
 
 

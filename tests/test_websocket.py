@@ -11,6 +11,7 @@ from itertools import combinations, pairwise
 import pytest
 
 from sockrpc._websocket import OPCODES, Parser, serialize
+from sockrpc.errors import UsageError
 from tests.support import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 
 Events = list[tuple[str, bytes]]
@@ -105,6 +106,15 @@ print(len(theirs), theirs != masks())
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.split() == ["32", "True"]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", ["close", "ping", "pong"])
+def test_a_control_frame_that_is_too_long_or_in_fragments_is_not_serialized(kind: str, masked: bool) -> None:
+    with pytest.raises(UsageError, match="at most 125 bytes"):
+        serialize(kind, bytes(126), masked=masked)
+    with pytest.raises(UsageError, match="in one piece"):
+        serialize(kind, b"", masked=masked, final=False)
 
 
 # Whole frames
@@ -278,6 +288,98 @@ def test_a_character_may_be_split_between_fragments_but_must_end_in_the_message(
     assert new_parser(role).feed(stream) == [fault(1007, "text message is not UTF-8")]
 
 
+@pytest.mark.parametrize(
+    ("parts", "found_at"),
+    [
+        ([b"ok", b"\xff", b"ok"], 1),
+        ([b"\xff", b"", b"ok"], 0),
+        ([b"\xf4", b"\x90", b"\x80\x80"], 1),
+        (["€".encode()[:2], b"x", b""], 1),
+        ([b"", "€".encode()[:1], "€".encode()[1:] + b"\x80"], 2),
+        ([b"a", "€".encode()[:1], "€".encode()[:1]], 2),
+    ],
+)
+def test_text_that_is_wrong_is_refused_with_the_fragment_that_shows_it(
+    role: str, parts: list[bytes], found_at: int
+) -> None:
+    parser = new_parser(role)
+    for n, part in enumerate(parts):
+        events = parser.feed(to(role, CONTINUATION if n else TEXT, part, final=n == len(parts) - 1))
+        assert events == ([fault(1007, "text message is not UTF-8")] if n == found_at else []), n
+        if events:
+            break
+
+
 def test_a_close_frame_may_stand_between_fragments(role: str) -> None:
     stream = to(role, TEXT, b"a", final=False) + to(role, CLOSE, b"\x03\xe9") + to(role, CONTINUATION, b"b")
     assert new_parser(role).feed(stream) == [("close", b"\x03\xe9")]
+
+
+# Compression: what is compressed comes out as it came in
+
+
+def compressing_parser(role: str, max_message_bytes: int = 1 << 20) -> Parser:
+    return Parser("server" if role == "server" else "client", max_message_bytes, compression=True)
+
+
+def reserved_1(role: str, opcode: int, payload: bytes = b"", *, final: bool = True) -> bytes:
+    return frame(opcode, payload, final=final, masked=role == "server", reserved=4)
+
+
+@pytest.mark.parametrize("kind", ["text", "binary"])
+def test_compressed_messages_come_out_as_such(role: str, kind: str) -> None:
+    # \xff: not UTF-8, and not to be judged before it is decompressed.
+    parser, opcode = compressing_parser(role), OPCODES[kind]
+    stream = (
+        reserved_1(role, opcode, b"\xffwhole")
+        + reserved_1(role, opcode, b"\xff", final=False)
+        + to(role, PING, b"p")
+        + to(role, CONTINUATION, b"\xff", final=False)
+        + to(role, CONTINUATION, b"")
+        + reserved_1(role, opcode)
+        + to(role, opcode, b"plain")
+        + to(role, opcode, b"pl", final=False)
+        + to(role, CONTINUATION, b"ain")
+    )
+    compressed, plain = f"compressed {kind}", (kind, b"plain")
+    expected = [(compressed, b"\xffwhole"), ("ping", b"p"), (compressed, b"\xff\xff"), (compressed, b"")]
+    for step in (len(stream), 1, 3):
+        events = [event for i in range(0, len(stream), step) for event in parser.feed(stream[i : i + step])]
+        assert events == [*expected, plain, plain], step
+
+
+@pytest.mark.parametrize("reserved", range(1, 8))
+@pytest.mark.parametrize("opcode", [CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG])
+def test_compression_allows_one_reserved_bit_in_the_first_frame_of_a_message(
+    role: str, opcode: int, reserved: int
+) -> None:
+    parser = compressing_parser(role)
+    stream = b""
+    if opcode == CONTINUATION:
+        stream = reserved_1(role, BINARY, final=False)
+    stream += frame(opcode, b"", masked=role == "server", reserved=reserved)
+    if reserved == 4 and opcode in (TEXT, BINARY):
+        assert parser.feed(stream) == [("compressed text" if opcode == TEXT else "compressed binary", b"")]
+    else:
+        assert parser.feed(stream) == [fault(1002, "reserved bits set")]
+
+
+@pytest.mark.parametrize("limit", [100, 8000, 100_000])
+def test_what_is_compressed_may_be_longer_than_the_limit_by_what_deflate_may_add(
+    role: str, limit: int
+) -> None:
+    most = limit + limit // 8 + limit // 64 + 1024
+    whole = reserved_1(role, BINARY, bytes(most))
+    parts = reserved_1(role, BINARY, bytes(limit + 1), final=False)
+    rest = most - limit - 1
+    expected = [("compressed binary", bytes(most))]
+    assert compressing_parser(role, limit).feed(whole) == expected
+    assert compressing_parser(role, limit).feed(parts + to(role, CONTINUATION, bytes(rest))) == expected
+    refused = [fault(1009, f"message over {limit} bytes")]
+    assert compressing_parser(role, limit).feed(reserved_1(role, BINARY, bytes(most + 1))[:10]) == refused
+    parts += to(role, CONTINUATION, bytes(rest), final=False)
+    assert compressing_parser(role, limit).feed(parts + to(role, CONTINUATION, b"x")[:2]) == refused
+    # What is not compressed is no longer than before, also after what was.
+    parser = compressing_parser(role, limit)
+    assert parser.feed(whole) == expected
+    assert parser.feed(to(role, BINARY, bytes(limit + 1))[:10]) == refused

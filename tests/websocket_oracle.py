@@ -2,7 +2,8 @@
 
 Where the two differ on purpose, it stands here:
 
-- websockets leaves the UTF-8 of text messages to the layers above its Sans-I/O protocol.
+- websockets leaves the UTF-8 of text messages to the layers above its Sans-I/O protocol; we refuse a text
+  message with the fragment that makes it wrong, and do not wait for the rest.
 - It refuses a close frame inside a fragmented message with 1002. RFC 6455 5.4 lets control frames
   stand between fragments and names no exception; we take the close for what it says.
 - It reads a whole frame before it looks at its reserved bits and its kind, and a close reason before
@@ -17,6 +18,7 @@ Where the two differ on purpose, it stands here:
 
 from __future__ import annotations
 
+import codecs
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -84,10 +86,10 @@ def theirs(
             opcode, message = event.opcode or opcode, message + payload
             if len(message) > limit:
                 return [*events, fault(1009)]
+            if opcode == Opcode.TEXT and not is_utf8(message, whole=event.fin):
+                return [*events, fault(1007)]
             if not event.fin:
                 continue
-            if opcode == Opcode.TEXT and not is_utf8(message):
-                return [*events, fault(1007)]
             events.append((KINDS[opcode], message))
             message = b""
     error = protocol.parser_exc
@@ -113,9 +115,9 @@ def fault(code: int) -> tuple[str, bytes]:
     return "fault", struct.pack("!H", code)
 
 
-def is_utf8(data: bytes) -> bool:
+def is_utf8(data: bytes, *, whole: bool = True) -> bool:
     try:
-        data.decode()
+        codecs.getincrementaldecoder("utf-8")().decode(data, whole)
     except UnicodeDecodeError:
         return False
     return True

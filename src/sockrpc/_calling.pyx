@@ -13,7 +13,7 @@ from sockrpc._output cimport Settings
 from sockrpc._dispatch cimport Entry, RequestTable
 from sockrpc._frames cimport (
     FAULT_NONE, MAX_NAME_BYTES, MAX_PREFIX_BYTES, OPCODE_NOTIFY, OPCODE_RESPONSE, RECEIVER_CLIENT, Fault, Frame,
-    fault_reason, name_fault, parse, write_notify, write_request, write_reset,
+    fault_reason, name_fault, parse, text_fault, write_notify, write_request, write_reset,
 )
 from sockrpc._loop cimport LoopContext
 from sockrpc._websocket cimport Parser
@@ -227,6 +227,9 @@ cdef class ClientConnection(Connection):
             return self.fail(1002, fault_reason(fault))
         # `parse` lets only the opcodes of this side through.
         return FRAME_HANDLERS[frame.opcode](self, &frame)
+
+    cdef int on_text(self, const uint8_t *data, Py_ssize_t size) except -1:
+        return self.fail(1003, text_fault())
 
     cdef int on_response(self, Frame *frame) except -1:
         cdef PyObject *entry = self.table.find(frame.id)

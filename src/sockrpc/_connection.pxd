@@ -52,13 +52,15 @@ cdef class Connection(Output):
     cdef uint64_t left_queue         # procedures that have left the waiting queue
 
     # What a role adds
-    cdef int on_message(self, const uint8_t *data, Py_ssize_t size) except -1
+    cdef int on_message(self, const uint8_t *data, Py_ssize_t size) except -1   # a binary one
+    cdef int on_text(self, const uint8_t *data, Py_ssize_t size) except -1      # checked to be UTF-8
     cdef int on_end(self) except -1          # once, when the connection has ended
     cdef int on_lost(self) except -1         # once, when the transport is gone
     cdef int on_output_open(self) except -1  # output is below the low-water mark again
 
     cdef int feed(self) except -1
     cdef int handle_event(self, int event) except -1
+    cdef int decompress(self, bint is_text) except -1
     cdef int settle_reading(self) except -1
     cdef int hold_reading(self, bint hold) except -1
     cdef int restart_parsing(self) except -1

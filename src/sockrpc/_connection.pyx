@@ -16,8 +16,8 @@ import asyncio
 from sockrpc._loop cimport clock
 from sockrpc._output cimport Output
 from sockrpc._websocket cimport (
-    EVENT_BINARY, EVENT_CLOSE, EVENT_FAULT, EVENT_NEED_DATA, EVENT_PING, EVENT_TEXT,
-    OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, buffer_free, close_payload,
+    EVENT_BINARY, EVENT_CLOSE, EVENT_COMPRESSED_BINARY, EVENT_COMPRESSED_TEXT, EVENT_FAULT, EVENT_NEED_DATA,
+    EVENT_PING, EVENT_TEXT, OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, buffer_free, close_payload, utf8_fault, utf8_prefix,
 )
 
 from sockrpc.errors import ConnectionClosed, ConnectionLost, ProtocolError
@@ -42,6 +42,9 @@ cdef class Connection(Output):
     # What a role adds
 
     cdef int on_message(self, const uint8_t *data, Py_ssize_t size) except -1:
+        raise NotImplementedError
+
+    cdef int on_text(self, const uint8_t *data, Py_ssize_t size) except -1:
         raise NotImplementedError
 
     cdef int on_end(self) except -1:
@@ -149,9 +152,16 @@ cdef class Connection(Output):
 
     # Opening
 
-    def open(self, rest: bytes) -> None:
-        """The handshake succeeded: from here on there are frames, `rest` being the first of them."""
+    def open(self, rest: bytes, compression=None) -> None:
+        """The handshake succeeded: from here on there are frames, `rest` being the first of them.
+
+        Args:
+            rest: What was received after the handshake.
+            compression: What it agreed on for messages, None for nothing.
+        """
         self.state = STATE_OPEN
+        self.compression = compression
+        self.parser.compression = compression is not None
         self.handshake = None
         self.deadline = 0.0
         self.last_heard = self.context.loop.time()
@@ -217,12 +227,29 @@ cdef class Connection(Output):
         elif event == EVENT_PING:
             self.send_pong(PyBytes_FromStringAndSize(<char *> self.parser.data, self.parser.size))
         elif event == EVENT_TEXT:
-            self.fail(1003, "text message: every message is binary")
+            self.on_text(self.parser.data, self.parser.size)
+        elif event == EVENT_COMPRESSED_BINARY or event == EVENT_COMPRESSED_TEXT:
+            self.decompress(event == EVENT_COMPRESSED_TEXT)
         elif event == EVENT_CLOSE:
             self.answer_close()
         elif event == EVENT_FAULT:
             self.fail(self.parser.close_code, self.parser.close_reason)
         return 0
+
+    cdef int decompress(self, bint is_text) except -1:
+        cdef bytes message
+        cdef const uint8_t *data
+        try:
+            message = self.compression.decompress(
+                PyBytes_FromStringAndSize(<char *> self.parser.data, self.parser.size), self.settings.max_message_bytes)
+        except ProtocolError as error:
+            return self.fail(error.code, error.reason)
+        data = <const uint8_t *> PyBytes_AS_STRING(message)
+        if not is_text:
+            return self.on_message(data, PyBytes_GET_SIZE(message))
+        if utf8_prefix(data, PyBytes_GET_SIZE(message), True) < 0:
+            return self.fail(1007, utf8_fault())
+        return self.on_text(data, PyBytes_GET_SIZE(message))
 
     cdef int settle_reading(self) except -1:
         # Nothing is read while something read before waits to be parsed: at most one receive buffer

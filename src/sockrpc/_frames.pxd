@@ -37,6 +37,7 @@ cdef struct Frame:
 cdef Fault parse(const uint8_t *data, Py_ssize_t size, int receiver, Frame *out) noexcept nogil
 cdef str fault_reason(Fault fault)
 cdef str name_fault()
+cdef str text_fault()
 
 # Each writes what precedes the payload to `out` (MAX_PREFIX_BYTES long) and returns its length.
 cdef Py_ssize_t write_notify(uint8_t *out, const uint8_t *name, Py_ssize_t name_size) noexcept nogil

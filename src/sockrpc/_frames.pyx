@@ -101,6 +101,10 @@ cdef str name_fault():
     return "name is not UTF-8"
 
 
+cdef str text_fault():
+    return "text message: every message is binary"
+
+
 cdef Py_ssize_t write_notify(uint8_t *out, const uint8_t *name, Py_ssize_t name_size) noexcept nogil:
     out[0] = OPCODE_NOTIFY
     out[1] = <uint8_t> name_size

@@ -30,6 +30,7 @@ cdef class Output(Member):
     cdef Settings settings
     cdef bint is_client
     cdef Buffer output               # frames not yet given to the transport
+    cdef object compression          # sockrpc.compression.Compression, None where none was agreed on
     cdef bint vectored               # the transport's writelines can be relied on
     cdef bint write_paused           # the transport holds more than output_high_bytes
     cdef Py_ssize_t buffered_bytes   # what the transport still held after the last write: an upper bound
@@ -37,6 +38,8 @@ cdef class Output(Member):
 
     # Appends one binary message; the transport gets it at the next flush.
     cdef int send(self, const uint8_t *prefix, Py_ssize_t prefix_size, bytes payload) except -1
+    # Appends one message, compressed if that was agreed on.
+    cdef int send_message(self, uint8_t opcode, bytes message) except -1
     cdef int send_control(self, uint8_t opcode, bytes payload) except -1
     cdef int send_large(self, bytes payload) except -1
     cdef int give_to_transport(self, bytes data) except -1

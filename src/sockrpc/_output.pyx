@@ -7,7 +7,8 @@ from libc.string cimport memcpy
 
 from sockrpc._loop cimport LoopContext, Member
 from sockrpc._websocket cimport (
-    MAX_HEADER_BYTES, OPCODE_BINARY, Buffer, apply_mask, buffer_append, buffer_free, buffer_reserve, fresh_mask, write_header,
+    MAX_HEADER_BYTES, OPCODE_BINARY, RESERVED_1, Buffer, apply_mask, buffer_append, buffer_free, buffer_reserve,
+    fresh_mask, write_header,
 )
 
 cdef enum:
@@ -61,6 +62,8 @@ cdef class Output(Member):
         cdef uint8_t mask[4]
         cdef uint8_t *out
         cdef Py_ssize_t n
+        if self.compression is not None:
+            return self.send_message(OPCODE_BINARY, PyBytes_FromStringAndSize(<char *> prefix, prefix_size) + payload)
         if self.output.data == NULL and self.context.spare_output.data != NULL:
             self.output = self.context.spare_output
             self.context.spare_output.data = NULL
@@ -103,6 +106,23 @@ cdef class Output(Member):
             # uvloop: the handle was closed under us; connection_lost is on its way.
             pass
         return 0
+
+    cdef int send_message(self, uint8_t opcode, bytes message) except -1:
+        cdef Py_ssize_t size
+        cdef uint8_t header[MAX_HEADER_BYTES]
+        cdef Py_ssize_t n
+        if self.compression is not None:
+            message = self.compression.compress(message)
+            opcode |= RESERVED_1
+        size = PyBytes_GET_SIZE(message)
+        if size < LARGE_PAYLOAD_BYTES or self.is_client:
+            self.send_control(opcode, message)
+            if self.output.size + self.buffered_bytes >= self.settings.output_high_bytes:
+                Output.flush(self)
+            return 0
+        n = write_header(header, opcode, size, NULL)
+        buffer_append(&self.output, header, n)
+        return self.send_large(message)
 
     cdef int append_frame(self, bytes frame) except -1:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(frame)
@@ -163,6 +183,11 @@ cdef class Output(Member):
         if self.transport is None:
             return 0
         return self.output.size + <Py_ssize_t> self.transport.get_write_buffer_size()
+
+    @property
+    def is_compressed(self) -> bool:
+        """True if messages are compressed."""
+        return self.compression is not None
 
     def is_writable(self) -> bool:
         """False while output is above the high-water mark."""

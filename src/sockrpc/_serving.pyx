@@ -13,7 +13,7 @@ from sockrpc._connection cimport STATE_CLOSING, STATE_CONNECTING, Connection
 from sockrpc._dispatch cimport Entry, RequestTable
 from sockrpc._frames cimport (
     FAULT_NONE, MAX_NAME_BYTES, OPCODE_NOTIFY, OPCODE_REQUEST, OPCODE_RESET, RECEIVER_SERVER, Fault, Frame,
-    fault_reason, name_fault, parse, write_notify,
+    fault_reason, name_fault, parse, text_fault, write_notify,
 )
 from sockrpc._loop cimport clock
 from sockrpc._notifications cimport Notification
@@ -141,6 +141,9 @@ cdef class ServerConnection(Host):
             return self.fail(1002, fault_reason(fault))
         # `parse` lets only the opcodes of this side through.
         return FRAME_HANDLERS[frame.opcode](self, &frame)
+
+    cdef int on_text(self, const uint8_t *data, Py_ssize_t size) except -1:
+        return self.fail(1003, text_fault())
 
     cdef int on_request(self, Frame *frame) except -1:
         cdef Call call

@@ -14,6 +14,8 @@ cdef enum Event:
     EVENT_PONG = 4
     EVENT_CLOSE = 5      # `close_code`, `close_reason` as received (1005 if the frame was empty)
     EVENT_FAULT = 6      # `close_code`, `close_reason`: what to close with; the parser is dead now
+    EVENT_COMPRESSED_BINARY = 7  # `data`, `size`: a whole message as the extension left it, still to be
+    EVENT_COMPRESSED_TEXT = 8    # decompressed; of a text message, then to be checked with `utf8_fault`
 
 cdef enum:
     OPCODE_CONTINUATION = 0
@@ -22,6 +24,7 @@ cdef enum:
     OPCODE_CLOSE = 8
     OPCODE_PING = 9
     OPCODE_PONG = 10
+    RESERVED_1 = 0x40          # RFC 7692 6: set in the first frame of a compressed message
     MAX_CONTROL_BYTES = 125    # RFC 6455 5.5
     MAX_HEADER_BYTES = 14      # 2 + 8 + 4
 
@@ -43,9 +46,12 @@ cdef class Parser:
 
     cdef Role role
     cdef bint dead                   # a fault or a close frame was seen: the rest is ignored
+    cdef bint compression            # an extension is agreed on that compresses messages
     cdef uint8_t message_opcode      # of the fragmented message under way, 0 if none
+    cdef bint message_compressed     # its first frame had RESERVED_1 set
     cdef Py_ssize_t max_message_bytes
     cdef Buffer message              # payloads of the fragments so far
+    cdef Py_ssize_t checked          # how much of `message` is known to be UTF-8, if it is text
     cdef Buffer tail                 # bytes of an incomplete frame, kept between reads
     cdef uint8_t *cursor             # the window: what is not yet parsed
     cdef uint8_t *end
@@ -64,8 +70,10 @@ cdef class Parser:
     cdef uint8_t *reserve(self, Py_ssize_t size) except NULL
     cdef int received(self, Py_ssize_t size) except -1
     cdef int fault(self, int code, str reason) noexcept
+    cdef bint has_room(self, uint8_t first, uint64_t length) noexcept
+    cdef int fragment(self) except -1
     cdef int reassembled(self) except -1
-    cdef int text(self) except -1
+    cdef int text(self, Py_ssize_t checked) except -1
     cdef int closing(self) except -1
 
 # Writes a header for `size` bytes of payload to `out` (MAX_HEADER_BYTES long); returns its length.
@@ -75,3 +83,6 @@ cdef void apply_mask(uint8_t *data, Py_ssize_t size, const uint8_t *mask) noexce
 # Four bytes from a cryptographic source (RFC 6455 5.3 and 10.3).
 cdef int fresh_mask(uint8_t *out) except -1
 cdef bytes close_payload(int code, str reason)
+# How many bytes of `data` are UTF-8 for sure, -1 if it is not UTF-8; without `whole` its last character may be cut.
+cdef Py_ssize_t utf8_prefix(const uint8_t *data, Py_ssize_t size, bint whole) except -2
+cdef str utf8_fault()

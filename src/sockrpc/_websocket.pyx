@@ -6,7 +6,7 @@ Nothing here knows what a message means, and nothing here does I/O or reads a cl
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
-from cpython.unicode cimport PyUnicode_DecodeUTF8
+from cpython.unicode cimport PyUnicode_DecodeUTF8, PyUnicode_DecodeUTF8Stateful
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memmove
 
@@ -17,6 +17,10 @@ from sockrpc.errors import UsageError
 cdef Py_ssize_t DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 cdef Py_ssize_t SMALLEST_BUFFER = 512
+
+cdef enum:
+    # How much longer than the limit a compressed message may be, beside a share of the limit itself.
+    COMPRESSED_SLACK_BYTES = 1024
 
 
 cdef int buffer_reserve(Buffer *buffer, Py_ssize_t extra) except -1:
@@ -125,6 +129,19 @@ cdef bint is_sendable_code(int code) noexcept:
     return (1000 <= code <= 1003) or (1007 <= code <= 1014) or (3000 <= code <= 4999)
 
 
+cdef Py_ssize_t utf8_prefix(const uint8_t *data, Py_ssize_t size, bint whole) except -2:
+    cdef Py_ssize_t valid = size
+    try:
+        PyUnicode_DecodeUTF8Stateful(<const char *> data, size, NULL, NULL if whole else &valid)
+    except UnicodeDecodeError:
+        return -1
+    return valid
+
+
+cdef str utf8_fault():
+    return "text message is not UTF-8"
+
+
 cdef bytes close_payload(int code, str reason):
     cdef bytes text
     if not is_sendable_code(code):
@@ -143,13 +160,17 @@ cdef class Parser:
     Args:
         role: "server" or "client", whose bytes are received by it.
         max_message_bytes: The largest message, reassembled; a larger one is a fault (1009).
+        compression: Let compressed messages through (RFC 7692); they come out as they came in.
     """
 
-    def __cinit__(self, str role, Py_ssize_t max_message_bytes=DEFAULT_MAX_MESSAGE_BYTES):
+    def __cinit__(
+        self, str role, Py_ssize_t max_message_bytes=DEFAULT_MAX_MESSAGE_BYTES, *, bint compression=False
+    ):
         if role not in ("server", "client"):
             raise ValueError(f"role is 'server' or 'client', not {role!r}")
         self.role = ROLE_SERVER if role == "server" else ROLE_CLIENT
         self.max_message_bytes = max_message_bytes
+        self.compression = compression
         self.close_reason = ""
 
     def __dealloc__(self):
@@ -242,7 +263,9 @@ cdef class Parser:
             second = self.cursor[1]
             opcode = first & 0x0F
             if first & 0x70:
-                return self.fault(1002, "reserved bits set")
+                # RFC 7692 6: one of them, in the first frame of a message, where that was agreed on.
+                if not self.compression or first & 0x30 or opcode == OPCODE_CONTINUATION or opcode & 0x08:
+                    return self.fault(1002, "reserved bits set")
             if (second & 0x80 != 0) != (self.role == ROLE_SERVER):
                 return self.fault(1002, "unmasked frame" if self.role == ROLE_SERVER else "masked frame")
 
@@ -278,7 +301,10 @@ cdef class Parser:
                         length = (length << 8) | self.cursor[2 + i]
                     header = 10
                 # Compared before anything is kept of the payload, and without adding to `length`.
-                if length > <uint64_t> (self.max_message_bytes - self.message.size):
+                if (
+                    length > <uint64_t> max(self.max_message_bytes - self.message.size, 0)
+                    and not self.has_room(first, length)
+                ):
                     return self.fault(1009, f"message over {self.max_message_bytes} bytes")
 
             mask = self.cursor + header
@@ -300,17 +326,42 @@ cdef class Parser:
                 if opcode == OPCODE_PONG:
                     return EVENT_PONG
                 return self.closing()
-            if opcode == OPCODE_BINARY and first & 0x80:
+            if first == 0x80 | OPCODE_BINARY:
                 return EVENT_BINARY
-            if opcode != OPCODE_CONTINUATION:
+            if opcode == OPCODE_CONTINUATION:
                 if first & 0x80:
-                    return self.text()
+                    return self.reassembled()
+            elif not first & 0x80:
                 self.message_opcode = opcode
-            elif first & 0x80:
-                return self.reassembled()
-            # A pending fragment: `message.size` counts its bytes, so endless fragments hit the limit;
-            # endless empty ones cost the sender a frame each and us nothing.
-            buffer_append(&self.message, payload, self.size)
+                self.message_compressed = first & RESERVED_1
+                self.checked = 0
+            elif first & RESERVED_1:
+                return EVENT_COMPRESSED_BINARY if opcode == OPCODE_BINARY else EVENT_COMPRESSED_TEXT
+            else:
+                return self.text(0)
+            if self.fragment() == EVENT_FAULT:
+                return EVENT_FAULT
+
+    cdef bint has_room(self, uint8_t first, uint64_t length) noexcept:
+        cdef Py_ssize_t most = self.max_message_bytes
+        if first & RESERVED_1 or (self.message_opcode and self.message_compressed):
+            # What can not be compressed gets longer, by at most so much (deflateBound of zlib), and by five
+            # bytes for each fragment.
+            most += most // 8 + most // 64 + COMPRESSED_SLACK_BYTES
+        return length <= <uint64_t> max(most - self.message.size, 0)
+
+    cdef int fragment(self) except -1:
+        # A pending fragment: `message.size` counts its bytes, so endless fragments hit the limit; endless
+        # empty ones cost the sender a frame each and us nothing.
+        cdef Py_ssize_t valid
+        buffer_append(&self.message, self.data, self.size)
+        if self.message_opcode == OPCODE_TEXT and not self.message_compressed:
+            # Now, because the rest of a message that is wrong already may never come.
+            valid = utf8_prefix(self.message.data + self.checked, self.message.size - self.checked, False)
+            if valid < 0:
+                return self.fault(1007, utf8_fault())
+            self.checked += valid
+        return EVENT_NEED_DATA
 
     cdef int reassembled(self) except -1:
         cdef uint8_t opcode = self.message_opcode
@@ -320,13 +371,13 @@ cdef class Parser:
         self.size = self.message.size
         # The memory stays until `keep`, as the caller reads it there; only its size is forgotten.
         self.message.size = 0
-        return EVENT_BINARY if opcode == OPCODE_BINARY else self.text()
+        if self.message_compressed:
+            return EVENT_COMPRESSED_BINARY if opcode == OPCODE_BINARY else EVENT_COMPRESSED_TEXT
+        return EVENT_BINARY if opcode == OPCODE_BINARY else self.text(self.checked)
 
-    cdef int text(self) except -1:
-        try:
-            PyUnicode_DecodeUTF8(<const char *> self.data, self.size, NULL)
-        except UnicodeDecodeError:
-            return self.fault(1007, "text message is not UTF-8")
+    cdef int text(self, Py_ssize_t checked) except -1:
+        if utf8_prefix(self.data + checked, self.size - checked, True) < 0:
+            return self.fault(1007, utf8_fault())
         return EVENT_TEXT
 
     # The caller has checked that `data` holds `size` bytes, at most MAX_CONTROL_BYTES.
@@ -356,8 +407,8 @@ cdef class Parser:
         """Parse one read and return its events, for use without a connection.
 
         Each event is a kind and its payload: "binary", "text", "ping", "pong", "close" (two bytes of
-        code, then the reason) or "fault" (the same: what to close with). After "close" and "fault"
-        everything is ignored.
+        code, then the reason), "fault" (the same: what to close with), "compressed binary" or "compressed
+        text" (not decompressed). After "close" and "fault" everything is ignored.
         """
         # The parser unmasks in place, and bytes must not change.
         cdef bytearray window = bytearray(data)
@@ -384,6 +435,7 @@ cdef class Parser:
 
 cdef dict EVENT_NAMES = {
     EVENT_BINARY: "binary", EVENT_TEXT: "text", EVENT_PING: "ping", EVENT_PONG: "pong",
+    EVENT_COMPRESSED_BINARY: "compressed binary", EVENT_COMPRESSED_TEXT: "compressed text",
 }
 OPCODES = {"continuation": 0, "text": 1, "binary": 2, "close": 8, "ping": 9, "pong": 10}
 
@@ -396,16 +448,22 @@ def serialize(kind: str, payload: bytes, *, masked: bool, final: bool = True) ->
         payload: The payload, unmasked.
         masked: True for a client's frame: a fresh mask from a cryptographic source is applied.
         final: False for a fragment that is not the last.
+
+    Raises:
+        UsageError: A control frame of more than 125 bytes or in fragments (RFC 6455 section 5.5).
     """
+    cdef uint8_t opcode = OPCODES[kind]
     cdef uint8_t header[MAX_HEADER_BYTES]
     cdef uint8_t mask[4]
     cdef Py_ssize_t size = len(payload)
     cdef Py_ssize_t n
     cdef bytes frame
     cdef uint8_t *out
+    if opcode & 0x08 and (size > MAX_CONTROL_BYTES or not final):
+        raise UsageError(f"a {kind} frame has at most {MAX_CONTROL_BYTES} bytes, in one piece (RFC 6455 section 5.5)")
     if masked:
         fresh_mask(mask)
-    n = write_header(header, OPCODES[kind], size, mask if masked else NULL)
+    n = write_header(header, opcode, size, mask if masked else NULL)
     if not final:
         header[0] &= 0x7F
     frame = PyBytes_FromStringAndSize(NULL, n + size)

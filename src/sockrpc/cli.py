@@ -135,7 +135,7 @@ def add_serving_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--loop", choices=["auto", "uvloop", "asyncio"], default="auto", help="(%(default)s)")
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
-    add_json_option(parser)
+    add_common_options(parser)
     add_limit_options(parser, ServerLimits.__optional_keys__)
 
 
@@ -147,11 +147,13 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
         "--header", action="append", default=[], metavar="NAME: VALUE", help="send a header too"
     )
     parser.add_argument("--cafile", type=Path, metavar="FILE", help="trust these certificates (wss)")
-    add_json_option(parser)
+    add_common_options(parser)
     add_limit_options(parser, ClientLimits.__optional_keys__)
 
 
-def add_json_option(parser: argparse.ArgumentParser) -> None:
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """What all commands take."""
+    parser.add_argument("--compression", choices=["deflate"], help="compress messages (off)")
     parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
 
 
@@ -234,6 +236,7 @@ def run_server(options: argparse.Namespace, app: Any, **more: Any) -> int:
         reuse_port=options.reuse_port or None,
         ssl=tls,
         origins=origins,
+        compression=options.compression,
         loop=options.loop,
         on_started=started,
         **limits,
@@ -289,7 +292,14 @@ def connecting(options: argparse.Namespace) -> sockrpc.connect:
         headers.append((name.strip(), value.strip()))
     tls = None if options.cafile is None else ssl.create_default_context(cafile=options.cafile)
     limits = given_limits(options, ClientLimits.__optional_keys__)
-    return sockrpc.connect(options.uri, uds=options.uds, headers=headers, ssl=tls, **limits)
+    return sockrpc.connect(
+        options.uri,
+        uds=options.uds,
+        headers=headers,
+        ssl=tls,
+        compression=options.compression,
+        **limits,
+    )
 
 
 def typed_payload(text: str) -> bytes:

@@ -18,9 +18,10 @@ from sockrpc._calling import ClientConnection, Subscription
 from sockrpc._frames import SUBPROTOCOL, encode
 from sockrpc._loop import context_of_running_loop
 from sockrpc._output import Settings
+from sockrpc.compression import CompressionName, check_name
 from sockrpc.errors import ConnectionLost, HandshakeError, SockRPCError, UsageError
 from sockrpc.handshake import ClientHandshake
-from sockrpc.limits import ClientLimits, Limits
+from sockrpc.limits import ClientLimits, make_limits
 from sockrpc.protocols import ClientProtocol
 
 __all__ = ["Client", "Listener", "Status", "connect"]
@@ -196,7 +197,7 @@ class Opening:
             self.connection.abort(str(error))
         else:
             self.connection.hold_handshake(True)
-            self.connection.open(self.handshake.rest)
+            self.connection.open(self.handshake.rest, self.handshake.compression)
             if not self.opened.done():
                 self.opened.set_result(None)
 
@@ -234,6 +235,7 @@ class connect:
         uds: A path: connect to this unix socket; the URI still gives Host and path.
         headers: Further headers of the opening request.
         origin: The Origin to send; none by default.
+        compression: "deflate" offers permessage-deflate (RFC 7692) to the server.
         open_timeout: Seconds for connecting and the handshake; `handshake_timeout` by default.
         limits: See `sockrpc.limits.ClientLimits`.
 
@@ -254,6 +256,7 @@ class connect:
         uds: str | None = None,
         headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
         origin: str | None = None,
+        compression: CompressionName | None = None,
         open_timeout: float | None = None,
         **limits: Unpack[ClientLimits],
     ) -> None:
@@ -263,12 +266,13 @@ class connect:
             raise UsageError(f"{uri!r} is not a valid URI: {error}") from None
         if ssl is not None and not self._uri.secure:
             raise UsageError("ssl is for wss:// URIs")
-        self._limits = make_limits(limits)
+        self._limits = make_limits(limits, ClientLimits.__optional_keys__)
         self._ssl = ssl
         self._server_hostname = server_hostname
         self._uds = uds
         self._headers = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
         self._origin = origin
+        self._compression = check_name(compression)
         for name, value in [*self._headers, ("Origin", origin or "")]:
             if not TOKEN.fullmatch(name) or not FIELD_VALUE.fullmatch(value):
                 raise UsageError(f"{name!r}: {value!r} is not an HTTP header (RFC 9110 section 5)")
@@ -282,6 +286,7 @@ class connect:
             subprotocols=[SUBPROTOCOL],
             origin=self._origin,
             headers=self._headers,
+            compression=self._compression,
         )
         opening = Opening(handshake)
         context = context_of_running_loop()
@@ -353,18 +358,6 @@ class connect:
                 if loop.time() - began >= GOOD_CONNECTION_SECONDS:
                     delays = backoff()
             await asyncio.sleep(next(delays))
-
-
-def make_limits(limits: Mapping[str, Any]) -> Limits:
-    """Check the keywords of limits.
-
-    Raises:
-        UsageError: There is no such limit, or its value is out of range.
-    """
-    unknown = set(limits) - ClientLimits.__optional_keys__
-    if unknown:
-        raise UsageError(f"no such limit: {', '.join(sorted(unknown))}")
-    return Limits(**limits)
 
 
 def backoff() -> Generator[float, None, None]:

@@ -22,6 +22,13 @@ from websockets.server import ServerProtocol
 from websockets.typing import Origin, Subprotocol
 from websockets.uri import WebSocketURI
 
+from sockrpc.compression import (
+    Compression,
+    CompressionName,
+    client_extensions,
+    compression_of,
+    server_extensions,
+)
 from sockrpc.errors import HandshakeError
 
 __all__ = ["ClientHandshake", "Origins", "ServerHandshake", "plain_response", "serialize_response"]
@@ -65,7 +72,8 @@ class ServerHandshake:
 
     Args:
         max_handshake_bytes: The largest opening request, to its blank line; over it: 431.
-        subprotocols: What the server speaks, in order of preference.
+        subprotocols: What the server speaks, in order of preference; None: nothing but WebSocket.
+        compression: What is agreed to if the client offers it.
 
     Attributes:
         rest: What was received after the request: the first frames.
@@ -73,11 +81,17 @@ class ServerHandshake:
 
     __slots__ = ("max_handshake_bytes", "protocol", "received", "rest")
 
-    def __init__(self, max_handshake_bytes: int, subprotocols: Sequence[str]) -> None:
+    def __init__(
+        self,
+        max_handshake_bytes: int,
+        subprotocols: Sequence[str] | None,
+        compression: CompressionName | None = None,
+    ) -> None:
         self.max_handshake_bytes = max_handshake_bytes
         self.protocol = ServerProtocol(
-            subprotocols=[Subprotocol(each) for each in subprotocols],
-            select_subprotocol=select_subprotocol,
+            extensions=server_extensions(compression),
+            subprotocols=known_subprotocols(subprotocols),
+            select_subprotocol=None if subprotocols is None else select_subprotocol,
             logger=LOGGER,
         )
         self.received = bytearray()
@@ -137,6 +151,16 @@ class ServerHandshake:
         """What was agreed on."""
         return self.protocol.subprotocol
 
+    @property
+    def compression(self) -> Compression | None:
+        """What was agreed on for messages."""
+        return compression_of(self.protocol.extensions)
+
+
+def known_subprotocols(names: Sequence[str] | None) -> list[Subprotocol] | None:
+    """Names of subprotocols as websockets types them."""
+    return None if names is None else [Subprotocol(each) for each in names]
+
 
 def select_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol:
     """The first that both speak; never accepted by guess."""
@@ -184,7 +208,8 @@ class ClientHandshake:
     Args:
         uri: Where to connect.
         max_handshake_bytes: The largest answer, to its blank line.
-        subprotocols: What the client offers, in order of preference.
+        subprotocols: What the client offers, in order of preference; None: nothing but WebSocket.
+        compression: What it offers to the server.
         origin: The Origin to send, None for none.
         headers: Further headers to send.
     """
@@ -194,15 +219,17 @@ class ClientHandshake:
         uri: WebSocketURI,
         *,
         max_handshake_bytes: int,
-        subprotocols: Sequence[str],
+        subprotocols: Sequence[str] | None,
         origin: str | None,
         headers: Sequence[tuple[str, str]],
+        compression: CompressionName | None = None,
     ) -> None:
         self.max_handshake_bytes = max_handshake_bytes
         self.protocol = ClientProtocol(
             uri,
             origin=None if origin is None else Origin(origin),
-            subprotocols=[Subprotocol(each) for each in subprotocols],
+            extensions=client_extensions(compression),
+            subprotocols=known_subprotocols(subprotocols),
             logger=LOGGER,
         )
         self.headers = headers
@@ -252,7 +279,7 @@ class ClientHandshake:
             raise HandshakeError(cause) from error
         if not self.protocol.events_received():
             return False
-        if self.protocol.subprotocol is None:
+        if self.protocol.available_subprotocols and self.protocol.subprotocol is None:
             raise HandshakeError("the server confirmed no subprotocol")
         return True
 
@@ -260,3 +287,8 @@ class ClientHandshake:
     def subprotocol(self) -> str | None:
         """What was agreed on."""
         return self.protocol.subprotocol
+
+    @property
+    def compression(self) -> Compression | None:
+        """What was agreed on for messages."""
+        return compression_of(self.protocol.extensions)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TypedDict
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 from sockrpc.errors import UsageError
 
-__all__ = ["ClientLimits", "ConnectionLimits", "Limits", "ServerLimits"]
+__all__ = ["ClientLimits", "ConnectionLimits", "Limits", "ServerLimits", "make_limits"]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -117,3 +118,15 @@ SECONDS = frozenset(
         "close_timeout",
     }
 )
+
+
+def make_limits(limits: Mapping[str, Any], known: frozenset[str]) -> Limits:
+    """Check the keywords of limits.
+
+    Raises:
+        UsageError: There is no such limit, or its value is out of range.
+    """
+    unknown = set(limits) - known
+    if unknown:
+        raise UsageError(f"no such limit: {', '.join(sorted(unknown))}")
+    return Limits(**limits)

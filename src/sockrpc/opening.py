@@ -17,6 +17,7 @@ from websockets.http11 import Request, Response
 from sockrpc._frames import SUBPROTOCOL
 from sockrpc._service import Service
 from sockrpc._serving import ServerConnection
+from sockrpc.compression import CompressionName
 from sockrpc.handshake import Origins, ServerHandshake, plain_response, serialize_response
 from sockrpc.sockets import Socket
 
@@ -49,6 +50,7 @@ class OpeningPolicy(NamedTuple):
     path: str | None
     origins: Origins
     process_request: ProcessRequest | None
+    compression: CompressionName | None
     max_handshake_bytes: int
     max_connections: int
     full: FullLog
@@ -111,7 +113,7 @@ class ServerOpening:
         self.service = service
         self.policy = policy
         self.arrivals = arrivals
-        self.handshake = ServerHandshake(policy.max_handshake_bytes, [SUBPROTOCOL])
+        self.handshake = ServerHandshake(policy.max_handshake_bytes, [SUBPROTOCOL], policy.compression)
         self.connection: ServerConnection | None = None
         self.task: asyncio.Task[None] | None = None
         arrivals.add(self)
@@ -203,7 +205,7 @@ class ServerOpening:
         # `open` lets go of this object.
         self.connection = None
         self.arrivals.settled(self)
-        connection.open(self.handshake.rest)
+        connection.open(self.handshake.rest, self.handshake.compression)
         connection.socket._opened(self.handshake.subprotocol)
         connection.begin()
 

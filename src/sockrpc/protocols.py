@@ -1,7 +1,7 @@
 """The compiled connections as asyncio recognises them.
 
 asyncio asks `isinstance(protocol, BufferedProtocol)`, which a compiled class can not inherit from;
-two empty classes join the two.
+empty classes join the two.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 
 from sockrpc._calling import ClientConnection
+from sockrpc._messages import MessageConnection
 from sockrpc._serving import ServerConnection
 
-__all__ = ["ClientProtocol", "ServerProtocol"]
+__all__ = ["ClientProtocol", "MessageProtocol", "ServerProtocol"]
 
 
 class ServerProtocol(ServerConnection, asyncio.BufferedProtocol):
@@ -22,5 +23,11 @@ class ServerProtocol(ServerConnection, asyncio.BufferedProtocol):
 
 class ClientProtocol(ClientConnection, asyncio.BufferedProtocol):
     """The client's end of a connection."""
+
+    __slots__ = ()
+
+
+class MessageProtocol(MessageConnection, asyncio.BufferedProtocol):
+    """Either end of a connection without RPC."""
 
     __slots__ = ()

@@ -68,7 +68,8 @@ class Room:
         """
         if exclude is not None and not isinstance(exclude, Socket):
             raise UsageError(f"exclude is a Socket, not {type(exclude).__name__}")
-        frame = shared_notification(*encode(event, payload))
+        name, encoded = encode(event, payload)
+        frame = shared_notification(name, encoded)
         queued = 0
         # A copy: disconnecting a member changes the set.
         for socket in list(self._members):
@@ -80,7 +81,11 @@ class Room:
             if connection.is_full():
                 connection.close(1013, "too slow")
                 continue
-            connection.send_frame(frame)
+            if connection.is_compressed:
+                # What was sent before goes into it, so no two members get the same bytes.
+                connection.notify(name, encoded)
+            else:
+                connection.send_frame(frame)
             queued += 1
         return queued
 

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import socket as socket_module
 import ssl as ssl_module
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -16,9 +16,10 @@ from sockrpc._names import NameTable
 from sockrpc._output import Settings
 from sockrpc._service import Service, is_coroutine_function
 from sockrpc.app import App
+from sockrpc.compression import CompressionName, check_name
 from sockrpc.errors import UsageError
 from sockrpc.handshake import Origins
-from sockrpc.limits import Limits, ServerLimits
+from sockrpc.limits import Limits, ServerLimits, make_limits
 from sockrpc.listening import Listening, Place, tls_options
 from sockrpc.opening import Arrivals, FullLog, OpeningPolicy, ProcessRequest, ServerOpening
 from sockrpc.protocols import ServerProtocol
@@ -195,6 +196,7 @@ class ServeOptions(ServerLimits, total=False):
     ssl: ssl_module.SSLContext | None
     origins: Origins
     process_request: ProcessRequest | None
+    compression: CompressionName | None
     backlog: int
     reuse_port: bool | None
 
@@ -220,6 +222,7 @@ class serve:
         origins: Origins of browsers let in beside the server's own host; "*" lets all in.
         process_request: Called with the socket and each HTTP request before anything else; returns
             None to go on, or the `websockets.http11.Response` to send instead.
+        compression: "deflate" agrees to permessage-deflate (RFC 7692) with clients that offer it.
         backlog: How many connections the system may hold before they are accepted.
         reuse_port: Let several processes listen on the same port (SO_REUSEPORT).
         limits: See `sockrpc.limits.ServerLimits`.
@@ -241,6 +244,7 @@ class serve:
         ssl: ssl_module.SSLContext | None = None,
         origins: Origins = None,
         process_request: ProcessRequest | None = None,
+        compression: CompressionName | None = None,
         backlog: int = 1024,
         reuse_port: bool | None = None,
         **limits: Unpack[ServerLimits],
@@ -260,13 +264,14 @@ class serve:
         if isinstance(origins, str) and origins != "*":
             raise UsageError("origins is a collection of origins, or '*'")
         self._app = app
-        self._limits = make_limits(limits)
+        self._limits = make_limits(limits, ServerLimits.__optional_keys__)
         tls = tls_options(ssl, self._limits.handshake_timeout, self._limits.close_timeout)
         self._place = Place(host, port, uds, sockets, backlog, reuse_port, tls)
         self._policy = OpeningPolicy(
             path=path,
             origins=origins,
             process_request=process_request,
+            compression=check_name(compression),
             max_handshake_bytes=self._limits.max_handshake_bytes,
             max_connections=self._limits.max_connections or descriptors_for_connections(),
             full=FullLog(),
@@ -320,18 +325,6 @@ class serve:
     ) -> None:
         assert self._server is not None
         await self._server.__aexit__(kind, error, traceback)
-
-
-def make_limits(limits: Mapping[str, Any]) -> Limits:
-    """Check the keywords of limits.
-
-    Raises:
-        UsageError: There is no such limit, or its value is out of range.
-    """
-    unknown = set(limits) - ServerLimits.__optional_keys__
-    if unknown:
-        raise UsageError(f"no such limit: {', '.join(sorted(unknown))}")
-    return Limits(**limits)
 
 
 def descriptors_for_connections() -> int:
