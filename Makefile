@@ -4,6 +4,7 @@
 ##   make test    the tests on every CPython >= 3.11 found   (PYTHONS="3.11 3.13"  PYTEST_ARGS="-k reset"  JOBS=1)
 ##   make check   static checks: lint, format, types, stubs
 ##   make bench   benchmarks on the newest interpreter       (ARGS="-k frames")
+##   make conformance   every case of Autobahn's test-suite, both roles (needs a Python 2.7, or WSTEST)
 ##   make soak    ten minutes of load on the newest interpreter
 ##   make fuzz    coverage-guided fuzzing, a minute a target  (ARGS="--seconds 600 websocket_server")
 ##   make cover   line coverage of Python and Cython sources (ARGS="-k frames")
@@ -15,7 +16,7 @@
 
 # Thin on purpose: how environments are made and tests are run stands in scripts/, typed and linted.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak fuzz cover wheel clean
+.PHONY: help demo test check bench conformance soak fuzz cover wheel clean
 export PYTHONS PYTEST_ARGS JOBS
 
 IN = scripts/python scripts/environments.py
@@ -44,6 +45,9 @@ bench:
 	@$(IN) --group test 'test-{minor}' -- python -m pytest bench --benchmark-disable-gc \
 	    --benchmark-columns=min,median,iqr,rounds --benchmark-json=build/bench.json $(ARGS)
 
+conformance:
+	@scripts/python scripts/conformance.py $(ARGS)
+
 soak:
 	@$(IN) --group test 'test-{minor}' -- python -m pytest -m soak $(ARGS)
 
@@ -52,7 +56,7 @@ fuzz:
 
 cover:
 	@SOCKRPC_TRACE=1 $(IN) --group test --group coverage --editable cover -- \
-	    sh -c 'coverage run -m pytest -m "not long and not soak and not browser and not node" "$$@"; code=$$?; coverage report; exit $$code' cover $(ARGS)
+	    sh -c 'coverage run -m pytest -m "not long and not soak and not browser and not node and not conformance" "$$@"; code=$$?; coverage report; exit $$code' cover $(ARGS)
 
 wheel:
 	@$(IN) --group wheels --no-package wheel -- python -m build

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from autobahn import NO_PYTHON, provide_wstest
 from common import ROOT, SetUpError, clean_environ
 from environments import make_environment
 from interpreters import Interpreter, find_interpreters, wanted_minors
@@ -28,7 +29,7 @@ from packages import install_missing, provide_browser
 REPORTS = ROOT / "build" / "test"
 SUMMARY = REPORTS / "summary"
 SUPPORTED_MINORS = [f"3.{minor}" for minor in range(11, 16)]
-ORDINARY = "not long and not soak and not browser and not node"
+ORDINARY = "not long and not soak and not browser and not node and not conformance"
 # What is not about Python's versions runs on one interpreter only, with what it needs beside Python.
 CLIENTS = ("browser", "node")
 NO_TESTS_COLLECTED = 5
@@ -164,7 +165,7 @@ def main() -> int:
     newest = max(interpreters, key=lambda i: (i.is_final, i.version))
     runs: list[Run] = []
     with ThreadPoolExecutor(jobs) as pool:
-        browser = pool.submit(provide_browser)
+        browser, autobahn = pool.submit(provide_browser), pool.submit(provide_wstest)
         making = [pool.submit(make_environment, i, f"test-{i.minor}", ["test"]) for i in interpreters]
         making_clients = pool.submit(make_environment, newest, f"clients-{newest.minor}", ["test", *CLIENTS])
         pythons: dict[Interpreter, Path] = {}
@@ -182,6 +183,12 @@ def main() -> int:
         if python is not None:
             clients = [what for what in CLIENTS if what != "browser" or chromium is not None]
             os.environ["CHROMIUM"] = chromium or ""
+            wstest = outcome(autobahn, Run(newest, "conformance"), runs)
+            if wstest:
+                os.environ["WSTEST"] = wstest
+                clients.append("conformance")
+            elif wstest is not None:
+                skipped.append(f"{newest.release:<8} autobahn {NO_PYTHON}")
             runs += pool.map(lambda what: run_pytest(newest, python, what, what, stream=jobs == 1), clients)
     if newest in pythons:
         # Only now, and alone: load figures mean nothing while another suite takes a core.

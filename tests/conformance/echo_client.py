@@ -1,7 +1,7 @@
-"""Autobahn's client loop on sockrpc's WebSocket level: `python echo_client.py URL AGENT`.
+"""Autobahn's client loop on sockrpc's WebSocket level: `python echo_client.py URL AGENT [AT_A_TIME]`.
 
-Asks the server at URL for the number of its cases, runs each as AGENT, and has the report written. Some
-cases at a time: most of their time is spent waiting.
+Asks the server at URL for the number of its cases, runs each as AGENT, and has the report written. Several
+at a time save what most of them spend on waiting.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from sockrpc._loop import LoopContext, context_of_running_loop
 from sockrpc.runner import loop_factory
 from tests.conformance.peers import connect, echo
 
-AT_A_TIME = 8
-
 
 async def count_cases(url: str, context: LoopContext) -> int:
     answers: list[str | bytes] = []
@@ -30,7 +28,7 @@ async def visit(url: str, context: LoopContext) -> None:
     await (await connect(url, echo, context)).wait_lost()
 
 
-async def main(url: str, agent: str) -> None:
+async def main(url: str, agent: str, at_a_time: int) -> None:
     context = context_of_running_loop()
     context.acquire()
     count = await count_cases(url, context)
@@ -41,7 +39,7 @@ async def main(url: str, agent: str) -> None:
             await visit(f"{url}/runCase?case={number}&agent={agent}", context)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(AT_A_TIME):
+        for _ in range(at_a_time):
             group.create_task(run_some())
     await visit(f"{url}/updateReports?agent={agent}", context)
     context.release()
@@ -50,4 +48,4 @@ async def main(url: str, agent: str) -> None:
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=loop_factory("auto")) as runner:
-        runner.run(main(sys.argv[1], sys.argv[2]))
+        runner.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]) if sys.argv[3:] else 1))

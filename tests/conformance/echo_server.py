@@ -16,9 +16,9 @@ from tests.conformance.peers import echo, serve
 
 
 async def main(port: int) -> None:
-    server = await serve(echo, port)
-    print(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
-    await server.serve_forever()
+    async with serve(echo, port) as server:
+        print(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+        await server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from websockets.http11 import Response
@@ -91,19 +92,24 @@ class ClientSide(Opening):
             self.opened.set_exception(ConnectionError("lost in the opening handshake"))
 
 
-async def serve(receiver: Receiver, port: int) -> asyncio.Server:
+@contextlib.asynccontextmanager
+async def serve(receiver: Receiver, port: int, limits: Limits = LIMITS) -> AsyncIterator[asyncio.Server]:
     """Listen on the loopback network; every message of every connection goes to `receiver`."""
     loop = asyncio.get_running_loop()
-    context, settings = context_of_running_loop(), Settings(LIMITS)
-    # Held: else it would go with each last connection.
-    context.acquire()
+    context, settings = context_of_running_loop(), Settings(limits)
 
     def accept() -> MessageProtocol:
         side = ServerSide()
         side.connection = MessageProtocol("server", settings, context, receiver, side)
         return side.connection  # type: ignore[no-any-return]
 
-    return await loop.create_server(accept, "127.0.0.1", port)
+    # Held: else it would go with each last connection.
+    context.acquire()
+    try:
+        async with await loop.create_server(accept, "127.0.0.1", port) as server:
+            yield server
+    finally:
+        context.release()
 
 
 async def connect(uri: str, receiver: Receiver, context: LoopContext) -> MessageProtocol:
