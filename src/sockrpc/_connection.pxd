@@ -1,6 +1,6 @@
 # One connection: joins one transport to the WebSocket level. Both roles are subclasses.
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from sockrpc._dispatch cimport RequestTable
 from sockrpc._output cimport Output
@@ -44,10 +44,11 @@ cdef class Connection(Output):
     cdef bint overdue                # the last sweep found a verdict; the next one executes it
     cdef bint awaiting_pong
     cdef double last_heard
-    cdef double pinged_at
+    cdef double pinged_at            # when the ping was sent, or when what stands before it moved last
+    cdef int64_t ping_position       # where its end is in `written_bytes`; 0: nothing stood before it
     cdef double output_stalled_since
     cdef double reading_stalled_since
-    cdef uint64_t sent_mark          # what had been sent, and
+    cdef int64_t left_mark           # what had left this host, and
     cdef uint64_t started_mark       # what had left the waiting queue, at the last sweep
     cdef uint64_t left_queue         # procedures that have left the waiting queue
 
@@ -73,5 +74,6 @@ cdef class Connection(Output):
     cdef int answer_close(self) except -1
     cdef int close_transport(self) except -1
     cdef object error(self)
+    cdef int watch_output(self, double now) except -1
     cdef bint find_overdue(self, double now) except -1
     cdef int ping_if_due(self, double now) except -1

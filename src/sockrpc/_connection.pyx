@@ -8,7 +8,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_WRITE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy
 
 import asyncio
@@ -438,6 +438,7 @@ cdef class Connection(Output):
             self.heard = False
             self.last_heard = now
             self.awaiting_pong = False
+        self.watch_output(now)
         # Executed by the next sweep that still finds it: a blocked loop reads before it judges.
         cdef bint overdue = self.find_overdue(now)
         if overdue and self.overdue:
@@ -447,17 +448,24 @@ cdef class Connection(Output):
             self.ping_if_due(now)
         return 0
 
+    cdef int watch_output(self, double now) except -1:
+        cdef int64_t left
+        if not self.write_paused:
+            self.output_stalled_since = 0.0
+            if not self.awaiting_pong or not self.ping_position:
+                return 0
+        left = self.left_bytes()
+        if self.write_paused and (left != self.left_mark or not self.output_stalled_since):
+            self.output_stalled_since = now
+        if self.awaiting_pong and left != self.left_mark and self.left_mark < self.ping_position:
+            # The line is slow, not dead: what was written before the ping is still on its way.
+            self.pinged_at = now
+        self.left_mark = left
+        return 0
+
     cdef bint find_overdue(self, double now) except -1:
-        cdef uint64_t sent
         if self.deadline:
             return now >= self.deadline
-        if self.write_paused:
-            sent = self.written_bytes - <uint64_t> self.transport.get_write_buffer_size()
-            if sent != self.sent_mark or not self.output_stalled_since:
-                self.sent_mark = sent
-                self.output_stalled_since = now
-        else:
-            self.output_stalled_since = 0.0
         if self.parsing_stopped:
             if self.left_queue != self.started_mark or not self.reading_stalled_since:
                 self.started_mark = self.left_queue
@@ -493,6 +501,10 @@ cdef class Connection(Output):
         if now - self.last_heard >= self.settings.ping_interval:
             self.pinged_at = now
             self.awaiting_pong = True
+            self.left_mark = self.left_bytes()
+            self.ping_position = self.left_mark - <int64_t> self.written_bytes - self.output.size
             self.send_control(OPCODE_PING, b"sockrpc")
             self.flush()
+            if self.ping_position:
+                self.ping_position = <int64_t> self.written_bytes
         return 0

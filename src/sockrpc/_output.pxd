@@ -1,6 +1,6 @@
 # The output of one connection.
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from sockrpc._loop cimport LoopContext, Member
 from sockrpc._websocket cimport Buffer
@@ -45,4 +45,6 @@ cdef class Output(Member):
     cdef int give_to_transport(self, bytes data) except -1
     cdef bytes take_output(self)
     cdef Py_ssize_t unsent(self) except -1
+    # How many of `written_bytes` have left this host for good, as far as the system tells.
+    cdef int64_t left_bytes(self) except? -1
     cdef int append_frame(self, bytes frame) except -1

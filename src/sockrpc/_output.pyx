@@ -2,7 +2,7 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy
 
 from sockrpc._loop cimport LoopContext, Member
@@ -10,6 +10,33 @@ from sockrpc._websocket cimport (
     MAX_HEADER_BYTES, OPCODE_BINARY, RESERVED_1, Buffer, apply_mask, buffer_append, buffer_free, buffer_reserve,
     fresh_mask, write_header,
 )
+
+cdef extern from *:
+    """
+    #if defined(__linux__)
+    #include <sys/ioctl.h>
+    #include <linux/sockios.h>
+    #elif defined(__APPLE__)
+    #include <sys/socket.h>
+    #endif
+    /* What the system holds of a socket's output: of TCP, what the peer's system has not acknowledged.
+       0 where it does not tell. */
+    static Py_ssize_t sockrpc_unacknowledged(long long descriptor) {
+        int bytes = 0;
+    #if defined(__linux__)
+        if (descriptor < 0 || ioctl((int) descriptor, SIOCOUTQ, &bytes) < 0)
+            return 0;
+    #elif defined(__APPLE__)
+        socklen_t size = sizeof bytes;
+        if (descriptor < 0 || getsockopt((int) descriptor, SOL_SOCKET, SO_NWRITE, &bytes, &size) < 0)
+            return 0;
+    #else
+        (void) descriptor;
+    #endif
+        return bytes;
+    }
+    """
+    Py_ssize_t sockrpc_unacknowledged(long long descriptor) noexcept nogil
 
 cdef enum:
     # From here on a copy costs more than a second vector in the write.
@@ -188,6 +215,16 @@ cdef class Output(Member):
     def is_compressed(self) -> bool:
         """True if messages are compressed."""
         return self.compression is not None
+
+    cdef int64_t left_bytes(self) except? -1:
+        # Through TLS it is an estimate: the system counts what was encrypted.
+        cdef object line = None
+        if not self.transport.is_closing():
+            line = self.transport.get_extra_info("socket")
+        return (
+            <int64_t> self.written_bytes - <Py_ssize_t> self.transport.get_write_buffer_size()
+            - (0 if line is None else sockrpc_unacknowledged(line.fileno()))
+        )
 
     def is_writable(self) -> bool:
         """False while output is above the high-water mark."""
