@@ -20,7 +20,7 @@ PACKAGE = "sockrpc"
 LAYERS: list[list[str]] = [
     ["errors"],
     # Each alone: framing, names, ids, compression, limits, threads know nothing of each other.
-    ["_websocket", "_frames", "_names", "_dispatch", "compression", "limits", "threads"],
+    ["_websocket", "_frames", "_names", "_dispatch", "compression", "limits", "threads", "accepting"],
     ["_loop", "handshake"],
     ["_output"],
     ["_connection"],

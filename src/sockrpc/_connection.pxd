@@ -21,6 +21,7 @@ cdef class Connection(Output):
     # Ending
     cdef bint ended                  # `end` has run: everything above this class is released
     cdef bint ended_by_us
+    cdef bint refused                # in the opening handshake, before the request was read
     cdef bint peer_is_wrong          # ended by us because of the peer's bytes
     cdef readonly int close_code
     cdef readonly str close_reason

@@ -25,6 +25,9 @@ from sockrpc.errors import ConnectionClosed, ConnectionLost, ProtocolError
 # How long the handlers of one read may run before other connections get their turn, in seconds.
 cdef double FAIR_SHARE = 0.005
 
+# How long a connection that is refused before its request came may take to send it, in seconds.
+cdef double LONGEST_REFUSAL = 1.0
+
 cdef enum:
     # From here on a frame is received directly into the parser, without a copy on the way ...
     DIRECT_BYTES = 64 * 1024
@@ -95,6 +98,9 @@ cdef class Connection(Output):
             self.handshake.receive(PyBytes_FromStringAndSize(<char *> self.context.receive_data, size))
             return
         if self.state == STATE_CLOSED:
+            return
+        if self.refused:
+            self.close_transport()
             return
         if self.receiving_directly:
             self.receiving_directly = False
@@ -179,11 +185,18 @@ cdef class Connection(Output):
         """Write bytes of the opening handshake."""
         self.give_to_transport(data)
 
-    def refuse(self, data: bytes) -> None:
-        """Write an HTTP response that opens no WebSocket, then close."""
+    def refuse(self, data: bytes, unread: bool = False) -> None:
+        """Write an HTTP response that opens no WebSocket, then close; `unread`: before the request was read."""
         self.give_to_transport(data)
         self.end(True, 1006, "refused in the opening handshake")
-        self.close_transport()
+        if unread and self.transport is not None and self.transport.can_write_eof():
+            # Closing over a request that was not read would send a TCP reset, which could overtake the
+            # response. So the request, or the peer's end of file, is awaited, though not for long.
+            self.refused = True
+            self.deadline = min(self.deadline, self.context.loop.time() + LONGEST_REFUSAL)
+            self.transport.write_eof()
+        else:
+            self.close_transport()
 
     def hold_handshake(self, hold: bool) -> None:
         """Stop reading while the application decides on the opening request."""

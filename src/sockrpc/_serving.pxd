@@ -7,6 +7,7 @@ from sockrpc._service cimport Host, Procedure, ProcedureQueue, Service
 
 cdef class ServerConnection(Host):
     cdef readonly Service service
+    cdef bint is_attached            # counts in `service.attached`
     cdef ProcedureQueue waiting      # calls and notifications that may not start yet, in order of arrival
     cdef Py_ssize_t waiting_bytes    # of payload
     cdef Py_ssize_t active_count     # calls that have started and not ended: what max_in_flight limits

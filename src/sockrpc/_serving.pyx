@@ -60,9 +60,18 @@ cdef class ServerConnection(Host):
         # Not before: a TLS handshake that fails makes no connection, and nobody would say good-bye. Until
         # here nothing refers to it but the transport.
         self.socket = self.service.make_socket(self)
+        self.is_attached = True
         self.service.attached += 1
         self.service.working.add(self)
         Connection.connection_made(self, transport)
+
+    def refuse(self, data: bytes, unread: bool = False) -> None:
+        """Write an HTTP response that opens no WebSocket, then close."""
+        if unread:
+            # It does not keep others out.
+            self.is_attached = False
+            self.service.attached -= 1
+        Connection.refuse(self, data, unread)
 
     # The application's side
 
@@ -393,7 +402,8 @@ cdef class ServerConnection(Host):
         return 0
 
     cdef int on_lost(self) except -1:
-        self.service.attached -= 1
+        if self.is_attached:
+            self.service.attached -= 1
         return self.forget_if_over()
 
     cdef int forget_if_over(self) except -1:

@@ -17,12 +17,17 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sockrpc.accepting import Acceptor
+
 __all__ = ["Listening", "Place", "remove_stale_socket", "tls_options"]
 
 LOG = logging.getLogger("sockrpc.server")
 
 AF_UNIX = getattr(socket_module, "AF_UNIX", None)
 SO_REUSEPORT = getattr(socket_module, "SO_REUSEPORT", None)
+
+# The loop of Windows has no add_reader, and descriptors do not run out there.
+OWN_ACCEPTOR = sys.platform != "win32"
 
 # How long TCP handshakes that were under way may take to complete, in seconds, before a port that
 # others share is left: some round trips across the world.
@@ -44,7 +49,7 @@ NO_NEW_CONNECTIONS = (
     (0x06, 0, 0, 0xFFFF_FFFF),
 )
 
-MakeProtocol = Callable[[], asyncio.BaseProtocol]
+MakeProtocol = Callable[..., asyncio.BaseProtocol]
 Keep = Callable[["asyncio.Task[None]"], None]
 Listen = Callable[[], Awaitable[asyncio.AbstractServer]]
 
@@ -70,16 +75,20 @@ class Listening:
 
     Args:
         place: Where they are.
-        make_protocol: Makes the protocol of each connection.
+        make_protocol: Makes the protocol of each connection; True for one that is to be refused.
         keep: Owns the tasks that let the last connections in.
+        refused: Called with the reason where connections can not be accepted.
     """
 
-    def __init__(self, place: Place, make_protocol: MakeProtocol, keep: Keep) -> None:
+    def __init__(
+        self, place: Place, make_protocol: MakeProtocol, keep: Keep, refused: Callable[[str], None]
+    ) -> None:
         self.sockets: tuple[Any, ...] = ()
         self._place = place
         self._make_protocol = make_protocol
         self._keep = keep
-        self._listeners: list[asyncio.AbstractServer] = []
+        self._refused = refused
+        self._listeners: list[asyncio.AbstractServer | Acceptor] = []
         self._socket_file: tuple[str, int] | None = None
 
     async def open(self) -> None:
@@ -90,7 +99,7 @@ class Listening:
         """
         try:
             for listen in self._ways():
-                self._listeners.append(await listen())
+                self._listeners.append(self._accepting(await listen()))
         except BaseException:
             self._close()
             raise
@@ -100,10 +109,16 @@ class Listening:
         if self._place.uds is not None:
             self._socket_file = (self._place.uds, os.stat(self._place.uds).st_ino)
 
+    def _accepting(self, server: asyncio.AbstractServer) -> asyncio.AbstractServer | Acceptor:
+        place = self._place
+        if OWN_ACCEPTOR:
+            return Acceptor(server, place.backlog, self._make_protocol, place.tls, self._refused)
+        return server
+
     def _ways(self) -> Iterator[Listen]:
         loop = asyncio.get_running_loop()
         place = self._place
-        common: dict[str, Any] = {"backlog": place.backlog, **place.tls}
+        common: dict[str, Any] = {"backlog": place.backlog, "start_serving": not OWN_ACCEPTOR, **place.tls}
         tcp = functools.partial(loop.create_server, self._make_protocol, **common)
         if place.uds is None and not place.sockets:
             yield functools.partial(tcp, place.host, place.port, reuse_port=place.reuse_port)

@@ -36,12 +36,12 @@ class FullLog:
     def __init__(self) -> None:
         self._told: float | None = None
 
-    def tell(self, max_connections: int) -> None:
-        """A connection was refused because there are too many."""
+    def tell(self, reason: str) -> None:
+        """A connection was refused because there are too many, or could not even be accepted."""
         now = time.monotonic()
         if self._told is None or now - self._told >= SECONDS_BETWEEN_LINES:
             self._told = now
-            LOG.warning("refusing connections: max_connections (%d) is reached", max_connections)
+            LOG.warning("refusing connections: %s", reason)
 
 
 class OpeningPolicy(NamedTuple):
@@ -107,10 +107,13 @@ class ServerOpening:
     """Drives the opening handshake of one connection."""
 
     # Nothing refers to it but its connection, and nothing to that but the transport: see Arrivals.
-    __slots__ = ("__weakref__", "arrivals", "connection", "handshake", "policy", "service", "task")
+    __slots__ = ("__weakref__", "arrivals", "connection", "crowded", "handshake", "policy", "service", "task")
 
-    def __init__(self, service: Service, policy: OpeningPolicy, arrivals: Arrivals) -> None:
+    def __init__(
+        self, service: Service, policy: OpeningPolicy, arrivals: Arrivals, crowded: bool = False
+    ) -> None:
         self.service = service
+        self.crowded = crowded  # hardly any file descriptor is left
         self.policy = policy
         self.arrivals = arrivals
         self.handshake = ServerHandshake(policy.max_handshake_bytes, [SUBPROTOCOL], policy.compression)
@@ -127,14 +130,23 @@ class ServerOpening:
         """The transport is there."""
         self.connection = connection
         if self.arrivals.over:
-            self.refuse(plain_response(http.HTTPStatus.SERVICE_UNAVAILABLE, "This server is stopping.\n"))
+            self.turn_away("This server is stopping.\n")
         elif self.service.attached > self.policy.max_connections:
-            self.policy.full.tell(self.policy.max_connections)
-            text = "This server has as many connections as it takes; try again later.\n"
-            self.refuse(plain_response(http.HTTPStatus.SERVICE_UNAVAILABLE, text))
+            self.policy.full.tell(f"max_connections ({self.policy.max_connections}) is reached")
+            self.turn_away("This server has as many connections as it takes; try again later.\n")
+        elif self.crowded:
+            self.turn_away("This server has no descriptors left for connections; try again later.\n")
         elif self.service.stopping:
             # It came before the stop: it is let in, and told then.
             connection.drain()
+
+    def turn_away(self, text: str) -> None:
+        """Send a 503 before the request was read."""
+        connection, self.connection = self.connection, None
+        self.arrivals.settled(self)
+        if connection is not None:
+            response = plain_response(http.HTTPStatus.SERVICE_UNAVAILABLE, text)
+            connection.refuse(serialize_response(response), unread=True)
 
     def receive(self, data: bytes) -> None:
         """Bytes of the opening request."""

@@ -15,6 +15,7 @@ from sockrpc._loop import LoopContext, context_of_running_loop
 from sockrpc._names import NameTable
 from sockrpc._output import Settings
 from sockrpc._service import Service, is_coroutine_function
+from sockrpc.accepting import descriptors_for_connections
 from sockrpc.app import App
 from sockrpc.compression import CompressionName, check_name
 from sockrpc.errors import UsageError
@@ -29,9 +30,6 @@ from sockrpc.threads import WorkerThreads
 __all__ = ["ServeOptions", "Server", "Statistics", "serve"]
 
 LOG = logging.getLogger("sockrpc.server")
-
-# Descriptors that stay free for everything but connections.
-RESERVED_DESCRIPTORS = 64
 
 LARGEST_PORT = 65_535
 
@@ -299,10 +297,10 @@ class serve:
         )
         server = Server(service, context, self._limits)
 
-        def accept() -> ServerProtocol:
-            return ServerProtocol(service, ServerOpening(service, self._policy, server._arrivals))
+        def accept(crowded: bool = False) -> ServerProtocol:
+            return ServerProtocol(service, ServerOpening(service, self._policy, server._arrivals, crowded))
 
-        server._listening = Listening(self._place, accept, service.keep)
+        server._listening = Listening(self._place, accept, service.keep, FullLog().tell)
         try:
             await server._listening.open()
         except BaseException:
@@ -325,16 +323,3 @@ class serve:
     ) -> None:
         assert self._server is not None
         await self._server.__aexit__(kind, error, traceback)
-
-
-def descriptors_for_connections() -> int:
-    """The soft limit of descriptors, less a reserve."""
-    try:
-        import resource
-    except ImportError:
-        # Windows has no such limit.
-        return 2**31
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return 2**31
-    return max(soft - RESERVED_DESCRIPTORS, 1)
