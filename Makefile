@@ -56,7 +56,7 @@ fuzz:
 
 cover:
 	@SOCKRPC_TRACE=1 $(IN) --group test --group coverage --editable cover -- \
-	    sh -c 'coverage run -m pytest -m "not long and not soak and not browser and not node and not conformance" "$$@"; code=$$?; coverage report; exit $$code' cover $(ARGS)
+	    sh -c 'coverage run -m pytest -m "not once" "$$@"; code=$$?; coverage report; exit $$code' cover $(ARGS)
 
 wheel:
 	@$(IN) --group wheels --no-package wheel -- python -m build

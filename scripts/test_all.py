@@ -29,7 +29,7 @@ from packages import install_missing, provide_browser
 REPORTS = ROOT / "build" / "test"
 SUMMARY = REPORTS / "summary"
 SUPPORTED_MINORS = [f"3.{minor}" for minor in range(11, 16)]
-ORDINARY = "not long and not soak and not browser and not node and not conformance"
+ORDINARY = "not once"
 # What is not about Python's versions runs on one interpreter only, with what it needs beside Python.
 CLIENTS = ("browser", "node")
 NO_TESTS_COLLECTED = 5
@@ -192,7 +192,8 @@ def main() -> int:
             runs += pool.map(lambda what: run_pytest(newest, python, what, what, stream=jobs == 1), clients)
     if newest in pythons:
         # Only now, and alone: load figures mean nothing while another suite takes a core.
-        runs.append(run_pytest(newest, pythons[newest], "long", "long", stream=True))
+        for what in ("long", "hostile"):
+            runs.append(run_pytest(newest, pythons[newest], what, what, stream=True))
 
     banner("summary")
     for line in [*(run.line() for run in runs), *skipped]:

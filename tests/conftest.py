@@ -22,6 +22,17 @@ LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
 TURNS = 200
 
 
+# Each has a run of its own, on one interpreter only. All of them are marked `once`, for the others to leave out.
+RUNS_OF_THEIR_OWN = ("browser", "conformance", "faults", "hostile", "long", "netns", "node", "restarts", "soak")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses; the hooks of folders below come earlier
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(item.get_closest_marker(name) for name in RUNS_OF_THEIR_OWN):
+            item.add_marker("once")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if inspect.iscoroutinefunction(metafunc.function):
         metafunc.fixturenames.append("loop_kind")
