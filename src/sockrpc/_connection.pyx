@@ -217,7 +217,10 @@ cdef class Connection(Output):
                 if self.state == STATE_OPEN:
                     if until == 0.0:
                         until = clock() + FAIR_SHARE
-                    self.handle_event(event)
+                    if event == EVENT_BINARY:
+                        self.on_message(self.parser.data, self.parser.size)
+                    else:
+                        self.handle_event(event)
                     if self.ran_handler:
                         self.ran_handler = False
                         if clock() >= until:
@@ -235,9 +238,7 @@ cdef class Connection(Output):
         return 0
 
     cdef int handle_event(self, int event) except -1:
-        if event == EVENT_BINARY:
-            self.on_message(self.parser.data, self.parser.size)
-        elif event == EVENT_PING:
+        if event == EVENT_PING:
             self.send_pong(PyBytes_FromStringAndSize(<char *> self.parser.data, self.parser.size))
         elif event == EVENT_TEXT:
             self.on_text(self.parser.data, self.parser.size)

@@ -40,6 +40,7 @@ cdef class Output(Member):
     cdef int send(self, const uint8_t *prefix, Py_ssize_t prefix_size, bytes payload) except -1
     # Appends one message, compressed if that was agreed on.
     cdef int send_message(self, uint8_t opcode, bytes message) except -1
+    cdef int send_joined(self, const uint8_t *prefix, Py_ssize_t prefix_size, bytes payload) except -1
     cdef int send_control(self, uint8_t opcode, bytes payload) except -1
     cdef int send_large(self, bytes payload) except -1
     cdef int give_to_transport(self, bytes data) except -1

@@ -90,7 +90,7 @@ cdef class Output(Member):
         cdef uint8_t *out
         cdef Py_ssize_t n
         if self.compression is not None:
-            return self.send_message(OPCODE_BINARY, PyBytes_FromStringAndSize(<char *> prefix, prefix_size) + payload)
+            return self.send_joined(prefix, prefix_size, payload)
         if self.output.data == NULL and self.context.spare_output.data != NULL:
             self.output = self.context.spare_output
             self.context.spare_output.data = NULL
@@ -133,6 +133,9 @@ cdef class Output(Member):
             # uvloop: the handle was closed under us; connection_lost is on its way.
             pass
         return 0
+
+    cdef int send_joined(self, const uint8_t *prefix, Py_ssize_t prefix_size, bytes payload) except -1:
+        return self.send_message(OPCODE_BINARY, PyBytes_FromStringAndSize(<char *> prefix, prefix_size) + payload)
 
     cdef int send_message(self, uint8_t opcode, bytes message) except -1:
         cdef Py_ssize_t size
