@@ -6,7 +6,7 @@ import os
 import sys
 
 from autobahn import NO_PYTHON, provide_wstest
-from common import ROOT, SetUpError, clean_environ
+from common import ROOT, SetUpError, clean_environ, say
 from environments import choose_interpreter, make_environment
 
 
@@ -15,7 +15,8 @@ def main() -> None:
         interpreter = choose_interpreter()
         wstest = provide_wstest()
         if not wstest:
-            sys.exit(print(f"autobahn {NO_PYTHON}"))
+            say(f"autobahn {NO_PYTHON}")
+            return
         python = make_environment(interpreter, f"test-{interpreter.minor}", ["test"])
     except SetUpError as error:
         sys.exit(f"error: {error}")
