@@ -1,8 +1,8 @@
 """Runs the coverage-guided fuzzers: libFuzzer by way of atheris, on extensions that clang has instrumented.
 
 The compiled code reports its coverage and its comparisons to libFuzzer, and is watched by ASan and UBSan.
-What a fuzzer starts from is `tests/corpus/TARGET` and the seeds of tests/fuzz_targets.py; what it finds lands in
-`build/fuzz/TARGET`, and belongs into `tests/corpus/TARGET` under a name that says what it shows.
+What a fuzzer starts from is `tests/corpus/TARGET` and the seeds of tests/fuzz_targets.py; what it finds lands
+in `build/fuzz/TARGET`, and belongs into `tests/corpus/TARGET` under a name that says what it shows.
 """
 
 from __future__ import annotations

@@ -15,6 +15,9 @@ import pytest
 from sockrpc._dispatch import live_entries
 from sockrpc._loop import live_contexts
 
+# Here, so that --hypothesis-profile knows its profiles.
+from tests import properties  # noqa: F401
+
 LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
 
 # What is still on its way when a test ends (done-callbacks, transports that close) gets this many

@@ -1,7 +1,8 @@
 """The engine under random interleavings, held to the architecture's proof obligations.
 
 Everything is in memory and time stands still between operations, so a failure is reproduced by its
-script alone. SOCKRPC_EXAMPLES=5000 runs that many new scripts of each kind instead of the usual ones.
+script alone. SOCKRPC_EXAMPLES=5000 runs that many new scripts of each kind instead of the usual ones, and so
+does --hypothesis-profile=long.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from tests.clock import new_still_loop
 from tests.conftest import LOOPS
 from tests.engine import Operation, World
 from tests.handlers import INTENDED
+from tests.properties import is_long
 
-EXAMPLES = int(os.environ.get("SOCKRPC_EXAMPLES", "0"))
+EXAMPLES = int(os.environ.get("SOCKRPC_EXAMPLES") or (5000 if is_long() else 0))
 
 PROFILE = settings(
     max_examples=EXAMPLES or 200,

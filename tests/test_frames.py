@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sockrpc._frames import (
@@ -22,6 +22,7 @@ from sockrpc._frames import (
     serialize_frame,
 )
 from sockrpc.errors import ProtocolError, UsageError
+from tests.properties import examples
 
 Side = Literal["server", "client"]
 Frame = Notify | Request | Reset | Response
@@ -30,10 +31,7 @@ SIDES: tuple[Side, ...] = ("server", "client")
 VECTORS = json.loads(Path(__file__).with_name("vectors.json").read_text(encoding="utf-8"))
 OTHER: dict[str, Side] = {"client": "server", "server": "client"}
 U32 = 2**32 - 1
-# The machine may be busy, so nothing is timed; nothing is kept between runs.
-PROPERTY = settings(
-    deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow], max_examples=300
-)
+PROPERTY = examples(300)
 
 
 def name_of_vector(vector: dict[str, Any]) -> str:

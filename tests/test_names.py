@@ -9,15 +9,13 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sockrpc._names import NameTable
+from tests.properties import examples
 
-# The machine may be busy, so nothing is timed; nothing is kept between runs.
-PROPERTY = settings(
-    deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100
-)
+PROPERTY = examples(100)
 
 
 @pytest.mark.parametrize("values", [None, {}], ids=repr)
