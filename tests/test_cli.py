@@ -41,7 +41,7 @@ CLIENT_LIMITS: dict[str, float] = CONNECTION_LIMITS | {
     "max_listener_bytes": 16 * MIB,
 }
 # May be switched off; max_connections is then what the system has.
-OPTIONAL_LIMITS = {"stall_timeout", "ping_interval", "ping_timeout", "max_connections"}
+OPTIONAL_LIMITS = {"stall_timeout", "ping_interval", "ping_timeout", "max_connections", "blocked_warning"}
 
 # Nobody listens there: an attempt to connect would fail, with another exit code.
 NOWHERE = "ws://127.0.0.1:1/socket"

@@ -20,8 +20,9 @@ PACKAGE = "sockrpc"
 LAYERS: list[list[str]] = [
     ["errors"],
     # Each alone: framing, names, ids, compression, limits, threads know nothing of each other.
-    ["_websocket", "_frames", "_names", "_dispatch", "compression", "limits", "threads", "accepting"],
-    ["_loop", "handshake"],
+    ["_websocket", "_frames", "_names", "_dispatch", "compression", "limits", "threads"],
+    ["accepting", "blocking", "handshake"],
+    ["_loop"],
     ["_output"],
     ["_connection"],
     ["_service"],

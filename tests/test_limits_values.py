@@ -37,16 +37,17 @@ OF_SERVERS: dict[str, float | None] = {
     "max_connections": None,
     "stop_grace": 10,
     "abort_grace": 5,
+    "blocked_warning": 1,
     "max_threads": 32,
 }
 OF_CLIENTS: dict[str, float | None] = {"max_listener_payloads": 4_096, "max_listener_bytes": 16 * MIB}
 DEFAULTS = BOTH | OF_SERVERS | OF_CLIENTS
 
-SECONDS = {name for name in DEFAULTS if name.endswith(("_timeout", "_interval", "_grace"))}
+SECONDS = {name for name in DEFAULTS if name.endswith(("_timeout", "_interval", "_grace", "_warning"))}
 COUNTS = set(DEFAULTS) - SECONDS
 # What can be switched off, and what may be nothing at all.
-OPTIONAL = {"stall_timeout", "ping_interval", "ping_timeout", "max_connections"}
-MAY_BE_ZERO = {"stop_grace", "abort_grace", "close_timeout", "output_low_bytes"}
+OPTIONAL = {"stall_timeout", "ping_interval", "ping_timeout", "max_connections", "blocked_warning"}
+MAY_BE_ZERO = {"stop_grace", "abort_grace", "close_timeout", "output_low_bytes", "blocked_warning"}
 
 
 def limits(**values: Any) -> Limits:

@@ -32,6 +32,7 @@ cdef class Call(Procedure):
     cdef uint8_t outcome
     cdef bint starting               # the handler's first step is running right now
     cdef bint used                   # respond or spawn_and_abort_on_reset was used
+    cdef bint cancel_is_due          # it was given up with many others; its cancel has its turn
     cdef bint cancelled              # the work was cancelled; never twice
     cdef bint delegated              # the handler waits in abort_on_reset or wait_reset
     cdef bint undoing                # undo hooks are running
@@ -43,6 +44,7 @@ cdef class Call(Procedure):
     cdef int raised(self, object error) except -1
     cdef bint answer(self, bytes payload) except -1
     cdef int fail(self, str what, object error) except -1
+    cdef int give_up(self, str reason) except -1
     cdef int abort(self, str reason, bint forced) except -1
     cdef int cancel_work(self) except -1
     cdef int cancel_again(self) except -1

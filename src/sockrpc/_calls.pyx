@@ -167,7 +167,7 @@ cdef class Call(Procedure):
         if self.hooks is None:
             self.hooks = []
         self.hooks.append((callback, args))
-        if self.phase == PHASE_OVER and self.outcome == OUTCOME_ABORTED and self.cancelled:
+        if self.phase == PHASE_OVER and self.outcome == OUTCOME_ABORTED and (self.cancelled or self.cancel_is_due):
             self.run_hooks()
 
     @cython.nonecheck(True)
@@ -251,6 +251,9 @@ cdef class Call(Procedure):
         if self.first_step is not None:
             return current is not None and current.get_coro() is self.first_step
         return self.task is not None and current is self.task
+
+    cdef bint owns(self, object task) noexcept:
+        return task is self.task or (self.spawned is not None and task in self.spawned)
 
     cdef bint is_delegated(self) noexcept:
         # An abort reaches a handler that waits in abort_on_reset or wait_reset by what it waits for; a
@@ -353,13 +356,17 @@ cdef class Call(Procedure):
             self.cancel_work()
         return 0
 
+    cdef int give_up(self, str reason) except -1:
+        """The first half of an abort: from here on nothing answers the call. `abort` is the second."""
+        self.table.take(self)
+        self.outcome = OUTCOME_ABORTED
+        self.reason = reason
+        return self.service.count_abort(reason)
+
     cdef int abort(self, str reason, bint forced) except -1:
         """Abort the call; `forced` (a timeout, the end of the stop grace) reaches run_to_completion too."""
         if self.table is not None:
-            self.table.take(self)
-            self.outcome = OUTCOME_ABORTED
-            self.reason = reason
-            self.service.count_abort(reason)
+            self.give_up(reason)
         elif self.outcome == OUTCOME_ABORTED and forced and not self.cancelled:
             self.reason = reason
         if self.reset_waiter is not None and not self.reset_waiter.done():
@@ -429,7 +436,7 @@ cdef class Call(Procedure):
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        if self.hooks and self.outcome == OUTCOME_ABORTED and self.cancelled:
+        if self.hooks and self.outcome == OUTCOME_ABORTED and (self.cancelled or self.cancel_is_due):
             return self.run_hooks()
         return self.over()
 

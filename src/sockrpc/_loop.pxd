@@ -1,5 +1,6 @@
 # What the connections of one event loop share.
 
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t
 
 from sockrpc._websocket cimport Buffer
@@ -18,6 +19,7 @@ cdef class LoopContext:
     cdef uint8_t *receive_data       # of `receive_view`
     cdef object receive_view         # memoryview, RECEIVE_BYTES long: the one receive buffer of the loop
     cdef Buffer spare_output         # the last flushed output buffer, lent to the next connection
+    cdef PyObject *starting          # borrowed: the procedure whose handler's first step runs right now
     cdef set members
     cdef Py_ssize_t users            # members and servers; at 0 the context is forgotten
     cdef list dirty

@@ -37,6 +37,9 @@ cdef class Notification(Procedure):
             return self.start_coroutine(result)
         return 0
 
+    cdef bint owns(self, object task) noexcept:
+        return task is self.task
+
     cdef int start_coroutine(self, object coroutine) except -1:
         cdef object task = self.service.context.start_task(coroutine)
         if task.done():
@@ -44,13 +47,16 @@ cdef class Notification(Procedure):
             return 0
         # Losing the connection does not abort it, so the service owns it.
         self.service.keep(task)
+        self.task = task
         self.connection.notifying += 1
+        self.connection.handling.push(self)
         task.add_done_callback(self._ended)
         return 0
 
     def _ended(self, task: asyncio.Task[object]) -> None:
         self._check(task)
         self.connection.notifying -= 1
+        self.connection.handling.remove(self)
         self.connection.on_work_ended(self)
 
     def _check(self, task: asyncio.Task[object]) -> None:

@@ -63,6 +63,7 @@ cdef class Procedure(Entry):
     cdef ProcedureQueue queue        # the queue it is in, None if it is in none
 
     cdef int begin(self) except -1
+    cdef bint owns(self, object task) noexcept   # it is one of the tasks that do its work
 
 # First in, first out, and anything may leave from the middle.
 cdef class ProcedureQueue:
@@ -77,6 +78,7 @@ cdef class ProcedureQueue:
 cdef class Host(Connection):
     cdef readonly object socket      # sockrpc.Socket
     cdef ProcedureQueue active       # calls with work that must be kept alive
+    cdef ProcedureQueue handling     # notifications whose handlers have not ended
     cdef Py_ssize_t notifying        # notification handlers that have not ended
 
     cdef int on_answered(self) except -1                        # an answer was appended to the output

@@ -104,6 +104,26 @@ cdef class Service:
             self.check_idle()
         return asyncio.shield(self.idle_waiter)
 
+    def find_running(self, task: object) -> object:
+        """The call or notification whose handler runs right now; None if none of ours does.
+
+        `task` is the running task. May be called from any thread: nothing here lets another one in.
+        """
+        cdef Host connection
+        cdef Procedure procedure
+        if self.context.starting != NULL:
+            return <object> self.context.starting
+        if task is None:
+            return None
+        for connection in self.working:
+            for queue in (connection.active, connection.handling):
+                procedure = (<ProcedureQueue> queue).head
+                while procedure is not None:
+                    if procedure.owns(task):
+                        return procedure
+                    procedure = procedure.following
+        return None
+
     cdef int count_abort(self, str reason) except -1:
         if reason == "reset":
             self.calls_reset += 1
@@ -136,6 +156,9 @@ cdef class Procedure(Entry):
 
     cdef int begin(self) except -1:
         raise NotImplementedError
+
+    cdef bint owns(self, object task) noexcept:
+        return False
 
     @property
     @cython.nonecheck(True)

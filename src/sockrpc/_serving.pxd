@@ -16,6 +16,7 @@ cdef class ServerConnection(Host):
     cdef bint stopped                # the server has closed this connection because it stops
     cdef bint grace_over             # and what had not ended by itself was aborted
     cdef bint pumping
+    cdef list aborting               # calls of a connection that has ended whose abort has its turn
     cdef object taker                # future of the socket form's iterator while it waits
 
     cdef int on_request(self, Frame *frame) except -1
@@ -31,5 +32,6 @@ cdef class ServerConnection(Host):
     cdef str decode_name(self, Frame *frame)
     cdef int forget_if_over(self) except -1
     cdef int hasten_opening(self) except -1
+    cdef int abort_some(self) except -1
     cdef int close_if_drained(self) except -1
     cdef int close_for_stop(self) except -1

@@ -8,7 +8,9 @@ from libc.stdint cimport uint8_t
 
 import asyncio
 
-from sockrpc._calls cimport PHASE_RUNNING, Call
+from sockrpc._calls cimport (
+    OUTCOME_ABORTED, OUTCOME_ANSWERED, OUTCOME_FAILED, OUTCOME_NONE, PHASE_RUNNING, PHASE_WAITING, Call,
+)
 from sockrpc._connection cimport STATE_CLOSING, STATE_CONNECTING, Connection
 from sockrpc._dispatch cimport Entry, RequestTable
 from sockrpc._frames cimport (
@@ -23,6 +25,11 @@ from sockrpc._websocket cimport MAX_HEADER_BYTES, OPCODE_BINARY, Parser, write_h
 
 # How long the calls that were waiting may run before other connections get their turn, in seconds.
 cdef double FAIR_SHARE = 0.005
+
+cdef enum:
+    # Of a connection that ends, so many calls are cancelled before other connections get their turn:
+    # each costs some microseconds here, and twice that in the next iteration, when its task unwinds.
+    ABORTED_AT_ONCE = 512
 
 ctypedef int (*FrameHandler)(ServerConnection, Frame *) except -1
 
@@ -54,6 +61,7 @@ cdef class ServerConnection(Host):
         self.table = RequestTable()
         self.waiting = ProcedureQueue()
         self.active = ProcedureQueue()
+        self.handling = ProcedureQueue()
 
     def connection_made(self, transport) -> None:
         """Called by the transport: it is connected; the opening handshake begins."""
@@ -251,10 +259,16 @@ cdef class ServerConnection(Host):
         return self.notifying < self.settings.max_notifications
 
     cdef int start(self, Procedure procedure) except -1:
+        cdef PyObject *before = self.context.starting
         if type(procedure) is Call:
             self.active_count += 1
             self.service.calls_started += 1
-        return procedure.begin()
+        # Others may start in it: it may reset or answer calls.
+        self.context.starting = <PyObject *> procedure
+        try:
+            return procedure.begin()
+        finally:
+            self.context.starting = before
 
     cdef Procedure next_waiting(self):
         cdef Procedure procedure = self.waiting.head
@@ -296,6 +310,8 @@ cdef class ServerConnection(Host):
         return 0
 
     cdef int proceed(self) except -1:
+        if self.aborting:
+            self.abort_some()
         self.pump()
         return Connection.proceed(self)
 
@@ -385,12 +401,23 @@ cdef class ServerConnection(Host):
         cdef Call call
         cdef str reason = "stop" if self.stopped else "lost"
         self.service.connections.discard(self)
-        for entry in self.table.entries():
-            (<Call> entry).abort(reason, self.stopped)
+        self.aborting = []
+        for call in self.table.entries():
+            if call.phase == PHASE_WAITING:
+                call.abort(reason, self.stopped)
+            else:
+                self.aborting.append(call)
+        # The cancels of many take their turns. What must hold at once does: nothing is in flight any
+        # more, and no call can be answered.
+        for call in self.aborting[:-ABORTED_AT_ONCE]:
+            call.give_up(reason)
+            call.cancel_is_due = self.stopped or call.handler is None or not call.handler.run_to_completion
         # Work that goes on after its answer ends too: nothing outlives its connection by accident.
-        for call in self.active_work():
-            if call.handler is None or not call.handler.run_to_completion:
-                call.cancel_work()
+        self.aborting[:0] = [
+            call for call in self.active_work()
+            if call.outcome == OUTCOME_ANSWERED or call.outcome == OUTCOME_FAILED
+        ]
+        self.abort_some()
         self.socket._ended()
         self.wake_taker()
         # What is left to start are notifications: the client did not wait for them. They are dropped
@@ -399,6 +426,21 @@ cdef class ServerConnection(Host):
             self.next_waiting()
             self.service.notifications_dropped += 1
         self.pump()
+        return 0
+
+    cdef int abort_some(self) except -1:
+        """Abort some, the last first; the others when other connections had their turn."""
+        cdef Call call
+        cdef list some = self.aborting[-ABORTED_AT_ONCE:]
+        cdef str reason = "stop" if self.stopped else "lost"
+        del self.aborting[-ABORTED_AT_ONCE:]
+        for call in some:
+            if call.outcome == OUTCOME_NONE or call.outcome == OUTCOME_ABORTED:
+                call.abort(reason, self.stopped)
+            elif call.handler is None or not call.handler.run_to_completion:
+                call.cancel_work()
+        if self.aborting:
+            self.context.postpone(self)
         return 0
 
     cdef int on_lost(self) except -1:

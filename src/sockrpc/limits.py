@@ -41,6 +41,7 @@ class ServerLimits(ConnectionLimits, total=False):
     max_threads: int
     stop_grace: float
     abort_grace: float
+    blocked_warning: float | None
 
 
 class ClientLimits(ConnectionLimits, total=False):
@@ -78,6 +79,7 @@ class Limits:
     abort_grace: float = 5.0
     close_timeout: float = 5.0
     max_threads: int = 32
+    blocked_warning: float | None = 1.0
     max_listener_payloads: int = 4_096
     max_listener_bytes: int = 16 * MIB
 
@@ -105,8 +107,8 @@ class Limits:
 
 LONGEST = 1e9  # seconds; thirty years, and no timer overflows
 LARGEST = 2**47  # fits every size type that the compiled code counts in
-OPTIONAL = frozenset({"stall_timeout", "ping_interval", "ping_timeout", "max_connections"})
-MAY_BE_ZERO = frozenset({"stop_grace", "abort_grace", "close_timeout", "output_low_bytes"})
+OPTIONAL = frozenset({"stall_timeout", "ping_interval", "ping_timeout", "max_connections", "blocked_warning"})
+MAY_BE_ZERO = frozenset({"stop_grace", "abort_grace", "close_timeout", "output_low_bytes", "blocked_warning"})
 SECONDS = frozenset(
     {
         "stall_timeout",
@@ -116,6 +118,7 @@ SECONDS = frozenset(
         "stop_grace",
         "abort_grace",
         "close_timeout",
+        "blocked_warning",
     }
 )
 

@@ -17,6 +17,7 @@ from sockrpc._output import Settings
 from sockrpc._service import Service, is_coroutine_function
 from sockrpc.accepting import descriptors_for_connections
 from sockrpc.app import App
+from sockrpc.blocking import LoopWatch
 from sockrpc.compression import CompressionName, check_name
 from sockrpc.errors import UsageError
 from sockrpc.handshake import Origins
@@ -70,6 +71,7 @@ class Server:
         self._limits = limits
         self._arrivals = Arrivals()
         self._listening: Listening | None = None
+        self._watch: LoopWatch | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._stop_begun = asyncio.Event()
@@ -172,6 +174,8 @@ class Server:
                 for _ in range(3):
                     await asyncio.sleep(0)
         service.threads.close()
+        if self._watch is not None:
+            self._watch.stop()
         self._context.release()
 
     async def _idle_within(self, seconds: float) -> bool:
@@ -297,7 +301,12 @@ class serve:
         )
         server = Server(service, context, self._limits)
 
+        if self._limits.blocked_warning:
+            server._watch = LoopWatch(loop, self._limits.blocked_warning, service.find_running)
+
         def accept(crowded: bool = False) -> ServerProtocol:
+            if server._watch is not None:
+                server._watch.start()
             return ServerProtocol(service, ServerOpening(service, self._policy, server._arrivals, crowded))
 
         server._listening = Listening(self._place, accept, service.keep, FullLog().tell)

@@ -103,7 +103,13 @@ class Measured:
 @contextlib.contextmanager
 def witnessed(there: Target) -> Iterator[dict[str, Any]]:
     """Another client calls all the time; what it has seen stands in the dictionary when the block ends."""
-    command = [sys.executable, "-m", "tests.hostile.witness", str(there.port), "tls" if there.tls else "plain"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.hostile.witness",
+        str(there.port),
+        "tls" if there.tls else "plain",
+    ]
     pipe = subprocess.PIPE
     seen: dict[str, Any] = {}
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:

@@ -150,6 +150,12 @@ class Peer:
             thread.join(PATIENCE)
             assert not thread.is_alive()
 
+    def send_until_cut(self, data: bytes) -> None:
+        """Send it again and again until the server has ended the connection."""
+        with contextlib.suppress(ConnectionError):
+            while True:
+                self.send(data)
+
     def flood(self, parts: Iterable[bytes]) -> None:
         for part in parts:
             self.send(part)

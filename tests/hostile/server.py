@@ -1,6 +1,7 @@
-"""The server that is attacked, a process of its own. One argument: JSON with `loop`, `limits`, `files`, `tls`.
+"""The server that is attacked, a process of its own.
 
-Prints its port when it listens. `report` answers with its statistics and what it has logged.
+Its argument is JSON with `loop`, `limits`, `files` (the soft limit of descriptors) and `tls`. Prints its
+port when it listens. `report` answers with its statistics and what it has logged.
 """
 
 from __future__ import annotations

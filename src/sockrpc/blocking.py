@@ -1,0 +1,121 @@
+"""Notices a handler that blocks the event loop, and names it in the log.
+
+A thread asks the loop for a sign of life a few times a second. While none comes it looks at what the
+loop's thread is doing: only another thread can tell of a block that never ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["LoopWatch"]
+
+LOG = logging.getLogger("sockrpc.server")
+
+# The loop is asked so many times in `blocked_warning`, which is how exactly a block is measured.
+QUESTIONS = 4
+
+# A block that lasts so many times `blocked_warning` is told before it ends, as it may never end.
+STILL_BLOCKED = 3
+
+
+class LoopWatch:
+    """Watches one loop for one server.
+
+    Args:
+        loop: The loop; `start` is called in its thread.
+        threshold: `blocked_warning`, in seconds.
+        find: Finds the call or notification that runs right now, given the running task.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, threshold: float, find: Callable[[Any], Any]) -> None:
+        self._loop = loop
+        self._threshold = threshold
+        self._find = find
+        self._stopped = threading.Event()
+        self._answered = time.monotonic()
+        self._is_asked = False
+        self._thread: threading.Thread | None = None
+        self._watched = 0
+
+    def start(self) -> None:
+        """Begin; a second time does nothing."""
+        if self._thread is None:
+            self._watched = threading.get_ident()
+            self._thread = threading.Thread(target=self._watch, name="sockrpc-watch", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End; the thread ends soon."""
+        self._stopped.set()
+
+    def _answer(self) -> None:
+        self._answered = time.monotonic()
+        self._is_asked = False
+
+    def _watch(self) -> None:
+        interval = self._threshold / QUESTIONS
+        since = before = time.monotonic()
+        worked = time.process_time()
+        culprit: tuple[object, str, str] | None = None
+        told = False
+        while not self._stopped.wait(interval):
+            now, worked_before, worked = time.monotonic(), worked, time.process_time()
+            late = now - before - 2 * interval
+            if late > 0:
+                # This thread did not run either. If nobody did, the process was stopped: no block.
+                since += max(0.0, now - before - (worked - worked_before))
+            before = now
+            if not self._is_asked:
+                if culprit is not None and self._answered - since >= self._threshold:
+                    self._tell("%s blocked the event loop for %.1f s, at %s", culprit, self._answered - since)
+                culprit, told, since = None, False, now
+                self._is_asked = True
+                try:
+                    self._loop.call_soon_threadsafe(self._answer)
+                except RuntimeError:
+                    # The loop was closed.
+                    return
+                continue
+            found = self._look()
+            if found is None or (culprit is not None and found[0] is not culprit[0]):
+                # Others have had their turn: none of them blocks the loop by itself so far.
+                since, told = now, False
+            culprit = found or culprit
+            if found is not None and not told and now - since >= STILL_BLOCKED * self._threshold:
+                told = True
+                self._tell("%s blocks the event loop, for %.1f s by now, at %s", found, now - since)
+
+    def _tell(self, text: str, culprit: tuple[object, str, str], seconds: float) -> None:
+        _, who, where = culprit
+        LOG.warning(text, who, seconds, where)
+
+    def _look(self) -> tuple[object, str, str] | None:
+        """Who runs right now, what to call it, and where it stands."""
+        task = asyncio.current_task(self._loop)
+        procedure = self._find(task)
+        frame = sys._current_frames().get(self._watched)
+        if frame is None or (procedure is None and task is None):
+            return None
+        code = frame.f_code
+        where = f"{Path(code.co_filename).name}:{frame.f_lineno} in {code.co_name}"
+        if procedure is not None:
+            return procedure, describe(procedure), where
+        assert task is not None
+        name = getattr(task.get_coro(), "__qualname__", "a coroutine")
+        return task, f"task {task.get_name()!r} ({name})", where
+
+
+def describe(procedure: Any) -> str:
+    """A call or a notification for people; names come from peers, so they are escaped."""
+    peer = procedure.socket.remote_address
+    if hasattr(procedure, "method"):
+        return f"method {procedure.method!r} (call {procedure.id} of {peer!r})"
+    return f"the handler of event {procedure.event!r} of {peer!r}"

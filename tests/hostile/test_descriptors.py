@@ -1,0 +1,97 @@
+"""File descriptors run out, for whatever reason: new connections are told so, others notice nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.conftest import LOOPS
+from tests.hostile.attack import MIB, Target, attack, target
+from tests.hostile.peer import Peer
+from tests.support import opening
+
+pytestmark = [
+    pytest.mark.hostile,
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
+    pytest.mark.parametrize("loop", LOOPS),
+]
+
+FILES = 256
+
+
+@pytest.fixture(params=["plain", "tls"])
+def exhausted(request: pytest.FixtureRequest, loop: str, tmp_path: Path) -> Iterator[tuple[Target, Peer]]:
+    """A server whose handler has opened files until there were no descriptors, and who made it do so."""
+    certificate = None
+    if request.param == "tls":
+        certificate = tmp_path / "certificate.pem"
+        trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(certificate))
+    with target(loop, files=FILES, tls=certificate, max_connections=FILES) as there, there.peer() as peer:
+        yield there, peer
+
+
+def ask(there: Target) -> bytes:
+    with there.peer(opened=False) as peer:
+        with contextlib.suppress(OSError):
+            peer.send(opening())
+        return peer.rest().partition(b"\r\n")[0]
+
+
+def test_no_descriptors_are_503_for_new_connections_and_nothing_for_others(
+    exhausted: tuple[Target, Peer], loop: str
+) -> None:
+    there, peer = exhausted
+    with attack(there, within=15.0, grows=6 * MIB, slowest=0.5):
+        count, number = peer.call(1, "open_files").split()
+        assert int(count) > FILES // 2
+        assert number == b"24"
+        answers = {ask(there) for _ in range(50)}
+        assert answers == {b"HTTP/1.1 503 Service Unavailable"}
+        assert peer.call(2, "echo", b"still") == b"still"
+        lines = peer.report()["lines"]
+        assert len(lines) == 1, lines
+        assert lines[0][:2] == ["WARNING", "sockrpc.server"]
+        assert "file descriptors" in lines[0][2]
+        peer.call(3, "close_files")
+        with there.peer() as other:
+            assert other.call(1, "echo", b"again") == b"again"
+
+
+def test_a_server_whose_reserve_is_used_up_does_not_spin_and_recovers(
+    exhausted: tuple[Target, Peer], loop: str
+) -> None:
+    there, peer = exhausted
+    peer.call(1, "open_files")
+    # Connections that are refused and do not go away, more than the reserve can hold.
+    waiting = [Peer(there.port, opened=False) for _ in range(40)]
+    used, begun = there.cpu_seconds(), time.monotonic()
+    time.sleep(1.0)
+    assert there.cpu_seconds() - used < 0.5 * (time.monotonic() - begun), "it spins"
+    lines = peer.report()["lines"]
+    assert len(lines) == 1, lines
+    for each in waiting:
+        each.line.close()
+    peer.call(2, "close_files")
+    with there.peer() as other:
+        assert other.call(1, "echo", b"again") == b"again"
+
+
+def test_the_last_descriptors_are_not_for_connections(loop: str) -> None:
+    with target(loop, files=FILES, max_connections=FILES) as there:
+        peers = []
+        with attack(there, within=10.0, grows=8 * MIB):
+            while ask(there) != b"HTTP/1.1 503 Service Unavailable":
+                peers.append(there.peer())
+        assert FILES // 2 < len(peers) < FILES - 16
+        assert peers[0].call(1, "echo", b"still") == b"still"
+        for each in peers[1:]:
+            each.cut()
+        with contextlib.ExitStack() as stack:
+            assert there.until(lambda counts: counts["connections"] == 2)
+            stack.callback(peers[0].line.close)
