@@ -60,14 +60,16 @@ class End:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
-        line: socket.socket = writer.get_extra_info("socket")
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SYSTEM_BYTES)
+        self.line: socket.socket = writer.get_extra_info("socket")
+        self.line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SYSTEM_BYTES)
         # Drained means: given to the system.
         writer.transport.set_write_buffer_limits(0)
 
     def cut(self, how: How) -> None:
         if how == "rst":
-            cut(self.writer)
+            # What is closed already can not be reset any more.
+            if self.line.fileno() >= 0:
+                cut(self.writer)
         else:
             self.writer.close()
 
@@ -227,9 +229,11 @@ class Proxy:
         client = End(reader, writer)
         try:
             towards = await asyncio.open_connection("127.0.0.1", self.target, limit=READ_BYTES)
-        except OSError:
+        except BaseException as error:
             client.cut("rst")
-            return
+            if isinstance(error, OSError):
+                return
+            raise
         link = Link(client, End(*towards))
         self.links.append(link)
         if self.up.cut_after == 0:
@@ -254,5 +258,10 @@ class Proxy:
         async with asyncio.timeout(PATIENCE):
             if self._tasks:
                 await asyncio.wait(set(self._tasks))
+            for end in [end for link in self.links for end in link.ends.values()]:
+                # A side that did not read to its end must not keep it.
+                end.writer.transport.abort()
+                with contextlib.suppress(OSError):
+                    await end.writer.wait_closed()
             with contextlib.suppress(ConnectionError):
                 await self._server.wait_closed()
