@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 
 from common import SetUpError, say
 from interpreters import Interpreter, find_interpreters
@@ -12,6 +13,9 @@ from interpreters import Interpreter, find_interpreters
 # Debian's first; the others are what Ubuntu and the machines of CI services may have in its place.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 BROWSER_PACKAGES = ["chromium", "fonts-liberation"]
+
+# What makes two hosts of one machine: their tools, and the packages that have them.
+NETWORK_TOOLS = {"ip": "iproute2", "tc": "iproute2", "nft": "nftables"}
 
 
 def install_packages(names: list[str]) -> None:
@@ -71,6 +75,14 @@ def provide_browser() -> str:
     if found is None:
         raise SetUpError(f"there is no Chromium (Debian: apt-get install {' '.join(BROWSER_PACKAGES)})")
     return found
+
+
+def provide_network_tools() -> None:
+    """Installs what the tests between two network namespaces need; where they can not run, they say why."""
+    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+    if sys.platform == "linux":
+        lacking = {name for tool, name in NETWORK_TOOLS.items() if not shutil.which(tool, path=path)}
+        install_packages(sorted(lacking))
 
 
 def find_browser() -> str | None:

@@ -24,7 +24,7 @@ from autobahn import NO_PYTHON, provide_wstest
 from common import ROOT, SetUpError, clean_environ
 from environments import make_environment
 from interpreters import Interpreter, find_interpreters, wanted_minors
-from packages import install_missing, provide_browser
+from packages import install_missing, provide_browser, provide_network_tools
 
 REPORTS = ROOT / "build" / "test"
 SUMMARY = REPORTS / "summary"
@@ -191,6 +191,9 @@ def main() -> int:
                 skipped.append(f"{newest.release:<8} autobahn {NO_PYTHON}")
             runs += pool.map(lambda what: run_pytest(newest, python, what, what, stream=jobs == 1), clients)
     if newest in pythons:
+        # Their limits of time mean little beside another suite, either.
+        provide_network_tools()
+        runs.append(run_pytest(newest, pythons[newest], "faults", "faults", stream=True))
         # Only now, and alone: load figures mean nothing while another suite takes a core.
         for what in ("long", "hostile"):
             runs.append(run_pytest(newest, pythons[newest], what, what, stream=True))

@@ -26,7 +26,7 @@ TURNS = 200
 
 
 # Each has a run of its own, on one interpreter only. All of them are marked `once`, for the others to leave out.
-RUNS_OF_THEIR_OWN = ("browser", "conformance", "faults", "hostile", "long", "netns", "node", "restarts", "soak")
+RUNS_OF_THEIR_OWN = ("browser", "conformance", "faults", "hostile", "long", "node", "restarts", "soak")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses; the hooks of folders below come earlier

@@ -1,4 +1,4 @@
-"""Joins two TUN devices, each in a network namespace of its own, by a line on which every packet takes a while.
+"""Joins two TUN devices, each in a network namespace of its own, by a line that takes its time.
 
 Arguments: seconds of delay each way, seconds of jitter on top of it, and twice NAMESPACE=ADDRESS. Nothing is
 lost but what the queue of a device can not hold, and nothing overtakes.

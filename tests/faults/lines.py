@@ -30,7 +30,7 @@ class Line:
         return self.here.server.statistics()
 
     async def settled(self) -> sockrpc.Statistics:
-        """Wait until the server has noticed the end of every connection, and of all work; hold it to its sums."""
+        """Wait until the server has noticed every end, and all work is over; hold it to its sums."""
         service = self.here.server._service
         await until(lambda: service.attached == 0)
         await until(lambda: not service.working)

@@ -108,7 +108,7 @@ class Host:
         run("ip", "netns", "exec", self.name, str(tool_path("nft")), "-f", "-", given=rules)
 
     def drop_incoming(self, condition: str = "") -> None:
-        """Drop what arrives, all of it or what nftables' expression names; replaces what was dropped before."""
+        """Drop what arrives, all or what nftables' expression names, and nothing else any more."""
         self.restore_incoming()
         # Not what leaves: the sender would be told.
         chain = "type filter hook input priority 0; policy accept;"
@@ -249,9 +249,7 @@ class FarServer:
 
 
 @contextlib.contextmanager
-def program(
-    name: str, *arguments: str, namespace: str | None = None
-) -> Iterator[subprocess.Popen[str]]:
+def program(name: str, *arguments: str, namespace: str | None = None) -> Iterator[subprocess.Popen[str]]:
     """A program of this folder as a process, in a network namespace; killed at the end of the block."""
     inside = [] if namespace is None else [str(tool_path("ip")), "netns", "exec", namespace]
     command = [*inside, sys.executable, "-P", "-W", "error", str(PROGRAMS / name), *arguments]

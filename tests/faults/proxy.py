@@ -66,12 +66,18 @@ class End:
         writer.transport.set_write_buffer_limits(0)
 
     def cut(self, how: How) -> None:
-        if how == "rst":
-            # What is closed already can not be reset any more.
-            if self.line.fileno() >= 0:
-                cut(self.writer)
+        # Only what is open can be reset: the descriptor of a closed one may be another's by now.
+        if how == "rst" and not self.writer.transport.is_closing():
+            cut(self.writer)
         else:
             self.writer.close()
+
+    async def release(self) -> None:
+        """Be gone, whatever was still to be sent."""
+        if self.line.fileno() >= 0:
+            self.writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
 
 
 class Link:
@@ -259,9 +265,6 @@ class Proxy:
             if self._tasks:
                 await asyncio.wait(set(self._tasks))
             for end in [end for link in self.links for end in link.ends.values()]:
-                # A side that did not read to its end must not keep it.
-                end.writer.transport.abort()
-                with contextlib.suppress(OSError):
-                    await end.writer.wait_closed()
+                await end.release()
             with contextlib.suppress(ConnectionError):
                 await self._server.wait_closed()

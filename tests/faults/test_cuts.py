@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from typing import Any
 
 import pytest
 
@@ -140,7 +138,7 @@ async def test_a_close_handshake_that_is_cut_at_any_byte(closing: Side, towards:
             await client.call("echo")
             call = await started(client.call("work"))
             known = len(there.calls)
-            await until(lambda known=known: len(there.calls) > known or call.done())
+            await until(lambda known=known, call=call: len(there.calls) > known or call.done())
             way.cut_after = line.proxy.link.passed[towards] + cut_after - opened
             began = loop.time()
             await close(line, client)

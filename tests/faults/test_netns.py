@@ -1,4 +1,4 @@
-"""Two hosts and the line between them: loss, a dead line, little rate, delay; nothing of it in one process."""
+"""Two hosts and the line between them: loss, a dead line, little rate, delay."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -17,7 +17,7 @@ import sockrpc.client
 from tests.faults.netns import DELAYED_SERVER, Network, needs_namespaces
 from tests.support import started
 
-pytestmark = [pytest.mark.netns, needs_namespaces(), pytest.mark.timeout(30)]
+pytestmark = [pytest.mark.faults, needs_namespaces(), pytest.mark.timeout(30)]
 
 # What keepalive is given here, and how much later than both together its verdict may come on a busy machine.
 KEEPALIVE: dict[str, Any] = {"ping_interval": 0.4, "ping_timeout": 0.4}
@@ -40,7 +40,7 @@ def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 class Stopwatch:
     """Measures the seconds of its block."""
 
-    def __enter__(self) -> Stopwatch:
+    def __enter__(self) -> Self:
         self.began = time.monotonic()
         return self
 
@@ -226,9 +226,7 @@ async def test_reconnecting_over_a_line_that_dies_again_and_again(network: Netwo
 
 
 @pytest.mark.parametrize("way", ["to the client", "to the server"])
-async def test_keepalive_spares_a_slow_line_that_is_busy(
-    network: Network, tmp_path: Path, way: str
-) -> None:
+async def test_keepalive_spares_a_slow_line_that_is_busy(network: Network, tmp_path: Path, way: str) -> None:
     for host in (network.server, network.client):
         host.limit_rate("2mbit")
     limits: dict[str, Any] = {**KEEPALIVE, "stall_timeout": 2.0}
@@ -284,7 +282,7 @@ async def test_cancels_that_cross_answers_are_harmless(
                 with Stopwatch() as watch:
                     assert await client.call("echo", b"x") == b"x"
                 assert watch.seconds >= 2 * delay
-                # Cancelled at every moment of a life: the request is under way, at work, its answer under way.
+                # At every moment of a life: the request is under way, at work, its answer under way.
                 moments = [step * 0.004 for step in range(60)]
                 calls = [asyncio.ensure_future(client.call("later", f"0.05 {at}")) for at in moments]
                 loop = asyncio.get_running_loop()

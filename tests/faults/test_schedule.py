@@ -19,12 +19,19 @@ from tests.faults.lines import Line, faulty
 from tests.faults.proxy import How
 from tests.support import PATIENCE
 
-SECONDS = float(os.environ.get("SOCKRPC_FAULT_SECONDS", "0.7"))
+pytestmark = pytest.mark.faults
+
+SECONDS = float(os.environ.get("SOCKRPC_FAULT_SECONDS", "1.5"))
 SEEDS = [1, 2, *([int(os.environ["SOCKRPC_SEED"])] if "SOCKRPC_SEED" in os.environ else [])]
 CUTS: list[How] = ["fin", "rst"]
 LIMITS: dict[str, Any] = {
-    **{"ping_interval": 0.1, "ping_timeout": 0.15, "stall_timeout": 0.2, "close_timeout": 0.1},
-    **{"output_high_bytes": 60_000, "output_low_bytes": 10_000, "output_max_bytes": 200_000},
+    "ping_interval": 0.1,
+    "ping_timeout": 0.15,
+    "stall_timeout": 0.2,
+    "close_timeout": 0.1,
+    "output_high_bytes": 60_000,
+    "output_low_bytes": 10_000,
+    "output_max_bytes": 200_000,
 }
 
 

@@ -52,6 +52,7 @@ async def backlog(role: str, there: Any, limits: dict[str, Any]) -> tuple[Any, A
     return client._connection, peer
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("role", ["server", "client"])
 @pytest.mark.parametrize("reads", [True, False], ids=["reads slowly", "reads nothing"])
 async def test_a_ping_s_time_begins_when_what_was_written_before_it_has_left(role: str, reads: bool) -> None:
@@ -91,7 +92,9 @@ PIECES: dict[str, Callable[[], int] | None] = {
 @pytest.mark.parametrize("jitter", [None, 0.0, 0.01], ids=["at once", "delayed", "with jitter"])
 async def test_calls_over_a_line_that_splits_and_delays(pieces: str, jitter: float | None) -> None:
     there = Work()
-    payloads = [b"", b"x" * 125, b"y" * 126, b"z" * 300] + ([b"w" * 70_000] if pieces != "single bytes" else [])
+    payloads = [b"", b"x" * 125, b"y" * 126, b"z" * 300] + (
+        [b"w" * 70_000] if pieces != "single bytes" else []
+    )
     async with faulty(there.app()) as line, asyncio.timeout(PATIENCE):
         for way in (line.proxy.up, line.proxy.down):
             way.piece = PIECES[pieces]
@@ -147,6 +150,7 @@ async def test_a_line_that_is_silent_towards_the_client_is_given_up_there() -> N
     assert there.cancels == [1]
 
 
+@pytest.mark.faults
 async def test_a_stall_that_ends_in_time_costs_nothing_but_time() -> None:
     there = Work()
     async with faulty(there.app(), ping_interval=0.1, ping_timeout=5.0) as line, asyncio.timeout(PATIENCE):
@@ -188,6 +192,7 @@ async def test_a_close_that_nobody_acknowledges_ends_by_close_timeout(closing: s
     assert there.reasons == ["lost"]
 
 
+@pytest.mark.faults
 async def test_a_client_that_never_reads_is_given_up_and_holds_little_memory_meanwhile() -> None:
     app = sockrpc.App()
     size, high = 100_000, 300_000
