@@ -90,10 +90,11 @@ Busy = tuple[list[sockrpc.Client], list[asyncio.Task[bytes]], list[asyncio.Task[
 async def make_busy(port: int, *, for_ever: bool) -> Busy:
     """The clients, calls in flight of 0 to 300 ms each, and those that never end."""
     clients = [await sockrpc.connect(f"ws://127.0.0.1:{port}/") for _ in range(CONNECTIONS)]
-    short, endless = [], []
+    short: list[asyncio.Task[bytes]] = []
+    endless: list[asyncio.Task[bytes]] = []
     for client in clients:
-        for i in range(CALLS):
-            short.append(await started(client.call("work", str(300 * i // (CALLS - 1)), timeout=60)))
+        milliseconds = [300 * i // (CALLS - 1) for i in range(CALLS)]
+        short += [await started(client.call("work", f"{each}", timeout=60)) for each in milliseconds]
         if for_ever:
             endless.append(await started(client.call("work", str(FOR_EVER), timeout=60)))
     # Requests are served in order: these answers say that all before them have started.
