@@ -4,7 +4,7 @@ Also a program, which prints the `Outcome` as JSON: with one argument, a JSON ob
 `roll` and `migrate`, for net.ipv4.tcp_migrate_req. That is how it runs in a network namespace of its
 own, whose system it may set up:
 
-    unshare --net python tests/rolling.py '{"restarts": 50, "how": "port", "migrate": true}'
+    unshare --net python -m tests.rolling '{"restarts": 50, "how": "port", "migrate": true}'
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.command import Command
 GENERATION = Path(__file__).with_name("generation.py")
 MIGRATE = Path("/proc/sys/net/ipv4/tcp_migrate_req")
 
-# The load: connections that come, make one call and go; and some that stay, with calls in flight.
+# The load: connections that come, call once and go; and some that stay, with calls in flight.
 NEWCOMERS = 8
 REGULARS = 4
 IN_FLIGHT = 8
@@ -73,7 +73,7 @@ class Load:
             with self.judging():
                 async with sockrpc.connect(self.uri) as client:
                     self.outcome.connections += 1
-                    await self.call(client, "echo")
+                    await self.call(client)
 
     async def regular(self) -> None:
         while not self.ending:
@@ -84,14 +84,15 @@ class Load:
                         group.create_task(self.work(client))
 
     async def work(self, client: sockrpc.Client) -> None:
-        while not self.ending and await self.call(client, "work"):
+        while not self.ending and await self.call(client):
             pass
 
-    async def call(self, client: sockrpc.Client, method: str) -> bool:
+    async def call(self, client: sockrpc.Client) -> bool:
         """True if it was answered, and False if the server said good-bye instead."""
+        # Paced by what the calls take, so that the machine has time for the restarts.
         payload = str(self.random.randrange(WORK_MILLISECONDS)).encode()
         try:
-            answer = await client.call(method, payload, timeout=FORGOTTEN)
+            answer = await client.call("work", payload, timeout=FORGOTTEN)
         except sockrpc.ConnectionLost as lost:
             if lost.code != 1001:
                 raise
@@ -189,11 +190,16 @@ async def roll(
         began = time.monotonic()
         try:
             async with under_load(f"ws://127.0.0.1:{port}/", outcome):
+                finishing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                finishing.set_result(None)
                 for _ in range(restarts):
+                    # The one before may still be answering its last calls meanwhile.
                     new = await asyncio.to_thread(Generation, **options, loop=next(kinds))
+                    await finishing
                     before, old = old, new
                     before.process.terminate()
-                    await asyncio.to_thread(before.finish, outcome)
+                    finishing = asyncio.ensure_future(asyncio.to_thread(before.finish, outcome))
+                await finishing
         finally:
             outcome.seconds = time.monotonic() - began
             old.process.terminate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import socket
@@ -61,8 +62,8 @@ def roll_in_namespace(**arguments: Any) -> Outcome:
         ["unshare", "--net", sys.executable, "-P", "-m", "tests.rolling", json.dumps(arguments)],
         stdout=subprocess.PIPE,
         timeout=100,
-        cwd=ROOT,
-        env=None,
+        # Not the folder of the sources: it would hide the package that was built.
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         check=True,
     )
     return Outcome(**json.loads(done.stdout))
