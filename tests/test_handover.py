@@ -20,7 +20,7 @@ from tests.processes import reserved_port
 
 pytestmark = POSIX
 
-APP = """
+APP = '''
 import os, subprocess, sys
 import sockrpc
 
@@ -30,12 +30,21 @@ app = sockrpc.App()
 def environment(call):
     return " ".join(sorted(name for name in os.environ if name.startswith("LISTEN_")))
 
-@app.method(thread=True)
-def inherited_by_children(call):
-    look = "import os; print(*[each for each in os.listdir('/dev/fd') if int(each) > 2])"
-    found = subprocess.run([sys.executable, "-c", look], stdout=subprocess.PIPE, close_fds=False, check=True)
-    return " ".join(each for each in found.stdout.decode().split() if each in call.text.split())
+LOOK = """
+import os, stat, sys
+for each in map(int, sys.argv[1:]):
+    try:
+        if stat.S_ISSOCK(os.fstat(each).st_mode):
+            print(each)
+    except OSError:
+        pass
 """
+
+@app.method(thread=True)
+def sockets_of_children(call):
+    command = [sys.executable, "-c", LOOK, *call.text.split()]
+    return subprocess.run(command, stdout=subprocess.PIPE, close_fds=False, check=True).stdout
+'''
 
 
 @pytest.fixture
@@ -99,7 +108,7 @@ def test_a_descriptor_is_listened_on(folder: Path, listening: socket.socket) -> 
     number = listening.fileno()
     with serve(folder, "--fd", str(number), pass_fds=(number,)) as server:
         assert server.line() == uri(listening).replace("ws:", "http:")
-        assert asyncio.run(ask(uri(listening), "inherited_by_children", str(number))) == ""
+        assert asyncio.run(ask(uri(listening), "sockets_of_children", str(number))) == ""
         server.process.terminate()
         assert server.end() == 0
     # It is ours still: the next server goes on with it.
@@ -163,7 +172,7 @@ def test_sockets_of_systemd(folder: Path) -> None:
         for each in (one, two):
             # Children neither find the variables nor hold the sockets.
             assert asyncio.run(ask(uri(each), "environment")) == ""
-            assert asyncio.run(ask(uri(each), "inherited_by_children", "3 4")) == ""
+            assert asyncio.run(ask(uri(each), "sockets_of_children", "3 4")) == ""
 
 
 def test_sockets_of_systemd_by_name(folder: Path) -> None:
