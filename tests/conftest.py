@@ -25,7 +25,7 @@ LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
 TURNS = 200
 
 
-# Each has a run of its own, on one interpreter only. All of them are marked `once`, for the others to leave out.
+# Each has a run of its own, on one interpreter only; all are marked `once`, for the other runs to leave out.
 RUNS_OF_THEIR_OWN = ("browser", "conformance", "faults", "hostile", "long", "node", "restarts", "soak")
 
 

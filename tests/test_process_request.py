@@ -250,7 +250,10 @@ async def test_stopping_the_server_does_not_wait_for_it_for_ever() -> None:
 
 async def test_a_connection_it_lets_in_while_the_server_stops_is_closed_with_1001() -> None:
     hook = Pending()
-    async with serving(echoing(), process_request=hook, close_timeout=0.2) as here, line_to(here.port) as (reader, writer):
+    async with (
+        serving(echoing(), process_request=hook, close_timeout=0.2) as here,
+        line_to(here.port) as (reader, writer),
+    ):
         writer.write(opening() + request(1, "echo"))
         await hook.begun.wait()
         here.server.close()

@@ -53,8 +53,9 @@ class LoopWatch:
             self._thread.start()
 
     def stop(self) -> None:
-        """End; the thread ends soon."""
+        """End; the thread ends soon, and holds nothing of the server until then."""
         self._stopped.set()
+        self._find = find_nobody
 
     def _answer(self) -> None:
         self._answered = time.monotonic()
@@ -111,6 +112,10 @@ class LoopWatch:
         assert task is not None
         name = getattr(task.get_coro(), "__qualname__", "a coroutine")
         return task, f"task {task.get_name()!r} ({name})", where
+
+
+def find_nobody(task: Any) -> None:
+    """Nothing runs any more that is looked for."""
 
 
 def describe(procedure: Any) -> str:
