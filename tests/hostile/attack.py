@@ -162,4 +162,4 @@ def attack(
     assert measured.left <= (grows if leaves is None else leaves)
     assert measured.slowest <= slowest
     # It has not just been waiting; ten of them are made after the attack.
-    assert measured.calls >= 10 + measured.seconds / slowest
+    assert measured.calls >= 10 + int(measured.seconds / slowest)

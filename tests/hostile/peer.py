@@ -56,7 +56,7 @@ class Peer:
             context.verify_mode = ssl.CERT_NONE
             line = context.wrap_socket(line)
         self.line = line
-        self.buffer = b""
+        self.buffer = self.seen = b""
         if opened:
             line.sendall(opening())
             answer = self.until(b"\r\n\r\n")
@@ -86,6 +86,7 @@ class Peer:
         while mark not in self.buffer:
             self.more()
         found, _, self.buffer = self.buffer.partition(mark)
+        self.seen = found
         return found + mark
 
     def exactly(self, size: int) -> bytes:
