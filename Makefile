@@ -7,6 +7,7 @@
 ##   make conformance   every case of Autobahn's test-suite, both roles (needs a Python 2.7, or WSTEST)
 ##   make soak    ten minutes of load on the newest interpreter
 ##   make fuzz    coverage-guided fuzzing, a minute a target  (ARGS="--seconds 600 websocket_server")
+##   make asan    the tests under AddressSanitizer and UndefinedBehaviorSanitizer (ARGS="-k frames")
 ##   make cover   line coverage of Python and Cython sources (ARGS="-k frames")
 ##   make wheel   source distribution and wheel into dist/
 ##   make clean   remove all that the others made
@@ -16,7 +17,7 @@
 
 # Thin on purpose: how environments are made and tests are run stands in scripts/, typed and linted.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench conformance soak fuzz cover wheel clean
+.PHONY: help demo test check bench conformance soak fuzz cover wheel clean asan
 export PYTHONS PYTEST_ARGS JOBS
 
 IN = scripts/python scripts/environments.py
@@ -53,6 +54,9 @@ soak:
 
 fuzz:
 	@scripts/python scripts/fuzz.py $(ARGS)
+
+asan:
+	@scripts/python scripts/sanitize.py $(ARGS)
 
 cover:
 	@SOCKRPC_TRACE=1 $(IN) --group test --group coverage --editable cover -- \

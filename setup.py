@@ -17,10 +17,13 @@ def switched_on(variable: str) -> bool:
     return os.environ.get(variable, "") not in ("", "0")
 
 
-# A build that coverage can follow is a debug build, too: nobody should measure it.
+# A build that coverage or sanitizers can follow is a debug build, too: nobody should measure it.
 TRACE = switched_on("SOCKRPC_TRACE")
-DEBUG = TRACE or switched_on("SOCKRPC_DEBUG")
-MODE = "trace" if TRACE else "debug" if DEBUG else "release"
+SANITIZE = switched_on("SOCKRPC_SANITIZE")
+DEBUG = TRACE or SANITIZE or switched_on("SOCKRPC_DEBUG")
+MODE = "trace" if TRACE else "sanitize" if SANITIZE else "debug" if DEBUG else "release"
+# What is found ends the process: a report that the program survives is a report that is overlooked.
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 CORES = os.cpu_count() or 1
 
 
@@ -38,9 +41,12 @@ class BuildExtensions(build_ext):
             if shutil.which(compiler) is None:
                 sys.exit(f"sockrpc needs a C compiler: {shlex.quote(compiler)} was not found.")
             arguments = ["-O1", "-g"] if DEBUG else ["-O3", "-g0", "-fvisibility=hidden"]
+            arguments += SANITIZERS if SANITIZE else []
         for extension in self.extensions:
             extension.extra_compile_args = arguments
-            if sys.platform == "linux" and not DEBUG:
+            if SANITIZE:
+                extension.extra_link_args = SANITIZERS
+            elif sys.platform == "linux" and not DEBUG:
                 # -g0 alone leaves the symbols of Python's own start files in the wheel.
                 extension.extra_link_args = ["-Wl,-s"]
         super().build_extensions()

@@ -65,7 +65,7 @@ def digest_sources() -> str:
 
 
 def compiler_settings() -> str:
-    names = ("CC", "CFLAGS", "LDFLAGS", "SOCKRPC_DEBUG", "SOCKRPC_TRACE")
+    names = ("CC", "CFLAGS", "LDFLAGS", "SOCKRPC_DEBUG", "SOCKRPC_SANITIZE", "SOCKRPC_TRACE")
     return " ".join(f"{name}={os.environ[name]!r}" for name in names if name in os.environ)
 
 
@@ -156,7 +156,7 @@ def group_requirements(group: str) -> list[str]:
 
 def build_wheel(interpreter: Interpreter) -> Path:
     """The wheel of the present sources, built at most once for all environments of an interpreter."""
-    name = f"build-{interpreter.minor}"
+    name = f"build-{interpreter.minor}" + ("-sanitize" if os.environ.get("SOCKRPC_SANITIZE") else "")
     builder = Environment(interpreter, name)
     builder.make(read_project()["build-system"]["requires"])
     stage, wheels = ROOT / "build" / "stage" / name, ROOT / "build" / "wheels" / name

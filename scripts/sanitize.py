@@ -1,0 +1,126 @@
+"""Runs tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer; any report is a failure.
+
+As a command: all tests but those of the clients and the long ones. Arguments go to pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from common import ROOT, SetUpError, clean_environ, say
+from environments import choose_interpreter
+from interpreters import Interpreter
+
+REPORTS = ROOT / "build" / "sanitize"
+MARKS = "not long and not soak and not browser and not node"
+# What is run with every change: whatever parses, dispatches, or has to survive the loss of something.
+SELECTION = [
+    f"tests/test_{name}.py"
+    for name in (
+        "sanitizers",
+        "out_of_memory",
+        "counters",
+        "frames",
+        "names",
+        "dispatch",
+        "websocket",
+        "websocket_faults",
+        "malformed",
+        "malformed_client",
+        "engine",
+        "cancellation",
+        "cancellation_calls",
+        "cancellation_client_loss",
+        "cancellation_loss",
+        "compiled",
+    )
+]
+
+
+def make_sanitized(interpreter: Interpreter) -> Path:
+    """The Python of an environment with a sanitized build in it.
+
+    Raises:
+        SetUpError: A step failed, or the compiler has no sanitizers.
+    """
+    # A process of its own, as the mode is a variable of the environment that other builds must not see.
+    runtimes()
+    done = subprocess.run(
+        [sys.executable, "scripts/environments.py", "--group", "test", name_of(interpreter), "--", "true"],
+        cwd=ROOT,
+        env=clean_environ() | {"SOCKRPC_SANITIZE": "1", "PYTHONS": interpreter.minor},
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    if done.returncode:
+        raise SetUpError("the sanitized build failed: its output stands above")
+    return ROOT / ".venv" / name_of(interpreter) / "bin" / "python"
+
+
+def name_of(interpreter: Interpreter) -> str:
+    return f"sanitize-{interpreter.minor}"
+
+
+def runtimes() -> list[str]:
+    """The runtime libraries of the compiler that builds: they have to be loaded before Python is."""
+    compiler = (os.environ.get("CC") or "gcc").split()[0]
+    found = []
+    for name in ("libasan.so", "libubsan.so"):
+        done = subprocess.run(
+            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=False
+        )
+        path = Path(done.stdout.strip())
+        if done.returncode or not path.is_absolute():
+            raise SetUpError(f"{compiler} has no {name} (Debian: apt-get install gcc)")
+        found.append(str(path.resolve()))
+    return found
+
+
+def sanitized_environ() -> dict[str, str]:
+    """The environment of pytest and of all processes that tests start."""
+    log = REPORTS / "report"
+    common = f"halt_on_error=1:exitcode=99:log_path={log}"
+    return {
+        "LD_PRELOAD": ":".join(runtimes()),
+        # CPython's allocator for small objects would hide what is done to them.
+        "PYTHONMALLOC": "malloc",
+        # CPython leaks by design; that we do not, counters of the debug build hold (tests/test_counters.py).
+        "ASAN_OPTIONS": f"detect_leaks=0:detect_stack_use_after_return=1:strict_string_checks=1:{common}",
+        "UBSAN_OPTIONS": f"print_stacktrace=1:{common}",
+    }
+
+
+def clear_reports() -> None:
+    shutil.rmtree(REPORTS, ignore_errors=True)
+    REPORTS.mkdir(parents=True)
+
+
+def tell_reports() -> str:
+    """Print what was found in any process; returns what there is to complain about, or an empty text."""
+    reports = sorted(REPORTS.glob("report.*"))
+    for report in reports:
+        say(f"\n==== {report.name} ====\n{report.read_text(errors='replace')}")
+    return f"{len(reports)} reports of sanitizers" if reports else ""
+
+
+def main() -> None:
+    try:
+        python = make_sanitized(choose_interpreter())
+        environ = clean_environ() | sanitized_environ()
+    except SetUpError as error:
+        sys.exit(f"error: {error}")
+    clear_reports()
+    command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-m", MARKS, *sys.argv[1:]]
+    code = subprocess.run(command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, check=False).returncode
+    trouble = tell_reports()
+    if trouble:
+        sys.exit(trouble)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
