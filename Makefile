@@ -5,6 +5,8 @@
 ##   make check   static checks: lint, format, types, stubs
 ##   make bench   benchmarks on the newest interpreter       (ARGS="-k frames")
 ##   make conformance   every case of Autobahn's test-suite, both roles (needs a Python 2.7, or WSTEST)
+##   make bench-targets   every promise about speed, measured  (ARGS="--only small")
+##   make bench-peers     the comparison with other servers    (ARGS="--rounds 3")
 ##   make soak    ten minutes of load on the newest interpreter
 ##   make fuzz    coverage-guided fuzzing, a minute a target  (ARGS="--seconds 600 websocket_server")
 ##   make asan    the tests under AddressSanitizer and UndefinedBehaviorSanitizer (ARGS="-k frames")
@@ -17,7 +19,7 @@
 
 # Thin on purpose: how environments are made and tests are run stands in scripts/, typed and linted.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench conformance soak fuzz cover wheel clean asan
+.PHONY: help demo test check bench conformance soak fuzz cover wheel clean asan bench-targets bench-peers
 export PYTHONS PYTEST_ARGS JOBS
 
 IN = scripts/python scripts/environments.py
@@ -45,6 +47,16 @@ bench:
 	@mkdir -p build
 	@$(IN) --group test 'test-{minor}' -- python -m pytest bench --benchmark-disable-gc \
 	    --benchmark-columns=min,median,iqr,rounds --benchmark-json=build/bench.json $(ARGS)
+	@$(IN) --group test 'test-{minor}' -- python -m bench.results build/bench.json
+
+IN_BENCH = @$(IN) --group test --group bench 'bench-{minor}' --
+
+bench-targets:
+	$(IN_BENCH) python -m bench.targets $(ARGS)
+
+bench-peers:
+	@scripts/python scripts/packages.py h2load nghttp2-client
+	$(IN_BENCH) python -m bench.compare $(ARGS)
 
 conformance:
 	@scripts/python scripts/conformance.py $(ARGS)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-import sockrpc._frames
-import sockrpc._serving
-from bench.peer import Peer, ServerProcess
+from bench.arena import Contender, Server, alone
+from bench.machine import LOAD_CORE, complaint_about_build
+from bench.peer import Peer
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -22,53 +20,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         pytest.exit(f"this is not a release build of sockrpc: {complaint}", returncode=3)
 
 
-def complaint_about_build() -> str | None:
-    for module in (sockrpc._frames, sockrpc._serving):
-        path = Path(str(module.__file__))
-        if path.suffix == ".py":
-            return f"{path.name} is not compiled"
-        if b".debug_info" in path.read_bytes():
-            return f"{path.name} was compiled with SOCKRPC_DEBUG=1"
-    if is_traced():
-        return "it was compiled with SOCKRPC_TRACE=1"
-    return None
-
-
-def is_traced() -> bool:
-    """True if the compiled code tells a tracer what it does."""
-    seen: list[str] = []
-
-    def trace(frame: Any, event: str, argument: object) -> None:
-        seen.append(frame.f_code.co_filename)
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        sockrpc._frames.encode("name", b"payload")
-    finally:
-        sys.settrace(before)
-    return any(name.endswith(".pyx") for name in seen)
-
-
-def cores() -> tuple[int | None, int | None]:
-    """A core for the benchmarks and one for servers; None where they can not be had."""
-    if not hasattr(os, "sched_setaffinity"):
-        return None, None
-    allowed = sorted(os.sched_getaffinity(0))
-    return (allowed[0], allowed[-1]) if len(allowed) > 1 else (None, None)
-
-
-CLIENT_CORE, SERVER_CORE = cores()
-
-
 @pytest.fixture(scope="session", autouse=True)
 def pinned() -> Iterator[None]:
     """Keep the benchmarks on one core; what moves between cores measures the caches."""
-    if CLIENT_CORE is None:
+    if LOAD_CORE is None:
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {CLIENT_CORE})
+    os.sched_setaffinity(0, {LOAD_CORE})
     try:
         yield
     finally:
@@ -76,13 +35,20 @@ def pinned() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def server(pinned: None) -> Iterator[ServerProcess]:
-    with ServerProcess(SERVER_CORE) as server:
+def server(pinned: None) -> Iterator[Server]:
+    with alone(Contender("sockrpc", "sockrpc_server", arguments={"quiet": 1})) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def raised_server(pinned: None) -> Iterator[Server]:
+    """One that takes 200,000 calls on a connection."""
+    with alone(Contender("sockrpc", "sockrpc_server", arguments={"quiet": 1, "raised": 1})) as server:
         yield server
 
 
 @pytest.fixture
-def peer(server: ServerProcess) -> Iterator[Peer]:
+def peer(server: Server) -> Iterator[Peer]:
     with Peer(server.port) as peer:
         yield peer
 

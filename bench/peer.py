@@ -1,4 +1,4 @@
-"""A server in a process of its own, and a client that costs next to nothing: bytes made beforehand."""
+"""A client that costs next to nothing, as its bytes are made beforehand, and a transport that is nowhere."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import asyncio
 import select
 import socket
 import struct
-import subprocess
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Self
 
 SUBPROTOCOL = "websocket.io-rpc-v0.1"
@@ -52,24 +49,6 @@ def reset(id: int) -> bytes:
 def response_size(size: int) -> int:
     """The bytes on the wire of a Response with a payload of `size` bytes."""
     return len(header(5 + size, masked=False)) + 5 + size
-
-
-class ServerProcess:
-    """`echo_server.py` as a process of its own, on a core of its own."""
-
-    def __init__(self, core: int | None) -> None:
-        program = Path(__file__).with_name("echo_server.py")
-        command = [sys.executable, "-P", str(program), str(core)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.port = int(self.process.stdout.readline())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.process.terminate()
-        self.process.communicate(timeout=PATIENCE)
 
 
 class Peer:

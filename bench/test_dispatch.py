@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 import sockrpc
-from bench.peer import NullTransport, feed, request, response_size
+from bench.engine import Engine
+from bench.peer import feed, request, response_size
 from sockrpc._dispatch import Table
 from sockrpc._names import NameTable
-from sockrpc.protocols import ServerProtocol
-from tests.pair import MemoryServer
 
 BATCH = 1000
 
@@ -54,33 +53,6 @@ def test_the_twin_in_python_of_entering_and_leaving(measure: Any) -> None:
 def test_one_method_among_a_hundred_is_found(measure: Any) -> None:
     names = NameTable({b"method %d" % number: number for number in range(100)})
     assert measure(names.get, b"method 77") == 77
-
-
-class Engine:
-    """One connection of a server whose transport is nowhere."""
-
-    def __init__(self, app: sockrpc.App) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.transport = NullTransport()
-        self.protocol = self.loop.run_until_complete(self.open(app))
-
-    async def open(self, app: sockrpc.App) -> ServerProtocol:
-        self.here = MemoryServer(app, ping_interval=None)
-        protocol = ServerProtocol(self.here.service)
-        protocol.connection_made(self.transport)
-        protocol.open(b"")
-        protocol.socket._opened("benchmark")
-        protocol.begin()
-        return protocol
-
-    def close(self) -> None:
-        self.loop.run_until_complete(self.end())
-        self.loop.close()
-
-    async def end(self) -> None:
-        self.protocol.connection_lost(None)
-        self.here.server.close()
-        await self.here.server.wait_closed()
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ import asyncio
 from typing import Any
 
 import sockrpc
+from bench.arena import Server
+from bench.engine import Engine
+from bench.loading import Load
 from bench.peer import Peer, feed, request, reset
-from bench.test_dispatch import Engine
 
 ROUNDS = 2000
 
@@ -59,3 +61,18 @@ def test_a_reset_stops_the_work_of_a_server(measure: Any, peer: Peer) -> None:
         peer.exchange(reset(1), aborted)
 
     measure.pedantic(stop, setup=set_up, rounds=ROUNDS)
+
+
+def test_a_reset_stops_the_work_of_a_busy_server(measure: Any, server: Server, peer: Peer) -> None:
+    """The same, while 32 connections keep 16 calls in flight each.
+
+    Their load and this client share a core; `make bench-targets` has it from within the load generator.
+    """
+    with Load(server.port, connections=32, in_flight=16):
+        running = 2 + 2 + len("running")
+        aborted = 2 + 2 + len("aborted")
+
+        def set_up() -> None:
+            peer.exchange(request(1, "wait", 0), running)
+
+        measure.pedantic(lambda: peer.exchange(reset(1), aborted), setup=set_up, rounds=ROUNDS)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import sockrpc
-from bench.peer import Peer, ServerProcess, request, response_size
+from bench.arena import Server
+from bench.peer import Peer, request, response_size
 from tests.conftest import LOOPS, new_event_loop
 
 SIZES = [32, 1024, 64 * 1024, 1024 * 1024]
@@ -45,7 +46,7 @@ def test_answers_by_kind_of_handler(measure: Any, peer: Peer, kind: str, in_flig
 
 @pytest.mark.parametrize("in_flight", IN_FLIGHT)
 @pytest.mark.parametrize("size", SIZES)
-def test_calls_of_a_client(measure: Any, server: ServerProcess, size: int, in_flight: int) -> None:
+def test_calls_of_a_client(measure: Any, server: Server, size: int, in_flight: int) -> None:
     """With `sockrpc.connect`: what one process of Python can ask for."""
     loop = new_event_loop(LOOPS[-1])
     payload = bytes(size)

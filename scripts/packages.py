@@ -87,3 +87,16 @@ def provide_network_tools() -> None:
 
 def find_browser() -> str | None:
     return next((found for name in BROWSERS if (found := shutil.which(name))), None)
+
+
+def main() -> None:
+    """Provides PROGRAM by PACKAGE, or says that it is missing: who asked goes on without it."""
+    program, package = sys.argv[1:]
+    if shutil.which(program) is None:
+        install_packages([package])
+    if shutil.which(program) is None:
+        say(f"{program} is missing, and what needs it is left out (Debian: apt-get install {package})")
+
+
+if __name__ == "__main__":
+    main()

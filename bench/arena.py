@@ -1,0 +1,199 @@
+"""Servers of a comparison, each a process on the servers' core, and rounds in which they alternate."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bench.loading import PATIENCE, Conversation, FanOut, Held, load, on_core
+from bench.machine import LOAD_CORE, SERVER_CORE
+from bench.memory import private_bytes
+from bench.wire import request_bytes
+
+ROOT = Path(__file__).resolve().parent.parent
+
+T = TypeVar("T")
+
+Result = dict[str, Any]
+Rounds = dict[str, list[Result]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One that is measured: a server, and how it is spoken to."""
+
+    name: str
+    module: str
+    dialect: str = "rpc"
+    method: str = "plain"
+    path: str = "/"
+    arguments: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def process(self) -> tuple[object, ...]:
+        """Contenders for which this is the same share a server."""
+        return (self.module, *sorted(self.arguments.items()))
+
+
+def limit(payload: int = 32) -> Contender:
+    """The uvloop protocol that does not parse; what it is asked must be as long as what it counts."""
+    request = request_bytes("plain", payload)
+    return Contender("limit", "limit", "ready", arguments={"request": request, "payload": payload})
+
+
+def python(module: str, *words: str) -> list[str]:
+    return [sys.executable, "-m", f"bench.{module}", *words]
+
+
+class Server:
+    """A server in a process of its own, ready to be connected to."""
+
+    def __init__(self, contender: Contender) -> None:
+        words = [] if SERVER_CORE is None else ["--core", str(SERVER_CORE)]
+        for name, value in contender.arguments.items():
+            words += [f"--{name}", str(value)]
+        self.process = subprocess.Popen(
+            python(f"peers.{contender.module}", *words), cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the server {contender.module} did not start")
+        self.port = int(line)
+
+    def private_bytes(self) -> int:
+        return private_bytes(self.process.pid)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.communicate(timeout=PATIENCE)
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+
+class Arena:
+    """The servers of a comparison, started when they are first wanted, and all there until it ends."""
+
+    def __init__(self) -> None:
+        self.servers: dict[tuple[object, ...], Server] = {}
+        self.kept = contextlib.ExitStack()
+
+    def keep(self, context: contextlib.AbstractContextManager[T]) -> T:
+        """Enter a context that lasts as long as the servers."""
+        return self.kept.enter_context(context)
+
+    def port(self, contender: Contender) -> int:
+        if contender.process not in self.servers:
+            self.servers[contender.process] = Server(contender)
+        return self.servers[contender.process].port
+
+    def calls(self, contender: Contender, **options: object) -> Result:
+        """The load generator's calls against one of them."""
+        return self.load("calls", contender, **options)
+
+    def fan_out(self, contender: Contender, connections: int) -> FanOut:
+        """Connections to one of them that wait for broadcasts."""
+        path = contender.path if contender.dialect == "socketio" else "/fanout"
+        return FanOut(self.port(contender), connections, contender.dialect, path)
+
+    def load(self, mode: str, contender: Contender, **options: object) -> Result:
+        port = self.port(contender)
+        known = {"dialect": contender.dialect, "method": contender.method, "path": contender.path}
+        return load(mode, port, **known, **options)
+
+    def stop(self) -> None:
+        self.kept.close()
+        for server in self.servers.values():
+            server.stop()
+
+
+@contextlib.contextmanager
+def arena() -> Iterator[Arena]:
+    servers = Arena()
+    try:
+        yield servers
+    finally:
+        servers.stop()
+
+
+def alternate(
+    rounds: int, contenders: Mapping[str, Callable[[], Result]], say: Callable[[str], None] = print
+) -> Rounds:
+    """Measure each once a round, in an order that turns by one from round to round."""
+    results: Rounds = {name: [] for name in contenders}
+    names = list(contenders)
+    for number in range(rounds):
+        start = number % len(names)
+        for name in names[start:] + names[:start]:
+            results[name].append(contenders[name]())
+        say(f"  round {number + 1} of {rounds}")
+    return results
+
+
+@contextlib.contextmanager
+def alone(contender: Contender) -> Iterator[Server]:
+    """A fresh server: what it needs of memory nobody has touched before."""
+    server = Server(contender)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def idle_bytes(contender: Contender, connections: int) -> Result:
+    """What the server has more of for each connection that is open and idle."""
+    with alone(contender) as server:
+        # The first connection brings what all of them share.
+        how = (contender.dialect, contender.path)
+        with Held(server.port, 1, 0, *how):
+            before = server.private_bytes()
+            with Held(server.port, connections, 0, *how):
+                used = server.private_bytes() - before
+    return {"bytes": used / connections, "count": connections}
+
+
+def call_bytes(contender: Contender, connections: int, calls: int) -> Result:
+    """What the server has more of for each call that is suspended."""
+    how = (contender.dialect, contender.path)
+    with alone(contender) as server, Held(server.port, 1, 1, *how):
+        before = server.private_bytes()
+        with Held(server.port, connections, calls, *how):
+            used = server.private_bytes() - before
+    return {"bytes": used / (connections * calls), "count": connections * calls}
+
+
+def client_calls(kind: str, port: int, seconds: float, in_flight: int) -> Result:
+    """A Python client in a process of its own, on the load's core."""
+    command = on_core(LOAD_CORE, python("peers.client", kind, str(port), str(seconds), str(in_flight)))
+    return one_shot(command, seconds)
+
+
+def one_shot(command: list[str], seconds: float) -> Result:
+    """Run a program that prints JSON."""
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=PATIENCE + seconds, check=True
+    )
+    result: Result = json.loads(done.stdout)
+    return result
+
+
+class Tasks(Conversation):
+    """asyncio alone, on the servers' core."""
+
+    def __init__(self) -> None:
+        words = [] if SERVER_CORE is None else ["--core", str(SERVER_CORE)]
+        super().__init__(python("peers.tasks", *words), cwd=ROOT)
+
+    def rate(self, seconds: float, in_flight: int) -> Result:
+        return {"answers_per_second": float(self.ask(f"rate {seconds} {in_flight}"))}
+
+    def bytes(self, count: int) -> Result:
+        return {"bytes": float(self.ask(f"memory {count}")), "count": count}

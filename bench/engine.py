@@ -1,0 +1,36 @@
+"""A server's connection without a socket: from bytes received to bytes written."""
+
+from __future__ import annotations
+
+import sockrpc
+from bench.peer import NullTransport
+from sockrpc.protocols import ServerProtocol
+from tests.conftest import LOOPS, new_event_loop
+from tests.pair import MemoryServer
+
+
+class Engine:
+    """One connection of a server whose transport is nowhere."""
+
+    def __init__(self, app: sockrpc.App) -> None:
+        self.loop = new_event_loop(LOOPS[-1])
+        self.transport = NullTransport()
+        self.protocol = self.loop.run_until_complete(self.open(app))
+
+    async def open(self, app: sockrpc.App) -> ServerProtocol:
+        self.here = MemoryServer(app, ping_interval=None)
+        protocol = ServerProtocol(self.here.service)
+        protocol.connection_made(self.transport)
+        protocol.open(b"")
+        protocol.socket._opened("benchmark")
+        protocol.begin()
+        return protocol
+
+    def close(self) -> None:
+        self.loop.run_until_complete(self.end())
+        self.loop.close()
+
+    async def end(self) -> None:
+        self.protocol.connection_lost(None)
+        self.here.server.close()
+        await self.here.server.wait_closed()

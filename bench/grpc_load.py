@@ -1,0 +1,99 @@
+"""The load for grpc.aio: nghttp2's h2load, and a client of grpc.aio where calls are cancelled or held."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench.arena import ROOT, Contender, Result, alone, one_shot, python
+from bench.loading import PATIENCE, Conversation, LoadError, on_core
+from bench.machine import LOAD_CORE
+from bench.tables import quantiles
+from bench.wire import pattern
+
+# A message of gRPC on HTTP/2: not compressed, its length, then itself.
+PREFIX_BYTES = 5
+SUMMARY = re.compile(r"finished in [\d.]+\w+, ([\d.]+) req/s")
+OUTCOMES = re.compile(r"requests: .* (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout")
+DATA = re.compile(r"\((\d+)\) data")
+
+
+class Grpc:
+    """A server of `peers.grpc_server`."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def check(self) -> None:
+        """That it answers rightly, which h2load does not look at."""
+        one_shot(python("peers.grpc_client", "check", str(self.port)), PATIENCE)
+
+    def calls(self, *, connections: int, in_flight: int, seconds: float, size: int = 32) -> Result:
+        """What `load calls` says, as h2load has it.
+
+        Raises:
+            LoadError: A call failed, or an answer was not as long as what was sent.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            body, log = Path(folder, "body"), Path(folder, "log")
+            body.write_bytes(b"\0" + size.to_bytes(4) + pattern(size))
+            command = [
+                "h2load",
+                *("-c", str(connections), "-m", str(in_flight)),
+                *("-D", f"{int(seconds * 1000)}ms", "--warm-up-time=200ms"),
+                *("-d", str(body), f"--log-file={log}"),
+                *("-H", "content-type: application/grpc", "-H", "te: trailers"),
+                f"http://127.0.0.1:{self.port}/bench/plain",
+            ]
+            done = subprocess.run(
+                on_core(LOAD_CORE, command),
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE + seconds,
+                check=True,
+            )
+            trips = [float(line.split("\t")[2]) for line in log.read_text().splitlines()]
+        return self.read(done.stdout, trips, size)
+
+    @staticmethod
+    def read(output: str, trips: list[float], size: int) -> Result:
+        rate, outcomes, data = (pattern.search(output) for pattern in (SUMMARY, OUTCOMES, DATA))
+        if not rate or not outcomes or not data:
+            raise LoadError(f"h2load said what nobody expected:\n{output}")
+        succeeded, *others = (int(count) for count in outcomes.groups())
+        wanted = succeeded * (PREFIX_BYTES + size)
+        # What was on its way when it stopped counts for one and not for the other.
+        if any(others) or not succeeded or not 0.95 < int(data[1]) / wanted < 1.05:
+            raise LoadError(f"grpc.aio did not answer every call:\n{output}")
+        return {"answers_per_second": float(rate[1]), "answers": succeeded, "round_trip_us": quantiles(trips)}
+
+    def resets(self, seconds: float) -> Result:
+        return one_shot(
+            on_core(LOAD_CORE, python("peers.grpc_client", "reset", str(self.port), str(seconds))), seconds
+        )
+
+    @staticmethod
+    def held(port: int, connections: int, calls: int) -> Conversation:
+        words = ("peers.grpc_client", "hold", str(port), str(connections), str(calls))
+        conversation = Conversation(on_core(LOAD_CORE, python(*words)), cwd=ROOT)
+        assert conversation.hear() == "ready"
+        return conversation
+
+    @classmethod
+    def more_bytes(cls, contender: Contender, connections: int, calls: int) -> float:
+        with alone(contender) as server, cls.held(server.port, 1, 1):
+            before = server.private_bytes()
+            with cls.held(server.port, connections, calls):
+                return float(server.private_bytes() - before)
+
+    @classmethod
+    def idle_bytes(cls, contender: Contender, connections: int) -> dict[str, Any]:
+        return {"bytes": cls.more_bytes(contender, connections, 0) / connections, "count": connections}
+
+    @classmethod
+    def call_bytes(cls, contender: Contender, connections: int, calls: int) -> dict[str, Any]:
+        count = connections * calls
+        return {"bytes": cls.more_bytes(contender, connections, calls) / count, "count": count}

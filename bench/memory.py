@@ -1,0 +1,13 @@
+"""How much memory a process has to itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def private_bytes(pid: int | str = "self") -> int:
+    """The anonymous memory of a process that is resident: its heaps and stacks, not its files."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Anonymous:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("this kernel does not tell a process's anonymous memory")

@@ -1,0 +1,95 @@
+"""sockrpc with its defaults: limits, statistics and keepalive on.
+
+`--quiet 1` sends no pings, for clients that only count bytes; `--raised 1` allows a connection 200,000 calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import sockrpc
+from bench.peers.common import HOST, announce, arguments
+from bench.wire import FAN_OUT_BYTES, pattern
+
+app = sockrpc.App()
+everybody = sockrpc.Room()
+# Calls of `hold` that have begun and that were aborted.
+held = [0, 0]
+FAN_OUT = pattern(FAN_OUT_BYTES)
+
+
+@app.method("plain")
+def plain(call: sockrpc.Call) -> bytes:
+    return call.payload
+
+
+@app.method("coroutine")
+async def coroutine(call: sockrpc.Call) -> bytes:
+    return call.payload
+
+
+@app.method("suspending")
+async def suspending(call: sockrpc.Call) -> bytes:
+    await asyncio.sleep(0)
+    return call.payload
+
+
+@app.method("wait")
+async def wait(call: sockrpc.Call) -> None:
+    """Say when it runs and when it is cancelled."""
+    call.socket.notify_nowait("running")
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        call.socket.notify_nowait("aborted")
+
+
+@app.method("hold")
+async def hold(call: sockrpc.Call) -> None:
+    held[0] += 1
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        held[1] += 1
+
+
+@app.method("suspended")
+async def suspended(call: sockrpc.Call) -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+@app.method("held")
+def report(call: sockrpc.Call) -> str:
+    return f"{held[0]:08} {held[1]:08}"
+
+
+@app.on_connect
+def join(socket: sockrpc.Socket) -> None:
+    if socket.request is not None and socket.request.path == "/fanout":
+        everybody.join(socket)
+
+
+@app.on("broadcast")
+def broadcast(notification: sockrpc.Notification) -> None:
+    everybody.broadcast("fanout", FAN_OUT)
+
+
+def main() -> None:
+    options = arguments("quiet", "raised")
+    more: dict[str, Any] = {}
+    if options.quiet:
+        more["ping_interval"] = None
+    if options.raised:
+        more["max_in_flight"] = 200_000
+    sockrpc.run(
+        app,
+        host=HOST,
+        port=0,
+        on_started=lambda server: announce(server.sockets[0].getsockname()[1]),
+        **more,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""What asyncio itself takes for as many eager tasks, without a network: the same loop, the same handler.
+
+Commands come line by line, answers are numbers: `rate SECONDS IN_FLIGHT` (tasks a second), `memory COUNT`
+(bytes for each suspended task with its coroutine, and the future that it waits for).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import Any
+
+import uvloop
+
+from bench.memory import private_bytes
+from bench.peers.common import arguments
+
+PAYLOAD = bytes(32)
+
+
+class Argument:
+    """In the place of the call that a handler gets."""
+
+    __slots__ = ("payload",)
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+
+
+async def suspending(argument: Argument) -> bytes:
+    await asyncio.sleep(0)
+    return argument.payload
+
+
+async def suspended(argument: Argument) -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+def eager(loop: asyncio.AbstractEventLoop, coroutine: Any) -> asyncio.Task[Any]:
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(coroutine, loop=loop, eager_start=True)
+    return loop.create_task(coroutine)
+
+
+async def rate(seconds: float, in_flight: int) -> float:
+    """Tasks a second, so many at a time: as those of one read, and the reads of one iteration, would come."""
+    loop = asyncio.get_running_loop()
+    argument = Argument(PAYLOAD)
+    done = 0
+    begin = time.perf_counter()
+    while time.perf_counter() < begin + seconds:
+        tasks = [eager(loop, suspending(argument)) for _ in range(in_flight)]
+        while not tasks[-1].done():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert all(task.result() is PAYLOAD for task in tasks)
+        done += in_flight
+    return done / (time.perf_counter() - begin)
+
+
+async def memory(count: int) -> float:
+    loop = asyncio.get_running_loop()
+    argument = Argument(PAYLOAD)
+    before = private_bytes()
+    tasks = [eager(loop, suspended(argument)) for _ in range(count)]
+    await asyncio.sleep(0)
+    used = (private_bytes() - before) / count
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    return used
+
+
+def main() -> None:
+    arguments()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        for line in sys.stdin:
+            what, *numbers = line.split()
+            if what == "rate":
+                answer = runner.run(rate(float(numbers[0]), int(numbers[1])))
+            else:
+                answer = runner.run(memory(int(numbers[0])))
+            sys.stdout.write(f"{answer}\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""What a connection costs uvloop itself: one protocol for all of them, which keeps nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from bench.peers.common import arguments, run_protocol
+from bench.wire import ACCEPTED
+
+ROOM = memoryview(bytearray(256 * 1024))
+
+
+class Nothing(asyncio.BufferedProtocol):
+    def connection_made(self, transport: Any) -> None:
+        # Before anything was asked, as it will not know later whose request it reads.
+        transport.write(ACCEPTED)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return ROOM
+
+    def buffer_updated(self, nbytes: int) -> None:
+        pass
+
+
+def main() -> None:
+    arguments()
+    nothing = Nothing()
+    run_protocol(lambda: nothing)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""From the bytes of a reset to the CancelledError in the handler, on a loop that runs already.
+
+`python -m bench.reset_in_process RESETS` prints JSON: microseconds, and the iteration of the loop in
+which the handler was told, 1 being the next. There is no socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+import sockrpc
+from bench.engine import Engine
+from bench.peer import feed, request, reset
+from bench.tables import quantiles
+
+WARM_UP = 500
+
+
+class Iterations:
+    """Counts the iterations of the loop that have begun since a reset was read."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.count = 0
+        self.handle: asyncio.Handle | None = None
+
+    def restart(self) -> None:
+        """To be called right after the reset: what it has scheduled for the next iteration comes first."""
+        self.stop()
+        self.count = 1
+        self.handle = self.loop.call_soon(self.turn)
+
+    def turn(self) -> None:
+        self.count += 1
+        self.handle = self.loop.call_soon(self.turn)
+
+    def stop(self) -> None:
+        if self.handle is not None:
+            self.handle.cancel()
+
+
+def measure(resets: int) -> dict[str, Any]:
+    """So many resets, one after another, after some that do not count."""
+    app = sockrpc.App()
+    begun = asyncio.Event()
+    stopped: list[tuple[int, int]] = []
+    iterations: list[Iterations] = []
+
+    @app.method("wait")
+    async def wait(call: sockrpc.Call) -> None:
+        begun.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            stopped.append((time.perf_counter_ns(), iterations[0].count))
+            raise
+
+    engine = Engine(app)
+    frames = [(request(number, "wait", 0), reset(number)) for number in range(WARM_UP + resets)]
+    sent: list[int] = []
+
+    async def run() -> None:
+        iterations.append(Iterations(asyncio.get_running_loop()))
+        for begins, ends in frames:
+            begun.clear()
+            feed(engine.protocol, begins)
+            await begun.wait()
+            sent.append(time.perf_counter_ns())
+            feed(engine.protocol, ends)
+            iterations[0].restart()
+            while len(stopped) < len(sent):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        iterations[0].stop()
+
+    try:
+        engine.loop.run_until_complete(run())
+        assert engine.here.server.statistics().calls_reset == len(frames)
+    finally:
+        engine.close()
+    pairs = list(zip(sent, stopped, strict=True))[WARM_UP:]
+    return {
+        "us": quantiles([(after[0] - before) / 1000 for before, after in pairs]),
+        "iterations": max(after[1] for _, after in pairs),
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(measure(int(sys.argv[1]))) + "\n")

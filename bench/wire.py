@@ -1,0 +1,25 @@
+"""What the load generator expects: the opening's answer, and the payloads."""
+
+from __future__ import annotations
+
+from bench.peer import SUBPROTOCOL
+
+# The accept value belongs to the load generator's key, which is always the same.
+ACCEPTED = (
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    f"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n"
+).encode()
+
+ALPHABET = b"abcdefghijklmnopqrstuvwxyz"
+FAN_OUT_BYTES = 100
+
+
+def pattern(size: int) -> bytes:
+    """The payload of so many bytes that the load generator sends and expects."""
+    return (ALPHABET * (size // len(ALPHABET) + 1))[:size]
+
+
+def request_bytes(method: str, size: int) -> int:
+    """What a Request of the load generator has on the wire: header, mask, request."""
+    message = 6 + len(method) + size
+    return message + 4 + (2 if message < 126 else 4 if message < 65536 else 10)
