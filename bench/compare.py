@@ -44,6 +44,10 @@ SIZES = [(1, 1), (1, 256), (64, 1), (64, 16)]
 LARGE = {"64 KiB": (64 * 1024, 16, 4), "1 MiB": (1024 * 1024, 4, 2)}
 FAN_OUT = 1000
 BUSY = 32
+# What the smaller picture shows.
+HEADLINES = (
+    *("32 B, 1 × 1", "32 B, 64 × 16", "1 MiB", "reset → abort seen, idle", "fan-out", "memory of an idle"),
+)
 
 
 @dataclass(frozen=True)
@@ -283,7 +287,9 @@ def main() -> None:
     }
     (options.into / "peers.json").write_text(json.dumps(record, indent=1) + "\n")
     write(options.into / "peers.svg", charts, note)
-    print(f"\n{text}\n{options.into}/peers.md, peers.json (with all rounds) and peers.svg have the same")
+    headlines = [each for each in charts if each.title.startswith(HEADLINES)]
+    write(options.into / "headlines.svg", headlines or charts[:1], note)
+    print(f"\n{text}\n{options.into}/peers.md, peers.json (with all rounds), peers.svg and headlines.svg")
 
 
 def describe(machine: Mapping[str, Any], settings: Settings) -> str:

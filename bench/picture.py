@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,12 @@ from xml.sax.saxutils import escape
 from bench.tables import number
 
 WIDTH = 860
-LABELS = 250
+LABELS = 270
 VALUES = 90
 BAR = 16
 STEP = 24
 PAD = 16
+NOTE_COLUMNS = 120
 
 # GitHub's own palettes, as there is contrast enough on its pages; `prefers-color-scheme` reaches into images.
 STYLE = """
@@ -65,7 +67,7 @@ def draw(charts: Sequence[Chart], note: str) -> str:
         charts: What is drawn, from the top.
         note: Where the figures come from; it is broken into lines at newlines.
     """
-    lines = note.splitlines()
+    lines = [part for line in note.splitlines() for part in textwrap.wrap(line, NOTE_COLUMNS)]
     height = sum(chart.height for chart in charts) + 18 * len(lines) + 2 * PAD
     described = "; ".join(
         f"{chart.title}: {', '.join(f'{bar.label} {number(bar.value)} {chart.unit}' for bar in chart.bars)}"

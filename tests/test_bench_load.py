@@ -65,7 +65,7 @@ def take_message(source: Any) -> tuple[int, bytes]:
 
 
 @contextlib.contextmanager
-def answering(answer: Answer, pieces: int = 1 << 20) -> Iterator[int]:
+def answering(answer: Answer, pieces: int = 1 << 20, pongs: list[bytes] | None = None) -> Iterator[int]:
     """A server that answers each request with the bytes that `answer` makes, in pieces; its port."""
 
     def talk(line: socket.socket) -> None:
@@ -78,6 +78,10 @@ def answering(answer: Answer, pieces: int = 1 << 20) -> Iterator[int]:
                 opcode, request = take_message(source)
                 if opcode == 8:
                     return
+                if opcode == 10:
+                    assert pongs is not None
+                    pongs.append(request)
+                    continue
                 name = 6 + request[5] if request[0] == 2 else 5
                 data = answer(request[1:5], request[name:])
                 for start in range(0, len(data), pieces):
@@ -120,6 +124,21 @@ def test_right_answers_are_counted(dialect: str, size: int, pieces: int) -> None
 def test_an_answer_that_comes_byte_by_byte_is_one() -> None:
     with answering(response, 1) as port:
         assert load("calls", port, in_flight=4, **SHORT)["answers"] > 0
+
+
+@pytest.mark.parametrize("size", [32, 300_000])
+def test_pings_are_answered_between_requests(size: int) -> None:
+    pongs: list[bytes] = []
+
+    def answer(number: bytes, payload: bytes) -> bytes:
+        return message(number, 9) + response(number, payload)
+
+    with answering(answer, pongs=pongs) as port:
+        # More than the system buffers, so that a pong comes while a request is half sent.
+        result = load("calls", port, size=size, in_flight=16, seconds=0.5, warm_up=0.01)
+    # The last ones cross the close frame.
+    assert len(pongs) >= result["answers"] > 0
+    assert pongs[0] == bytes([0, 0, 0, 1])
 
 
 def test_answers_out_of_order_are_right() -> None:

@@ -115,23 +115,22 @@ static void flush(Line *line) {
     static uint8_t batch[BATCH + MAX_HEAD + SMALL];
     uint64_t time = line->queue_size ? now() : 0;
     for (;;) {
+        /* What is left came later than a large request that has begun, which begins only when nothing is left. */
+        if (line->is_sending_large) {
+            size_t head = line->large_at < line->head_size ? line->head_size - line->large_at : 0;
+            size_t sent = line->large_at > line->head_size ? line->large_at - line->head_size : 0;
+            struct iovec parts[2] = {{line->head + line->head_size - head, head}, {wire.tail + sent, wire.tail_size - sent}};
+            line->large_at += try_send(line, parts, 2);
+            if (line->large_at < line->head_size + wire.tail_size)
+                return watch(line, true);
+            line->is_sending_large = false;
+        }
         if (line->left_size > line->left_at) {
             struct iovec rest = {line->left + line->left_at, line->left_size - line->left_at};
             line->left_at += try_send(line, &rest, 1);
             if (line->left_at < line->left_size)
                 return watch(line, true);
             line->left_at = line->left_size = 0;
-        }
-        if (line->is_sending_large) {
-            size_t at = line->large_at;
-            struct iovec parts[2] = {{line->head + at, line->head_size - at}, {wire.tail, wire.tail_size}};
-            bool past_head = at >= line->head_size;
-            if (past_head)
-                parts[1] = (struct iovec){wire.tail + at - line->head_size, wire.tail_size + line->head_size - at};
-            line->large_at += try_send(line, past_head ? parts + 1 : parts, past_head ? 1 : 2);
-            if (line->large_at < line->head_size + wire.tail_size)
-                return watch(line, true);
-            line->is_sending_large = false;
         }
         if (!line->queue_size)
             return watch(line, false);
@@ -169,8 +168,6 @@ static void queue_slot(Line *line, uint32_t slot) {
 /* Sends a whole small message, after what is being sent. */
 static void send_small(Line *line, int opcode, const void *data, size_t size) {
     uint8_t frame[MAX_HEAD + 128];
-    if (line->is_sending_large)
-        fail("a small message among large ones");
     keep(line, frame, write_small(frame, opcode, data, size));
     flush(line);
 }
