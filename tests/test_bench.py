@@ -35,14 +35,14 @@ def test_the_output_of_h2load_is_read_and_doubted() -> None:
         "requests: 2469 total, 2469 started, 2469 done, {} succeeded, {} failed, 0 errored, 0 timeout\n"
         "traffic: 1MB (1048576) total, 2KB (2048) headers (space savings 95.00%), 90KB ({}) data\n"
     )
-    found = Grpc.read(output.format(2469, 0, 2469 * 37), [100.0, 300.0, 200.0], 32)
+    found = Grpc.read(output.format(2469, 0, 2469 * 37 + 16), [100.0, 300.0, 200.0], 32, 16)
     assert found["answers_per_second"] == 1234.5
     assert found["round_trip_us"]["p50"] == 200.0
-    for wrong in ((2468, 1, 2469 * 37), (2469, 0, 0), (2469, 0, 2469 * 36 // 2)):
+    for wrong in ((2468, 1, 2469 * 37), (2469, 0, 0), (2469, 0, 2469 * 36), (2469, 0, 2486 * 37), (0, 0, 0)):
         with pytest.raises(LoadError, match="did not answer"):
-            Grpc.read(output.format(*wrong), [100.0], 32)
+            Grpc.read(output.format(*wrong), [100.0], 32, 16)
     with pytest.raises(LoadError, match="nobody expected"):
-        Grpc.read("", [], 32)
+        Grpc.read("", [], 32, 16)
 
 
 def test_rounds_alternate_and_begin_with_another_each_time() -> None:
