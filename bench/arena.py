@@ -110,9 +110,11 @@ class Arena:
         return load(mode, port, **known, **options)
 
     def stop(self) -> None:
-        self.kept.close()
-        for server in self.servers.values():
-            server.stop()
+        # Connections before their servers; whatever goes wrong, every server is stopped.
+        with contextlib.ExitStack() as stack:
+            for server in self.servers.values():
+                stack.callback(server.stop)
+            stack.push(self.kept)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine
-from bench.arena import Arena, Contender, Result, Rounds, alternate, arena, call_bytes, idle_bytes, limit
+from bench.arena import (
+    Arena,
+    Contender,
+    Result,
+    Rounds,
+    alternate,
+    arena,
+    call_bytes,
+    client_calls,
+    idle_bytes,
+    limit,
+)
 from bench.grpc_load import Grpc
 from bench.picture import Bar, Chart, write
 from bench.tables import number, table_of
@@ -38,6 +49,8 @@ BY_HAND = Contender("websockets, dict of tasks", "websockets_rpc", method="corou
 SOCKETIO = Contender("python-socketio", "socketio_server", "socketio", path=SOCKETIO_PATH)
 GRPC = Contender("grpc.aio", "grpc_server", "grpc")
 
+# Not a server of anything: what a connection costs before there is one.
+TRANSPORT = "uvloop transport alone"
 EVERYBODY = [LIMIT, *OURS, PICOWS, AIOHTTP, WEBSOCKETS, FASTAPI, BY_HAND, SOCKETIO, GRPC]
 # That many calls of 32 bytes at a time, by connections and calls on each.
 SIZES = [(1, 1), (1, 256), (64, 1), (64, 16)]
@@ -149,12 +162,16 @@ def resets(busy: int) -> Bout:
     )
 
 
+def clients(here: Arena, settings: Settings) -> Mapping[str, Callable[[], Result]]:
+    port = here.port(OURS[0])
+    kinds = {"sockrpc.connect": "sockrpc", "websockets, dict of futures": "websockets"}
+    return {name: partial(client_calls, kind, port, settings.seconds, 256) for name, kind in kinds.items()}
+
+
 def idle_memory(here: Arena, settings: Settings) -> Mapping[str, Callable[[], Result]]:
     chosen = [OURS[0], PICOWS, AIOHTTP, WEBSOCKETS, FASTAPI, BY_HAND, SOCKETIO]
     found = {each.name: partial(idle_bytes, each, settings.connections) for each in chosen}
-    found["uvloop transport alone"] = partial(
-        idle_bytes, Contender("", "transport", "ready"), settings.connections
-    )
+    found[TRANSPORT] = partial(idle_bytes, Contender("", "transport", "ready"), settings.connections)
     found[GRPC.name] = partial(Grpc.idle_bytes, GRPC, min(settings.connections, 200))
     return found
 
@@ -208,9 +225,18 @@ def bouts() -> list[Bout]:
             [Measure("connections a second", "1/s", ("per_second",), less_is_better=False)],
             connect_rate,
         ),
+        Bout(
+            "Python client, one connection, 256 in flight",
+            [Measure("calls a second", "1/s", ("answers_per_second",), less_is_better=False)],
+            clients,
+        ),
         Bout("memory of an idle connection", in_bytes, idle_memory, 3),
         Bout("memory of a call in flight", in_bytes, call_memory, 3),
     ]
+
+
+def is_ours(name: str) -> bool:
+    return name.startswith("sockrpc")
 
 
 def median_of(results: list[Result], measure: Measure) -> float:
@@ -224,24 +250,25 @@ def median_of(results: list[Result], measure: Measure) -> float:
 
 
 def summarize(bout: Bout, rounds: Rounds) -> dict[str, dict[str, float]]:
-    """Medians by contender, and the ratio of each to our plain function's first figure."""
+    """Medians by contender, and the ratio of each first figure to the first of ours."""
     found = {
         name: {f"{m.name}, {m.unit}": median_of(results, m) for m in bout.measures}
         for name, results in rounds.items()
     }
+    ours = next(name for name in found if is_ours(name))
     first = bout.measures[0]
     column = f"{first.name}, {first.unit}"
     for row in found.values():
-        row["of sockrpc's"] = row[column] / found[OURS[0].name][column]
+        row["of sockrpc's"] = row[column] / found[ours][column]
     return found
 
 
 def chart(bout: Bout, summary: Mapping[str, Mapping[str, float]]) -> Chart:
     first = bout.measures[0]
     column = f"{first.name}, {first.unit}"
-    ours = {each.name for each in OURS}
-    kinds = {LIMIT.name: "limit", "uvloop transport alone": "limit"} | dict.fromkeys(ours, "ours")
-    bars = [Bar(name, row[column], kinds.get(name, "")) for name, row in summary.items()]
+    limits = (LIMIT.name, TRANSPORT)
+    kinds = {name: "limit" if name in limits else "ours" if is_ours(name) else "" for name in summary}
+    bars = [Bar(name, row[column], kinds[name]) for name, row in summary.items()]
     bars.sort(key=lambda bar: bar.value, reverse=not first.less_is_better)
     return Chart(f"{bout.title}: {first.name}", first.unit, bars, first.less_is_better)
 
