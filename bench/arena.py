@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 from bench.loading import PATIENCE, Conversation, FanOut, Held, load, on_core
 from bench.machine import LOAD_CORE, SERVER_CORE
-from bench.memory import private_bytes
+from bench.memory import private_bytes, processor_seconds
 from bench.wire import request_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,6 +104,17 @@ class Arena:
         """Connections to one of them that wait for broadcasts."""
         path = contender.path if contender.dialect == "socketio" else "/fanout"
         return FanOut(self.port(contender), connections, contender.dialect, path)
+
+    def broadcasts(self, contender: Contender, receivers: FanOut, count: int) -> Result:
+        """So many broadcasts: how long one takes, and how long the server itself works for each receiver."""
+        server = self.servers[contender.process]
+        before = processor_seconds(server.process.pid)
+        seconds = [receivers.broadcast() for _ in range(count)]
+        spent = processor_seconds(server.process.pid) - before
+        return {
+            "seconds": statistics.median(seconds),
+            "server_seconds": spent / count / receivers.connections,
+        }
 
     def load(self, mode: str, contender: Contender, **options: object) -> Result:
         port = self.port(contender)

@@ -49,6 +49,7 @@ BY_HAND = Contender("websockets, dict of tasks", "websockets_rpc", method="corou
 SOCKETIO = Contender("python-socketio", "socketio_server", "socketio", path=SOCKETIO_PATH)
 GRPC = Contender("grpc.aio", "grpc_server", "grpc")
 
+FAN_OUT_LIMIT = Contender("limit", "fanout_limit", "echo")
 # Not a server of anything: what a connection costs before there is one.
 TRANSPORT = "uvloop transport alone"
 EVERYBODY = [LIMIT, *OURS, PICOWS, AIOHTTP, WEBSOCKETS, FASTAPI, BY_HAND, SOCKETIO, GRPC]
@@ -189,14 +190,10 @@ def call_memory(here: Arena, settings: Settings) -> Mapping[str, Callable[[], Re
 def fan_out(here: Arena, settings: Settings) -> Mapping[str, Callable[[], Result]]:
     # Connections stay open from the first round on; the arena closes them with its servers.
     found: dict[str, Callable[[], Result]] = {}
-    for each in (OURS[0], PICOWS, AIOHTTP, WEBSOCKETS, FASTAPI, SOCKETIO):
+    for each in (FAN_OUT_LIMIT, OURS[0], PICOWS, AIOHTTP, WEBSOCKETS, FASTAPI, SOCKETIO):
         waiting = here.keep(here.fan_out(each, FAN_OUT))
-        found[each.name] = partial(several, waiting.broadcast)
+        found[each.name] = partial(here.broadcasts, each, waiting, 5)
     return found
-
-
-def several(broadcast: Callable[[], float]) -> Result:
-    return {"seconds": statistics.median(broadcast() for _ in range(5))}
 
 
 def connect_rate(here: Arena, settings: Settings) -> Mapping[str, Callable[[], Result]]:
@@ -217,7 +214,10 @@ def bouts() -> list[Bout]:
         resets(BUSY),
         Bout(
             f"fan-out of 100 B to {FAN_OUT:,}",
-            [Measure("until all have it", "ms", ("seconds",), 1e3)],
+            [
+                Measure("until all have it", "ms", ("seconds",), 1e3),
+                Measure("server's time for each", "µs", ("server_seconds",), 1e6),
+            ],
             fan_out,
         ),
         Bout(

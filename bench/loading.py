@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from bench.machine import LOAD_CORE
+from bench.wire import FAN_OUT_BYTES
 
 SOURCES = Path(__file__).with_name("load")
 BUILT = Path(__file__).parent.parent / "build" / "bench"
@@ -133,7 +134,8 @@ class FanOut(Conversation):
     """Connections that wait for broadcasts."""
 
     def __init__(self, port: int, connections: int, dialect: str = "rpc", path: str = "/fanout") -> None:
-        options = {"connections": connections, "dialect": dialect, "path": path, "size": 100}
+        self.connections = connections
+        options = {"connections": connections, "dialect": dialect, "path": path, "size": FAN_OUT_BYTES}
         super().__init__(load_command("fanout", port, **options))
         assert self.hear() == "ready"
 

@@ -1,4 +1,4 @@
-"""How much memory a process has to itself."""
+"""How much memory a process has to itself, and how long it has run."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ def private_bytes(pid: int | str = "self") -> int:
         if line.startswith("Anonymous:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError("this kernel does not tell a process's anonymous memory")
+
+
+def processor_seconds(pid: int) -> float:
+    """How long the main thread of a process has been on a processor."""
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9

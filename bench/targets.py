@@ -47,6 +47,7 @@ WEBSOCKETS = Contender("websockets echo", "websockets_echo", "echo")
 BY_HAND = Contender("dict of tasks on websockets", "websockets_rpc", method="coroutine")
 RAISED = Contender("limits raised", "sockrpc_server", arguments={"raised": 1})
 TRANSPORT = Contender("uvloop transport", "transport", "ready")
+FAN_OUT_LIMIT = Contender("limit", "fanout_limit", "echo")
 LIMIT = limit()
 
 CONNECTIONS, IN_FLIGHT = 64, 16
@@ -293,18 +294,18 @@ def measure_memory(here: Arena, settings: Settings) -> Measured:
 
 def measure_fan_out(here: Arena, settings: Settings) -> Measured:
     connections = 1000
-    with here.fan_out(PLAIN, connections) as ours, here.fan_out(WEBSOCKETS, connections) as other:
-
-        def several(broadcast: Callable[[], float]) -> Result:
-            return {"seconds": statistics.median(broadcast() for _ in range(10))}
-
-        measured = {
-            WEBSOCKETS.name: lambda: several(other.broadcast),
-            PLAIN.name: lambda: several(ours.broadcast),
-        }
-        rounds = alternate(settings.rounds, measured)
+    # The limit stands in the JSON only: it says how much of the time nobody can save.
+    measured = {
+        each.name: partial(here.broadcasts, each, here.keep(here.fan_out(each, connections)), 10)
+        for each in (FAN_OUT_LIMIT, PLAIN, WEBSOCKETS)
+    }
+    rounds = alternate(settings.rounds, measured)
     what = f"fan-out of 100 B to {connections:,} connections: × websockets.broadcast"
-    return [compared(rounds, what, WEBSOCKETS.name, PLAIN.name, ("seconds",), 2.5)], rounds
+    own = f"{what}, in the server's own processor time"
+    return [
+        compared(rounds, what, WEBSOCKETS.name, PLAIN.name, ("seconds",), 2.5),
+        compared(rounds, own, WEBSOCKETS.name, PLAIN.name, ("server_seconds",), 2.5),
+    ], rounds
 
 
 def measure_client(here: Arena, settings: Settings) -> Measured:
