@@ -12,6 +12,8 @@ import sys
 import time
 from typing import Any
 
+import uvloop
+
 import sockrpc
 from bench.engine import Engine
 from bench.peer import feed, request, reset
@@ -59,7 +61,7 @@ def measure(resets: int) -> dict[str, Any]:
             stopped.append((time.perf_counter_ns(), iterations[0].count))
             raise
 
-    engine = Engine(app)
+    engine = Engine(app, uvloop.new_event_loop())
     frames = [(request(number, "wait", 0), reset(number)) for number in range(WARM_UP + resets)]
     sent: list[int] = []
 
