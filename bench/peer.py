@@ -107,6 +107,7 @@ class NullTransport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written_bytes = 0
+        self.is_paused = False
 
     def write(self, data: Any) -> None:
         self.written_bytes += len(data)
@@ -121,10 +122,10 @@ class NullTransport(asyncio.Transport):
         return False
 
     def pause_reading(self) -> None:
-        pass
+        self.is_paused = True
 
     def resume_reading(self) -> None:
-        pass
+        self.is_paused = False
 
     def can_write_eof(self) -> bool:
         return False
