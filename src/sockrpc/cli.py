@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import sockrpc
+from sockrpc.bench.loading import add_load_options, print_load
 from sockrpc.handover import named_sockets
 from sockrpc.limits import ClientLimits, Limits, ServerLimits
 from sockrpc.pages import pages, serve_pages
@@ -109,6 +110,10 @@ def make_parser() -> argparse.ArgumentParser:
     listening = command("listen", listen, "print the payloads of events, one a line, until Ctrl-C")
     add_client_options(listening)
     listening.add_argument("events", metavar="EVENT", nargs="+")
+
+    loading = command("bench", bench, "put a load on a server and tell how long its answers take")
+    add_client_options(loading)
+    add_load_options(loading, DEFAULT_TIMEOUT)
     return parser
 
 
@@ -363,6 +368,11 @@ def listen(options: argparse.Namespace) -> int:
     except* (OSError, sockrpc.SockRPCError) as errors:
         raise errors.exceptions[0] from None
     return 0
+
+
+def bench(options: argparse.Namespace) -> int:
+    """`sockrpc bench`."""
+    return 0 if print_load(options, lambda: connecting(options)) else EXIT_INTERRUPTED
 
 
 def payload_fields(payload: bytes) -> dict[str, str]:

@@ -1,0 +1,8 @@
+"""`python -m sockrpc.bench`."""
+
+import sys
+
+from sockrpc.bench.commands import main
+
+if __name__ == "__main__":
+    sys.exit(main())

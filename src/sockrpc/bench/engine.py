@@ -1,0 +1,334 @@
+"""Compares two environments: persistent processes, and rounds interleaved at random."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import random
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from sockrpc.bench.verdict import SIDES, Attempt, Outcome, Result, overall
+from sockrpc.errors import UsageError
+
+__all__ = ["BenchmarkError", "Comparison", "Environment", "Plan", "Worker", "compare"]
+
+WORKER = Path(__file__).with_name("worker.py")
+# Variables that lead a Python to other packages than those of its own environment.
+MISLEADING = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+
+
+class BenchmarkError(Exception):
+    """A benchmark, or the process that runs it, failed.
+
+    Attributes:
+        details: The traceback, or what the process said last.
+    """
+
+    def __init__(self, text: str, details: str = "") -> None:
+        super().__init__(text)
+        self.details = details
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One side: a Python, and further folders to import from."""
+
+    python: Path
+    paths: tuple[Path, ...] = ()
+
+    @classmethod
+    def at(cls, place: Path, paths: tuple[Path, ...] = ()) -> Environment:
+        """Of a virtual environment, or of an interpreter.
+
+        Raises:
+            UsageError: There is no Python, or no such folder.
+        """
+        candidates = [place, place / "bin" / "python", place / "Scripts" / "python.exe"]
+        for folder in paths:
+            if not folder.is_dir():
+                raise UsageError(f"{folder} is not a folder")
+        for candidate in candidates:
+            if candidate.is_file():
+                # Not resolved: the link is what makes it the Python of its environment.
+                return cls(candidate.absolute(), tuple(folder.absolute() for folder in paths))
+        raise UsageError(f"{place} is neither a virtual environment nor a Python")
+
+    def command(self, scripts: tuple[Path, ...], slow: float = 0.0) -> list[str]:
+        """What runs a worker."""
+        options = {
+            "scripts": [str(script.absolute()) for script in scripts],
+            "paths": [str(path) for path in self.paths],
+            "slow": slow,
+        }
+        # -P: neither this package's folder nor the current one, which may hold either side's sources.
+        return [str(self.python), "-P", str(WORKER), json.dumps(options)]
+
+
+def worker_environ() -> dict[str, str]:
+    """The environment variables of a worker: the same order of sets and dicts on both sides."""
+    environ = {name: value for name, value in os.environ.items() if name not in MISLEADING}
+    return {**environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared, and how.
+
+    Attributes:
+        scripts: Files with functions `bench_*`.
+        limit: How much slower a benchmark may be: 0.1 is ten per cent.
+        rounds: Rounds of each benchmark on each side, in one attempt.
+        confirm: Further attempts at what was slower or noisy.
+        round_seconds: About how long a round takes.
+        timeout: Seconds that a set-up or a round may take at most.
+        only: Run benchmarks whose names hold this text.
+        seed: Of the order of rounds.
+        slow: For self-tests: sides that are slowed, and by how much.
+    """
+
+    base: Environment
+    head: Environment
+    scripts: tuple[Path, ...]
+    limit: float = 0.10
+    rounds: int = 40
+    confirm: int = 2
+    round_seconds: float = 0.010
+    timeout: float = 120.0
+    only: str = ""
+    seed: int = field(default_factory=lambda: random.SystemRandom().getrandbits(32))
+    slow: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for script in self.scripts:
+            if not script.is_file():
+                raise UsageError(f"{script} is not a file")
+        if not self.scripts:
+            raise UsageError("there is no script")
+        if self.rounds < 4 or self.confirm < 1 or not self.limit > 0:
+            raise UsageError("at least 4 rounds, 1 confirmation, and a limit above 0")
+
+
+class Worker:
+    """A process of one side, which does what it is told."""
+
+    def __init__(self, command: list[str], side: str, timeout: float) -> None:
+        self._side = side
+        self._timeout = timeout
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the worker
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=worker_environ(),
+            encoding="utf-8",
+        )
+        # A pipe can not be waited for with a time-out on every system; a queue can.
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put("")
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        """Have it do something; returns the result.
+
+        Raises:
+            BenchmarkError: It failed, ended, or did not answer in time.
+        """
+        what = " ".join([command, *map(str, arguments.values())])
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": command, **arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._answers.get(timeout=self._timeout)
+        except queue.Empty:
+            self._process.kill()
+            raise BenchmarkError(
+                f"{self._side}: {what!r} took longer than {self._timeout:g} s", self._said()
+            ) from None
+        except OSError:
+            line = ""
+        if not line:
+            code = self._process.wait()
+            raise BenchmarkError(
+                f"{self._side}: the process ended at {what!r}, exit code {code}", self._said()
+            )
+        answer = json.loads(line)
+        if "error" in answer:
+            raise BenchmarkError(f"{self._side}: {what}: {answer['error']}", answer["traceback"])
+        return answer["result"]
+
+    def _said(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")[-4000:]
+
+    def end(self) -> None:
+        """End the process, by its own will if it has one."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+        except OSError:
+            pass
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.end()
+
+
+@dataclass
+class Comparison:
+    """What came out.
+
+    Attributes:
+        results: The benchmarks that both sides can run.
+        incomparable: Those that the base fails to run, and why.
+        new: Those that the script defines with the head only.
+        versions: What each side consists of.
+    """
+
+    plan: Plan
+    results: list[Result]
+    incomparable: dict[str, str]
+    new: list[str]
+    versions: dict[str, dict[str, Any]]
+
+    @property
+    def outcome(self) -> Outcome:
+        """Of all of it."""
+        return overall(self.results, [*self.incomparable])
+
+
+class Trio:
+    """A process for each side, and all benchmarks set up in each."""
+
+    def __init__(self, plan: Plan, order: random.Random) -> None:
+        self._plan = plan
+        self._order = order
+        environments = {"base": plan.base, "control": plan.base, "head": plan.head}
+        self._workers: dict[str, Worker] = {}
+        self.incomparable: dict[str, str] = {}
+        self.new: list[str] = []
+        try:
+            # In any order: who comes first may get the better memory.
+            for side in order.sample(SIDES, len(SIDES)):
+                command = environments[side].command(plan.scripts, plan.slow.get(side, 0.0))
+                self._workers[side] = Worker(command, side, plan.timeout)
+        except BaseException:
+            self.end()
+            raise
+
+    def versions(self) -> dict[str, dict[str, Any]]:
+        return {side: self._workers[side].ask("versions") for side in ("base", "head")}
+
+    def open(self, wanted: list[str] | None) -> list[str]:
+        """Set up the benchmarks that both sides have; returns their names."""
+        names: dict[str, list[str]] = {side: worker.ask("names") for side, worker in self._workers.items()}
+        of_head = [name for name in names["head"] if self._plan.only in name]
+        if wanted is not None:
+            of_head = [name for name in of_head if name in wanted]
+        ready = []
+        for name in of_head:
+            if name not in names["base"]:
+                self.new.append(name)
+                continue
+            # What the head can not run is a defect; what only the base can not run may have to be so.
+            self._workers["head"].ask("open", name=name)
+            try:
+                for side in ("base", "control"):
+                    self._workers[side].ask("open", name=name)
+            except BenchmarkError as error:
+                self.incomparable[name] = str(error)
+            else:
+                ready.append(name)
+        for worker in self._workers.values():
+            worker.ask("freeze")
+        return ready
+
+    def measure(self, names: list[str], progress: Callable[[str], None]) -> dict[str, Attempt]:
+        plan = self._plan
+        attempts: dict[str, Attempt] = {}
+        for name in names:
+            loops = self._workers["base"].ask("calibrate", name=name, seconds=plan.round_seconds)
+            attempts[name] = Attempt(loops, {side: [] for side in SIDES}, plan.limit)
+            for side in SIDES:
+                # The first is for the caches and for the interpreter that adapts; it does not count.
+                self._workers[side].ask("round", name=name, loops=loops)
+        for number in range(plan.rounds):
+            progress(f"round {number + 1} of {plan.rounds}, {len(names)} benchmarks")
+            # All benchmarks in each sweep: a minute of noise then hits a part of each, not all of one.
+            for name in self._order.sample(names, len(names)):
+                attempt = attempts[name]
+                for side in self._order.sample(SIDES, len(SIDES)):
+                    seconds = self._workers[side].ask("round", name=name, loops=attempt.loops)
+                    attempt.rounds[side].append(seconds)
+        for worker in self._workers.values():
+            worker.ask("close")
+        return attempts
+
+    def end(self) -> None:
+        for worker in self._workers.values():
+            worker.end()
+
+
+def compare(plan: Plan, progress: Callable[[str], None] = lambda text: None) -> Comparison:
+    """Measure both sides. What looks slower or noisy is measured again with fresh processes.
+
+    Raises:
+        BenchmarkError: A benchmark does not run with the head.
+        UsageError: There is nothing to compare.
+    """
+    order = random.Random(plan.seed)
+    results: dict[str, Result] = {}
+    incomparable: dict[str, str] = {}
+    versions: dict[str, dict[str, Any]] = {}
+    new: list[str] = []
+    wanted: list[str] | None = None
+    for attempt in range(1 + plan.confirm):
+        trio = Trio(plan, order)
+        try:
+            names = trio.open(wanted)
+            if attempt == 0:
+                versions = trio.versions()
+                incomparable, new = trio.incomparable, trio.new
+                if not names and not incomparable:
+                    raise UsageError("there is no function bench_* that both sides have")
+            for name, measured in trio.measure(names, progress).items():
+                results.setdefault(name, Result(name)).attempts.append(measured)
+        finally:
+            trio.end()
+        wanted = [name for name, result in results.items() if result.outcome is Outcome.INCONCLUSIVE]
+        if not wanted:
+            break
+        if attempt < plan.confirm:
+            progress(f"again, with fresh processes: {', '.join(wanted)}")
+    return Comparison(plan, list(results.values()), incomparable, new, versions)
+

@@ -1,0 +1,45 @@
+"""The script of `python -m sockrpc.bench selftest`, and an example of one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import sockrpc
+
+if TYPE_CHECKING:
+    from sockrpc.bench.loopback import Bench
+
+__all__ = ["app", "bench_join", "bench_reset_to_abort", "bench_sixteen_calls"]
+
+app = sockrpc.App()
+
+
+@app.method("echo")
+async def echo(call: sockrpc.Call) -> bytes:
+    """Answer with the payload."""
+    return call.payload
+
+
+@app.method("work")
+async def work(call: sockrpc.Call) -> None:
+    """Work until the call is reset."""
+    await asyncio.Event().wait()
+
+
+def bench_join() -> None:
+    """The whole function is timed."""
+    ",".join(str(number) for number in range(1000))
+
+
+async def bench_sixteen_calls(bench: Bench) -> AsyncIterator[Any]:
+    """Up to `yield` is set-up; what is yielded is timed."""
+    async with bench.loopback(app) as here:
+        yield lambda: here.calls(16, "echo", b"hello")
+
+
+async def bench_reset_to_abort(bench: Bench) -> AsyncIterator[Any]:
+    """From a reset to the end of the work that it aborts."""
+    async with bench.loopback(app) as here:
+        yield here.resets("work")

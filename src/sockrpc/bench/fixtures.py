@@ -1,0 +1,15 @@
+"""The pytest fixture `bench`; switched on by `pytest_plugins = ["sockrpc.bench.fixtures"]` in a conftest.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from sockrpc.bench.loopback import Bench
+
+__all__ = ["bench"]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """A server on the loopback network, clients of it, an injector of resets; see `sockrpc.bench.Bench`."""
+    return Bench()

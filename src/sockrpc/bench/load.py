@@ -1,0 +1,214 @@
+"""`sockrpc bench`: calls a method as fast as a server answers, and tells how long the answers take."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import sockrpc
+from sockrpc.bench.loopback import new_event_loop
+
+__all__ = ["PERCENTILES", "Histogram", "Load", "Measured", "run_load"]
+
+# How often the progress is told, in seconds.
+PROGRESS_SECONDS = 0.5
+PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+# Buckets of a histogram are as wide as the 128th part of the power of two below them: under one per cent.
+BITS = 7
+
+
+class Histogram:
+    """Times, counted in buckets: its size does not grow with their number."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.minimum = 0.0
+        self.maximum = 0.0
+        self._buckets: Counter[int] = Counter()
+
+    def add(self, seconds: float) -> None:
+        """Count one time."""
+        self.minimum = seconds if not self.count else min(self.minimum, seconds)
+        self.maximum = max(self.maximum, seconds)
+        self.count += 1
+        nanoseconds = int(seconds * 1e9)
+        shift = max(nanoseconds.bit_length() - BITS - 1, 0)
+        self._buckets[shift << (BITS + 1) | nanoseconds >> shift] += 1
+
+    def percentile(self, percent: float) -> float:
+        """The time in seconds that so many per cent did not exceed, at most one per cent too high; 0 if empty."""
+        wanted = self.count * percent / 100
+        seen = 0
+        for bucket in sorted(self._buckets):
+            seen += self._buckets[bucket]
+            if seen >= wanted:
+                shift, top = bucket >> (BITS + 1), bucket & (2 ** (BITS + 1) - 1)
+                # The upper end of the bucket, so that nothing looks better than it was.
+                return min(((top + 1) << shift) * 1e-9, self.maximum)
+        return self.maximum
+
+
+@dataclass(frozen=True)
+class Load:
+    """What to ask of a server.
+
+    Attributes:
+        connect: Makes a connection.
+        timeout: Seconds that one call may take.
+    """
+
+    connect: Callable[[], sockrpc.connect]
+    method: str
+    payload: bytes
+    connections: int
+    in_flight: int
+    seconds: float
+    timeout: float
+
+    def __post_init__(self) -> None:
+        if self.connections < 1 or self.in_flight < 1:
+            raise sockrpc.UsageError("at least one connection, and one call in flight on each")
+        if not 0 < self.seconds < float("inf") or not 0 < self.timeout < float("inf"):
+            raise sockrpc.UsageError("--seconds and --timeout are positive numbers of seconds")
+
+
+@dataclass
+class Measured:
+    """What came out so far.
+
+    Attributes:
+        seconds: How long it has been going on.
+        latencies: Of the calls that were answered, from calling to having the answer.
+        error: What ended it too early.
+        interrupted: Whether the user did.
+    """
+
+    load: Load
+    began: float = field(default_factory=time.perf_counter)
+    seconds: float = 0.0
+    latencies: Histogram = field(default_factory=Histogram)
+    error: BaseException | None = None
+    interrupted: bool = False
+
+    @property
+    def calls_per_second(self) -> float:
+        """Answers, by the time that it has been going on."""
+        return self.latencies.count / self.seconds if self.seconds else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it; times in seconds."""
+        load, latencies = self.load, self.latencies
+        return {
+            "method": load.method,
+            "connections": load.connections,
+            "in_flight": load.in_flight,
+            "payload_bytes": len(load.payload),
+            "seconds": round(self.seconds, 6),
+            "calls": latencies.count,
+            "calls_per_second": round(self.calls_per_second, 1),
+            "latency": {
+                "min": latencies.minimum,
+                **{f"p{percent:g}": latencies.percentile(percent) for percent in PERCENTILES},
+                "max": latencies.maximum,
+            },
+            "interrupted": self.interrupted,
+            "error": None if self.error is None else f"{type(self.error).__name__}: {self.error}",
+        }
+
+    def line(self) -> str:
+        """The progress, in a line."""
+        latencies = self.latencies
+        return (
+            f"{self.seconds:5.1f} s  {latencies.count:,} calls  {self.calls_per_second:,.0f} a second  "
+            f"p50 {milliseconds(latencies.percentile(50))}  p99 {milliseconds(latencies.percentile(99))}"
+        )
+
+    def lines(self) -> Iterator[str]:
+        """The outcome, for people."""
+        load, latencies = self.load, self.latencies
+        yield (
+            f"{load.method}: {load.connections} connection(s), {load.in_flight} in flight on each, "
+            f"{len(load.payload)} bytes, {self.seconds:.1f} s"
+        )
+        yield f"{latencies.count:,} calls, {self.calls_per_second:,.0f} a second"
+        if latencies.count:
+            times = [("min", latencies.minimum)]
+            times += [(f"p{percent:g}", latencies.percentile(percent)) for percent in PERCENTILES]
+            times.append(("max", latencies.maximum))
+            yield "latency: " + "  ".join(f"{name} {milliseconds(value)}" for name, value in times)
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"
+
+
+def run_load(load: Load, progress: Callable[[Measured], None]) -> Measured:
+    """Put the load on the server, on a loop of its own, until the time is over.
+
+    A Ctrl-C ends it early: what is in flight is reset, and what was measured is returned.
+
+    Raises:
+        TimeoutError: The server did not answer a first call: v0.1 can not tell that there is no such method.
+        OSError: There is no connection to be had.
+        SockRPCError: The server refused, or the line broke before anything was measured.
+    """
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(put_load(load, progress))
+
+
+async def put_load(load: Load, progress: Callable[[Measured], None]) -> Measured:
+    """The same in a running loop; cancelling it, once it has begun to measure, ends it early."""
+    clients: list[sockrpc.Client] = []
+    try:
+        for _ in range(load.connections):
+            clients.append(await load.connect())
+        try:
+            await clients[0].call(load.method, load.payload, timeout=load.timeout)
+        except TimeoutError:
+            raise TimeoutError(
+                f"no answer within {load.timeout:g} s; is there a method {load.method!r}?"
+            ) from None
+        return await measure(load, clients, progress)
+    finally:
+        await asyncio.gather(*(client.close() for client in clients))
+
+
+async def measure(
+    load: Load, clients: list[sockrpc.Client], progress: Callable[[Measured], None]
+) -> Measured:
+    measured = Measured(load)
+
+    async def keep_calling(client: sockrpc.Client) -> None:
+        method, payload, timeout = load.method, load.payload, load.timeout
+        add = measured.latencies.add
+        clock = time.perf_counter
+        while True:
+            began = clock()
+            await client.call(method, payload, timeout=timeout)
+            add(clock() - began)
+
+    async def keep_telling() -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            measured.seconds = time.perf_counter() - measured.began
+            progress(measured)
+
+    tasks = [asyncio.ensure_future(keep_calling(each)) for each in clients for _ in range(load.in_flight)]
+    telling = asyncio.ensure_future(keep_telling())
+    try:
+        done, _ = await asyncio.wait(
+            [*tasks, telling], timeout=load.seconds, return_when=asyncio.FIRST_EXCEPTION
+        )
+        measured.error = next((task.exception() for task in done), None)
+    except asyncio.CancelledError:
+        measured.interrupted = True
+    finally:
+        measured.seconds = time.perf_counter() - measured.began
+        for task in [*tasks, telling]:
+            task.cancel()
+        await asyncio.gather(*tasks, telling, return_exceptions=True)
+    return measured

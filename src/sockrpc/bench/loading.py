@@ -1,0 +1,72 @@
+"""The flags of `sockrpc bench`, and what it prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import sockrpc
+from sockrpc.bench.load import Load, Measured, run_load
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["add_load_options", "print_load"]
+
+
+def add_load_options(parser: argparse.ArgumentParser, timeout: float) -> None:
+    """What `sockrpc bench` takes beside the options of every client."""
+    parser.add_argument("--method", default="echo", metavar="METHOD", help="what to call (%(default)s)")
+    for flag, default, text in (
+        ("--connections", 1, "connections"),
+        ("--in-flight", 16, "calls in flight on each connection"),
+        ("--payload-bytes", 32, "size of each payload, which consists of letters"),
+    ):
+        parser.add_argument(flag, type=int, default=default, metavar="N", help=f"{text} (%(default)d)")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="how long (%(default)g)")
+    parser.add_argument(
+        "--timeout", type=float, default=timeout, metavar="S", help="seconds, of each call (%(default)g)"
+    )
+
+
+def print_load(options: argparse.Namespace, connect: Callable[[], sockrpc.connect]) -> bool:
+    """Put the load on the server and print what was measured; False if it was interrupted.
+
+    Raises:
+        UsageError: A number is out of range.
+        SockRPCError: The connection was refused, or lost; what was measured until then is printed.
+    """
+    if options.payload_bytes < 0:
+        raise sockrpc.UsageError("--payload-bytes is not negative")
+    load = Load(
+        connect,
+        options.method,
+        b"x" * options.payload_bytes,
+        connections=options.connections,
+        in_flight=options.in_flight,
+        seconds=options.seconds,
+        timeout=options.timeout,
+    )
+    is_watched = sys.stderr.isatty()
+
+    def show(text: str) -> None:
+        if is_watched:
+            # In the place of the last one.
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+
+    def progress(measured: Measured) -> None:
+        show(measured.line())
+
+    try:
+        measured = run_load(load, progress)
+    finally:
+        show("")
+    text = json.dumps(measured.as_json()) if options.json else "\n".join(measured.lines())
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+    if measured.error is not None:
+        raise measured.error
+    return not measured.interrupted

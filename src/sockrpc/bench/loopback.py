@@ -1,0 +1,165 @@
+"""What benchmarks get as `bench`: a server on the loopback network, clients of it, an injector of resets.
+
+The environment that is measured may have an older sockrpc, without `sockrpc.bench`: its worker loads this
+file by its path, so it uses nothing but what `sockrpc` itself makes public.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import sockrpc
+
+__all__ = ["Bench", "Loopback", "Resets", "SelfTimed", "new_event_loop"]
+
+Result = TypeVar("Result")
+
+# Nothing here takes this many seconds unless it is broken.
+PATIENCE = 30.0
+# A handler that has started is given this many turns of the loop to come to its first wait.
+SETTLING_TURNS = 3
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """A loop like that of `sockrpc.run`: of uvloop where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+class SelfTimed:
+    """An operation that measures itself: a function, plain or async, that returns seconds."""
+
+    is_self_timed = True
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+
+    def __call__(self) -> Any:
+        """Measure once; the seconds, or an awaitable of them."""
+        return self._function()
+
+
+class Resets(SelfTimed):
+    """Calls a method and resets the call; made by `Loopback.resets`."""
+
+    def __init__(
+        self, server: sockrpc.Server, client: sockrpc.Client, method: str, payload: str | bytes
+    ) -> None:
+        super().__init__(self._inject)
+        self._server = server
+        self._client = client
+        self._method = method
+        self._payload = payload
+
+    async def sample(self, count: int) -> list[float]:
+        """Measure so many times, one after the other; the seconds, shortest first."""
+        return sorted([await self._inject() for _ in range(count)])
+
+    async def _inject(self) -> float:
+        statistics = self._server.statistics
+        before = statistics()
+        call = asyncio.ensure_future(self._client.call(self._method, self._payload))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while statistics().calls_started == before.calls_started and not call.done():
+                    await asyncio.sleep(0)
+                for _ in range(SETTLING_TURNS):
+                    await asyncio.sleep(0)
+                running = statistics()
+                if call.done() or running.calls_running == before.calls_running:
+                    raise RuntimeError(f"{self._method!r} had ended before it could be reset")
+                began = time.perf_counter()
+                call.cancel()
+                # Polled, not waited for: the handler is the user's own, and stays as it is.
+                while statistics().calls_running > before.calls_running:
+                    await asyncio.sleep(0)
+                took = time.perf_counter() - began
+        except TimeoutError:
+            raise RuntimeError(f"{self._method!r} did not start or did not end within {PATIENCE:g} s") from None
+        finally:
+            call.cancel()
+            await asyncio.wait([call])
+        if statistics().calls_reset != before.calls_reset + 1:
+            raise RuntimeError(f"{self._method!r} ended by itself, not by its reset")
+        return took
+
+
+class Loopback:
+    """A server and a client of it, in one loop; made by `Bench.loopback`.
+
+    Attributes:
+        server: The running `sockrpc.Server`.
+        client: A `sockrpc.Client` that is connected to it.
+        uri: Where it listens.
+    """
+
+    def __init__(self, server: sockrpc.Server, uri: str, stack: contextlib.AsyncExitStack) -> None:
+        self.server = server
+        self.uri = uri
+        self.client: sockrpc.Client
+        self._stack = stack
+
+    async def connect(self, **options: Any) -> sockrpc.Client:
+        """One more client, closed at the end of the block; takes what `sockrpc.connect` takes."""
+        import sockrpc
+
+        # A ping in the middle of a round would be measured with it.
+        options.setdefault("ping_interval", None)
+        return await self._stack.enter_async_context(sockrpc.connect(self.uri, **options))
+
+    async def calls(self, count: int, method: str, payload: str | bytes = b"") -> list[bytes]:
+        """So many calls in flight at once; their answers. Cancelling it resets them.
+
+        Raises:
+            ConnectionLost: The connection was lost.
+        """
+        call = self.client.call
+        return await asyncio.gather(*(call(method, payload) for _ in range(count)))
+
+    def resets(self, method: str, payload: str | bytes = b"") -> Resets:
+        """An operation that calls the method, resets the call once its handler waits, and returns the
+        seconds from there until the work has ended, unwinding and undo hooks included.
+
+        The handler stays as it is; it has to run until it is reset. `RuntimeError` if it does not.
+        """
+        return Resets(self.server, self.client, method, payload)
+
+
+class Bench:
+    """What a benchmark that asks for it, and a test with the fixture `bench`, gets."""
+
+    @contextlib.asynccontextmanager
+    async def loopback(self, app: Any, **options: Any) -> AsyncIterator[Loopback]:
+        """Serve an `App`, or a coroutine function of one socket, on a free port, with a client connected.
+
+        Args:
+            app: What `sockrpc.serve` takes.
+            options: Further arguments of `sockrpc.serve`, limits included; pings are off by default.
+        """
+        import sockrpc
+
+        options.setdefault("ping_interval", None)
+        async with sockrpc.serve(app, "127.0.0.1", 0, **options) as server:
+            port = server.sockets[0].getsockname()[1]
+            # Clients first: what they leave in flight is aborted, not waited for.
+            async with contextlib.AsyncExitStack() as stack:
+                here = Loopback(server, f"ws://127.0.0.1:{port}{options.get('path') or '/'}", stack)
+                here.client = await here.connect()
+                yield here
+
+    def self_timed(self, function: Callable[[], Any]) -> SelfTimed:
+        """An operation whose result, in seconds, is taken for its time; the function may be async."""
+        return SelfTimed(function)
+
+    def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Run a coroutine to its end on a loop of its own, as a plain test function needs it."""
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(coroutine)
