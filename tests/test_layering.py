@@ -36,7 +36,12 @@ LAYERS: list[list[str]] = [
     # The package itself, which shows what is public.
     ["__init__"],
     # What is built on the package, like an application.
-    ["testing", "bench", "demo", "pages"],
+    ["testing", "demo", "pages", "bench.loopback", "bench.verdict", "bench.worker", "bench.example"],
+    ["bench", "bench.engine", "bench.load", "bench.fixtures"],
+    ["bench.counts", "bench.selftest", "bench.loading"],
+    ["bench.report"],
+    ["bench.commands"],
+    ["bench.__main__"],
     ["cli"],
     ["__main__"],
 ]
@@ -59,6 +64,10 @@ MUST_NOT_IMPORT: dict[str, set[str]] = {
     "server": {"struct"},
 }
 THIRD_PARTY = {"websockets", "uvloop"}
+# Who imports it has it: tests do.
+PYTEST_PLUGIN = "bench.fixtures"
+# They run in environments that have another sockrpc, or one without `sockrpc.bench`.
+SELF_CONTAINED = {"bench.worker": set[str](), "bench.loopback": {"__init__"}, "bench.example": {"__init__"}}
 
 
 class Imports:
@@ -124,13 +133,13 @@ def read_imports(path: Path) -> Imports:
     return python_imports(text) if path.suffix == ".py" else cython_imports(text)
 
 
-FILES = sorted(path for path in SOURCE.iterdir() if path.suffix in {".py", ".pyx", ".pxd"})
-IMPORTS = {path.name: read_imports(path) for path in FILES}
+FILES = sorted(path for path in SOURCE.rglob("*") if path.suffix in {".py", ".pyx", ".pxd"})
+IMPORTS = {path.relative_to(SOURCE).as_posix(): read_imports(path) for path in FILES}
 every_file = pytest.mark.parametrize("name", IMPORTS)
 
 
 def module_of(name: str) -> str:
-    return name.partition(".")[0]
+    return name.partition(".")[0].replace("/", ".").removesuffix(".__init__")
 
 
 def graph() -> dict[str, set[str]]:
@@ -167,7 +176,8 @@ def test_there_are_no_cycles() -> None:
 
 @every_file
 def test_nothing_is_imported_but_the_standard_library_and_two_packages(name: str) -> None:
-    assert IMPORTS[name].others - sys.stdlib_module_names - THIRD_PARTY == set()
+    allowed = THIRD_PARTY | ({"pytest"} if module_of(name) == PYTEST_PLUGIN else set())
+    assert IMPORTS[name].others - sys.stdlib_module_names - allowed == set()
 
 
 @pytest.mark.parametrize("module", MUST_NOT_IMPORT)
@@ -177,9 +187,14 @@ def test_a_part_does_not_import_what_it_must_not_know(module: str) -> None:
             assert imports.others & MUST_NOT_IMPORT[module] == set()
 
 
+@pytest.mark.parametrize("module", SELF_CONTAINED)
+def test_what_runs_beside_another_sockrpc_uses_what_is_public_only(module: str) -> None:
+    assert IMPORTS[f"{module.replace('.', '/')}.py"].own <= SELF_CONTAINED[module]
+
+
 @every_file
 def test_only_the_command_line_parses_arguments(name: str) -> None:
-    if module_of(name) != "cli":
+    if module_of(name) not in {"cli", "bench.commands"}:
         assert "argparse" not in IMPORTS[name].others
 
 
@@ -233,6 +248,8 @@ def test_the_imports_are_found() -> None:
     assert "asyncio" in IMPORTS["_loop.pyx"].others
     assert "uvloop" in IMPORTS["runner.py"].others
     assert "rooms" not in IMPORTS["sockets.py"].own
+    assert edges["bench"] == {"bench.loopback"}
+    assert edges["bench.commands"] >= {"bench.engine", "bench.report", "errors"}
 
 
 def test_imports_of_cython_are_understood() -> None:

@@ -23,8 +23,8 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 EPILOG = """
-exit codes: 0 ok, 1 slower, 2 used wrongly or a benchmark failed, 3 inconclusive: the machine was too noisy, or
-the base can not run a benchmark; 130 interrupted
+exit codes: 0 ok, 1 slower, 2 used wrongly or a benchmark failed, 3 inconclusive: the machine was
+too noisy, or the base can not run a benchmark; 130 interrupted
 """
 
 
@@ -67,13 +67,19 @@ def make_parser() -> argparse.ArgumentParser:
     add_sides(comparing)
     add_rounds(comparing)
     comparing.add_argument(
-        "--limit", type=float, default=10.0, metavar="PERCENT", help="how much slower is too slow (%(default)g)"
+        "--limit",
+        type=float,
+        default=10.0,
+        metavar="PERCENT",
+        help="how much slower is too slow (%(default)g)",
     )
     comparing.add_argument("--only", default="", metavar="TEXT", help="benchmarks whose names hold this")
     comparing.add_argument("--seed", type=int, metavar="N", help="of the order of rounds (drawn)")
     add_outputs(comparing)
 
-    counting = command("count", run_count, "compare two environments by the instructions that benchmarks take")
+    counting = command(
+        "count", run_count, "compare two environments by the instructions that benchmarks take"
+    )
     add_sides(counting)
     counting.add_argument(
         "--limit", type=float, default=3.0, metavar="PERCENT", help="how many more are too many (%(default)g)"
@@ -83,13 +89,19 @@ def make_parser() -> argparse.ArgumentParser:
     add_outputs(counting)
 
     testing = command(
-        "selftest", run_selftest, "prove on this machine that a slowdown is found, and that noise is not blamed"
+        "selftest",
+        run_selftest,
+        "prove on this machine that a slowdown is found, and that noise is not blamed",
     )
     testing.add_argument(
         "--venv", type=Path, metavar="VENV", default=Path(sys.executable), help="the environment (this one)"
     )
-    testing.add_argument("--path", type=Path, action="append", default=[], metavar="FOLDER", help="import from here too")
-    testing.add_argument("--script", type=Path, action="append", metavar="FILE", help="(one that comes with it)")
+    testing.add_argument(
+        "--path", type=Path, action="append", default=[], metavar="FOLDER", help="import from here too"
+    )
+    testing.add_argument(
+        "--script", type=Path, action="append", metavar="FILE", help="(one that comes with it)"
+    )
     testing.add_argument("--limit", type=float, default=10.0, metavar="PERCENT", help="(%(default)g)")
     testing.add_argument(
         "--slow", type=float, default=50.0, metavar="PERCENT", help="the slowdown to inject (%(default)g)"
@@ -123,13 +135,19 @@ def add_rounds(parser: argparse.ArgumentParser) -> None:
         "--round-ms", type=float, default=10.0, metavar="MS", help="how long one takes (%(default)g)"
     )
     parser.add_argument(
-        "--confirm", type=int, default=2, metavar="N", help="further attempts at what is slow or noisy (%(default)d)"
+        "--confirm",
+        type=int,
+        default=2,
+        metavar="N",
+        help="further attempts at what is slow or noisy (%(default)d)",
     )
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="append the table, as to a job's summary")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="append the table, as to a job's summary"
+    )
 
 
 def sides(options: argparse.Namespace) -> tuple[Environment, Environment]:

@@ -87,7 +87,5 @@ def count(
     counted = []
     for index, name in enumerate(names):
         base_none, base_some, head_none, head_some = totals[4 * index : 4 * index + 4]
-        counted.append(
-            Counted(name, loops, (base_some - base_none) / loops, (head_some - head_none) / loops)
-        )
+        counted.append(Counted(name, loops, (base_some - base_none) / loops, (head_some - head_none) / loops))
     return counted

@@ -18,7 +18,7 @@ from typing import IO, Any, Self
 from sockrpc.bench.verdict import SIDES, Attempt, Outcome, Result, overall
 from sockrpc.errors import UsageError
 
-__all__ = ["BenchmarkError", "Comparison", "Environment", "Plan", "Worker", "compare"]
+__all__ = ["BenchmarkError", "Comparison", "Environment", "Plan", "Worker", "compare", "worker_environ"]
 
 WORKER = Path(__file__).with_name("worker.py")
 # Variables that lead a Python to other packages than those of its own environment.
@@ -331,4 +331,3 @@ def compare(plan: Plan, progress: Callable[[str], None] = lambda text: None) -> 
         if attempt < plan.confirm:
             progress(f"again, with fresh processes: {', '.join(wanted)}")
     return Comparison(plan, list(results.values()), incomparable, new, versions)
-

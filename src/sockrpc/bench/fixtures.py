@@ -1,4 +1,4 @@
-"""The pytest fixture `bench`; switched on by `pytest_plugins = ["sockrpc.bench.fixtures"]` in a conftest.py."""
+"""The pytest fixture `bench`: `pytest_plugins = ["sockrpc.bench.fixtures"]` in conftest.py switches it on."""
 
 from __future__ import annotations
 

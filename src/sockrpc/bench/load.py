@@ -37,18 +37,18 @@ class Histogram:
         self.count += 1
         nanoseconds = int(seconds * 1e9)
         shift = max(nanoseconds.bit_length() - BITS - 1, 0)
-        self._buckets[shift << (BITS + 1) | nanoseconds >> shift] += 1
+        self._buckets[(shift << (BITS + 1)) | (nanoseconds >> shift)] += 1
 
     def percentile(self, percent: float) -> float:
-        """The time in seconds that so many per cent did not exceed, at most one per cent too high; 0 if empty."""
+        """The seconds that so many per cent did not exceed, at most one per cent too high; 0 if empty."""
         wanted = self.count * percent / 100
         seen = 0
         for bucket in sorted(self._buckets):
             seen += self._buckets[bucket]
             if seen >= wanted:
-                shift, top = bucket >> (BITS + 1), bucket & (2 ** (BITS + 1) - 1)
+                shift, top = bucket >> (BITS + 1), bucket % 2 ** (BITS + 1)
                 # The upper end of the bucket, so that nothing looks better than it was.
-                return min(((top + 1) << shift) * 1e-9, self.maximum)
+                return min(float((top + 1) << shift) * 1e-9, self.maximum)
         return self.maximum
 
 
@@ -164,7 +164,7 @@ async def put_load(load: Load, progress: Callable[[Measured], None]) -> Measured
     """The same in a running loop; cancelling it, once it has begun to measure, ends it early."""
     clients: list[sockrpc.Client] = []
     try:
-        for _ in range(load.connections):
+        while len(clients) < load.connections:
             clients.append(await load.connect())
         try:
             await clients[0].call(load.method, load.payload, timeout=load.timeout)

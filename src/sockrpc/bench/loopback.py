@@ -69,7 +69,7 @@ class Resets(SelfTimed):
         call = asyncio.ensure_future(self._client.call(self._method, self._payload))
         try:
             async with asyncio.timeout(PATIENCE):
-                while statistics().calls_started == before.calls_started and not call.done():
+                while statistics().calls_started == before.calls_started and not call.done():  # noqa: ASYNC110
                     await asyncio.sleep(0)
                 for _ in range(SETTLING_TURNS):
                     await asyncio.sleep(0)
@@ -78,12 +78,14 @@ class Resets(SelfTimed):
                     raise RuntimeError(f"{self._method!r} had ended before it could be reset")
                 began = time.perf_counter()
                 call.cancel()
-                # Polled, not waited for: the handler is the user's own, and stays as it is.
-                while statistics().calls_running > before.calls_running:
+                # Polled, as there is nothing to wait for: the handler is the user's own, and stays as it is.
+                while statistics().calls_running > before.calls_running:  # noqa: ASYNC110
                     await asyncio.sleep(0)
                 took = time.perf_counter() - began
         except TimeoutError:
-            raise RuntimeError(f"{self._method!r} did not start or did not end within {PATIENCE:g} s") from None
+            raise RuntimeError(
+                f"{self._method!r} did not start or did not end within {PATIENCE:g} s"
+            ) from None
         finally:
             call.cancel()
             await asyncio.wait([call])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import platform
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def machine() -> dict[str, Any]:
         "processor": processor(),
         "cores": os.cpu_count(),
         "load_average": load,
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
 
 
@@ -129,7 +129,7 @@ def comparison_markdown(comparison: Comparison) -> str:
         *(f"- `{name}` is new: only the head has it." for name in comparison.new),
         *(f"- `{name}` could not be compared: {why}" for name, why in comparison.incomparable.items()),
         f"- Base: {versions(comparison.versions['base'])}. Head: {versions(comparison.versions['head'])}.",
-        f"- {plan.rounds} rounds of each, interleaved, on {where['processor']}, {where['cores']} cores{loaded}.",
+        f"- {plan.rounds} rounds each, interleaved; {where['processor']}, {where['cores']} cores{loaded}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -172,5 +172,3 @@ def counts_markdown(counted: Sequence[Counted], limit: float) -> str:
         *table(["benchmark", "base", "head", "change", "outcome"], rows),
     ]
     return "\n".join(lines) + "\n"
-
-

@@ -19,7 +19,8 @@ def prove(plan: Plan, *, slow: float, unchanged: int, say: Callable[[str], None]
     longer, in the time that is measured.
 
     Returns:
-        OK if all is as it has to be, SLOWER if the guard is wrong, INCONCLUSIVE if noise kept it from telling.
+        OK if all is as it has to be, SLOWER if the guard is wrong, INCONCLUSIVE if it could not tell for
+        noise.
     """
     if slow <= plan.limit:
         raise UsageError("the slowdown to inject has to be above the limit")

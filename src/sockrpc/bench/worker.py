@@ -83,7 +83,7 @@ class Benchmark:
             return self._loop.run_until_complete(awaitable)
         # Without a loop nothing here waits, so one step is all.
         try:
-            awaitable.__await__().send(None)  # type: ignore[union-attr]
+            awaitable.__await__().send(None)
         except StopIteration as end:
             return end.value
         raise AssertionError("a plain benchmark waited")
@@ -118,7 +118,9 @@ class Benchmark:
     def round(self, loops: int) -> float:
         """Seconds that one operation takes."""
         gc.collect()
-        return float(self._run(self._sample(loops) if self._self_timed else self._time(loops)))
+        if self._self_timed:
+            return float(self._run(self._sample(loops)))
+        return float(self._run(self._time(loops))) / loops
 
     def repeat(self, loops: int) -> None:
         """Do the operation so many times."""
@@ -133,7 +135,7 @@ class Benchmark:
         else:
             for _ in range(loops):
                 operation()
-        return self._slowed(began, time.perf_counter() - began) / loops
+        return self._slowed(began, time.perf_counter() - began)
 
     async def _sample(self, loops: int) -> float:
         samples = []

@@ -1,0 +1,150 @@
+"""The engine of a server without a socket: from the bytes of a read to those of its answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import sockrpc
+from sockrpc._frames import Request, Reset, serialize_frame
+from sockrpc._loop import context_of_running_loop
+from sockrpc._output import Settings
+from sockrpc._service import Service
+from sockrpc._websocket import serialize
+from sockrpc.limits import Limits
+from sockrpc.protocols import ServerProtocol
+from sockrpc.sockets import Hooks, Socket
+from sockrpc.threads import WorkerThreads
+
+CALLS = 200
+
+app = sockrpc.App()
+
+
+@app.method("plain")
+def plain(call: sockrpc.Call) -> bytes:
+    return call.payload
+
+
+@app.method("coroutine")
+async def coroutine(call: sockrpc.Call) -> bytes:
+    return call.payload
+
+
+@app.method("suspending")
+async def suspending(call: sockrpc.Call) -> bytes:
+    await asyncio.sleep(0)
+    return call.payload
+
+
+@app.method("waiting")
+async def waiting(call: sockrpc.Call) -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+class Nowhere(asyncio.Transport):
+    """Takes everything at once and keeps nothing."""
+
+    def write(self, data: Any) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
+class Engine:
+    """One open connection of a server."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        limits = Limits(ping_interval=None, stall_timeout=None)
+        hooks = Hooks()
+        self.service = Service(
+            Settings(limits),
+            context_of_running_loop(),
+            *app._tables(),
+            threads=WorkerThreads(self.loop, limits.max_threads),
+            make_socket=lambda connection: Socket(connection, hooks),
+        )
+        self.transport = Nowhere()
+        self.protocol = ServerProtocol(self.service)
+        self.protocol.connection_made(self.transport)
+        self.protocol.open(b"")
+        self.protocol.socket._opened("guard")
+        self.protocol.begin()
+
+    def feed(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            room = self.protocol.get_buffer(-1)
+            size = min(len(room), len(view))
+            room[:size] = view[:size]
+            self.protocol.buffer_updated(size)
+            view = view[size:]
+
+    async def answered(self, data: bytes) -> None:
+        """Feed a read, and wait for the answers to it."""
+        self.feed(data)
+        while self.protocol.in_flight:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+    async def reset(self, requests: bytes, resets: bytes) -> None:
+        """Feed calls that wait, then their resets, and wait until all work has ended."""
+        self.feed(requests)
+        # On 3.11 their first steps come in the next iteration.
+        await asyncio.sleep(0)
+        self.feed(resets)
+        while self.protocol.load[0]:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+def message(frame: Request | Reset) -> bytes:
+    return serialize("binary", serialize_frame(frame), masked=True)
+
+
+def read_of(method: str) -> bytes:
+    return b"".join(message(Request(number, method, bytes(32))) for number in range(CALLS))
+
+
+async def bench_dispatch() -> AsyncIterator[Callable[[], object]]:
+    """Calls of plain functions and of coroutines, each kind in a read of its own."""
+    engine = Engine()
+    reads = [read_of(method) for method in ("plain", "coroutine", "suspending")]
+
+    async def answer() -> None:
+        for read in reads:
+            await engine.answered(read)
+
+    yield answer
+    counters = engine.service.counters()
+    assert counters["calls_answered"] == counters["calls_started"] > 0
+    engine.protocol.connection_lost(None)
+
+
+async def bench_dispatch_of_resets() -> AsyncIterator[Callable[[], object]]:
+    engine = Engine()
+    requests = read_of("waiting")
+    resets = b"".join(message(Reset(number)) for number in range(CALLS))
+    yield lambda: engine.reset(requests, resets)
+    counters = engine.service.counters()
+    assert counters["calls_reset"] == counters["calls_started"] > 0
+    engine.protocol.connection_lost(None)

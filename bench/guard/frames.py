@@ -1,0 +1,44 @@
+"""Parser and encoder, without a connection: bytes to messages, frames to bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from sockrpc._frames import Request, Response, parse_message, serialize_frame
+from sockrpc._websocket import Parser, serialize
+
+MESSAGES = 200
+PAYLOAD = bytes(range(32))
+
+
+def bench_parser() -> Iterator[Callable[[], object]]:
+    """Masked messages of one read, and one of 64 KiB, which is a loop of unmasking."""
+    requests = [serialize_frame(Request(number, "echo", PAYLOAD)) for number in range(MESSAGES)]
+    data = b"".join(serialize("binary", frame, masked=True) for frame in [*requests, bytes(64 * 1024)])
+    parser = Parser("server")
+    assert len(parser.feed(data)) == MESSAGES + 1
+    yield lambda: parser.feed(data)
+
+
+def bench_frames_parsed() -> Iterator[Callable[[], object]]:
+    frames = [serialize_frame(Request(number, "uppercase", PAYLOAD)) for number in range(MESSAGES)]
+
+    def parse() -> None:
+        for frame in frames:
+            parse_message(frame, receiver="server")
+
+    yield parse
+
+
+def bench_encoder() -> Iterator[Callable[[], object]]:
+    """Responses as a server sends them, requests as a client does."""
+    responses = [Response(number, PAYLOAD) for number in range(MESSAGES)]
+    requests = [Request(number, "uppercase", PAYLOAD) for number in range(MESSAGES)]
+
+    def encode() -> None:
+        for response in responses:
+            serialize("binary", serialize_frame(response), masked=False)
+        for request in requests:
+            serialize("binary", serialize_frame(request), masked=True)
+
+    yield encode
