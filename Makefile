@@ -7,6 +7,8 @@
 ##   make conformance   every case of Autobahn's test-suite, both roles (needs a Python 2.7, or WSTEST)
 ##   make bench-targets   every promise about speed, measured  (ARGS="--only small")
 ##   make bench-peers     the comparison with other servers    (ARGS="--rounds 3")
+##   make guard   is it slower than a revision?              (BASE=main  ARGS="--only reset"  ARGS=--no-counts)
+##   make guard-selftest   is a slowdown found, and noise not blamed?
 ##   make soak    ten minutes of load on the newest interpreter
 ##   make fuzz    coverage-guided fuzzing, a minute a target  (ARGS="--seconds 600 websocket_server")
 ##   make asan    the tests under AddressSanitizer and UndefinedBehaviorSanitizer (ARGS="-k frames")
@@ -19,7 +21,7 @@
 
 # Thin on purpose: how environments are made and tests are run stands in scripts/, typed and linted.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench conformance soak fuzz cover wheel clean asan bench-targets bench-peers
+.PHONY: help demo test check bench conformance soak fuzz cover wheel clean asan bench-targets bench-peers guard guard-selftest
 export PYTHONS PYTEST_ARGS JOBS
 
 IN = scripts/python scripts/environments.py
@@ -60,6 +62,12 @@ bench-peers:
 
 conformance:
 	@scripts/python scripts/conformance.py $(ARGS)
+
+guard:
+	@scripts/python scripts/guard.py $(or $(BASE),$(error BASE is the revision to compare with, as in make guard BASE=main)) $(ARGS)
+
+guard-selftest:
+	@scripts/python scripts/guard.py --selftest $(ARGS)
 
 soak:
 	@$(IN) --group test 'test-{minor}' -- python -m pytest -m soak $(ARGS)

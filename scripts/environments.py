@@ -38,13 +38,13 @@ def source_files(root: Path) -> dict[str, Path]:
     return {str(path.relative_to(root)): path for path in files if path.is_file()}
 
 
-def stage_sources(stage: Path) -> None:
+def stage_sources(stage: Path, root: Path = ROOT) -> None:
     """Brings a copy of the sources up to date, in which one interpreter builds.
 
     Builds side by side would otherwise share setuptools' folders and corrupt each other's. What was compiled
     stays, so that only what changed is compiled again.
     """
-    sources = source_files(ROOT)
+    sources = source_files(root)
     if source_files(stage).keys() - sources.keys():
         # A file that is gone would live on in setuptools' folders and get into the wheel.
         shutil.rmtree(stage)
@@ -56,9 +56,9 @@ def stage_sources(stage: Path) -> None:
             shutil.copyfile(source, copy)
 
 
-def digest_sources() -> str:
+def digest_sources(root: Path = ROOT) -> str:
     digest = hashlib.sha256()
-    for relative, source in source_files(ROOT).items():
+    for relative, source in source_files(root).items():
         content = source.read_bytes()
         digest.update(f"{relative}:{len(content)}:".encode() + content)
     return digest.hexdigest()
@@ -143,8 +143,8 @@ class Environment:
         execute([str(self.python), "-m", "pip", "--disable-pip-version-check", "-q", command, *arguments])
 
 
-def read_project() -> dict[str, Any]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+def read_project(root: Path = ROOT) -> dict[str, Any]:
+    return tomllib.loads((root / "pyproject.toml").read_text())
 
 
 def group_requirements(group: str) -> list[str]:
@@ -154,23 +154,25 @@ def group_requirements(group: str) -> list[str]:
     return [requirement for requirements in nested for requirement in requirements]
 
 
-def build_wheel(interpreter: Interpreter) -> Path:
-    """The wheel of the present sources, built at most once for all environments of an interpreter."""
+def build_wheel(interpreter: Interpreter, root: Path = ROOT) -> Path:
+    """The wheel of the sources below `root`, built at most once for all environments of an interpreter."""
     name = f"build-{interpreter.minor}" + ("-sanitize" if os.environ.get("SOCKRPC_SANITIZE") else "")
     builder = Environment(interpreter, name)
     builder.make(read_project()["build-system"]["requires"])
+    if root != ROOT:
+        name += f"-{root.name}"
     stage, wheels = ROOT / "build" / "stage" / name, ROOT / "build" / "wheels" / name
     stamp = wheels / "digest"
     tools = f"{interpreter.prefix} {interpreter.release} {compiler_settings()}"
-    digest = digest_sources()
+    digest = digest_sources(root)
     with locked(f"{name}-wheel"):
         old_tools, _, old_digest = stamp.read_text().partition("\n") if stamp.is_file() else ("", "", "")
         if (old_tools, old_digest) != (tools, digest):
-            say(f"compiling sockrpc for Python {interpreter.release}")
+            say(f"compiling {root.name} for Python {interpreter.release}")
             shutil.rmtree(wheels, ignore_errors=True)
             if old_tools != tools:
                 shutil.rmtree(stage, ignore_errors=True)
-            stage_sources(stage)
+            stage_sources(stage, root)
             # Without isolation: all of Cython is new in a fresh environment, so it would translate all again.
             builder.pip("wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(wheels), str(stage))
             stamp.write_text(f"{tools}\n{digest}")

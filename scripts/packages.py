@@ -85,6 +85,19 @@ def provide_network_tools() -> None:
         install_packages(sorted(lacking))
 
 
+def provide_valgrind() -> None:
+    """Has valgrind on PATH.
+
+    Raises:
+        SetUpError: It is not there, and could not be installed.
+    """
+    if shutil.which("valgrind") is None:
+        # Without the second, its start-up code finds no symbols of the C library and refuses to run.
+        install_packages(["valgrind", "libc6-dbg"])
+    if shutil.which("valgrind") is None:
+        raise SetUpError("there is no valgrind (Debian: apt-get install valgrind)")
+
+
 def find_browser() -> str | None:
     return next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
