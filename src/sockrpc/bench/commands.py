@@ -130,9 +130,9 @@ def add_sides(parser: argparse.ArgumentParser) -> None:
 
 
 def add_rounds(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, default=40, metavar="N", help="of each side (%(default)d)")
+    parser.add_argument("--rounds", type=int, default=60, metavar="N", help="of each side (%(default)d)")
     parser.add_argument(
-        "--round-ms", type=float, default=10.0, metavar="MS", help="how long one takes (%(default)g)"
+        "--round-ms", type=float, default=2.0, metavar="MS", help="how long one takes (%(default)g)"
     )
     parser.add_argument(
         "--confirm",
