@@ -60,6 +60,7 @@ class Command:
         *arguments: str | Path,
         program: tuple[str, ...] = SOCKRPC,
         cwd: Path | None = None,
+        terminal: int | None = None,
         prefix: tuple[str, ...] = (),
         pass_fds: tuple[int, ...] = (),
         **variables: str,
@@ -71,7 +72,8 @@ class Command:
             [*prefix, *command_line(*arguments, program=program)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            # A terminal is what its standard error may be instead; then there is no log.
+            stderr=subprocess.PIPE if terminal is None else terminal,
             cwd=cwd,
             pass_fds=pass_fds,
             # Pipes are buffered by default; whoever flushes does so because it must.
@@ -84,8 +86,7 @@ class Command:
         self._reader.start()
 
     def _read_log(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        for line in self.process.stderr or ():
             with self._changed:
                 self.log.append(line.decode().rstrip())
                 self._changed.notify_all()

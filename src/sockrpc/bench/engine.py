@@ -87,8 +87,8 @@ class Plan:
         limit: How much slower a benchmark may be: 0.1 is ten per cent.
         rounds: Rounds of each benchmark on each side, in one attempt.
         confirm: Further attempts at what was slower or noisy.
-        round_seconds: About how long a round takes. Short, so that on a busy machine some are not interrupted:
-            there, rounds of 10 ms differed by 26 % at worst, those of 1.5 ms by 6 %.
+        round_seconds: About how long a round takes. Short, so that on a busy machine some are not
+            interrupted: there, rounds of 10 ms differed by 26 % at worst, those of 1.5 ms by 6 %.
         timeout: Seconds that a set-up or a round may take at most.
         only: Run benchmarks whose names hold this text.
         seed: Of the order of rounds.
