@@ -107,7 +107,7 @@ class Engine:
         wanted = self.service.counters()["calls_answered"] + CALLS
         self.feed(data)
         # Not until none is in flight: when a share is used up, the rest of a read is still to come.
-        while self.service.counters()["calls_answered"] < wanted:
+        while self.service.counters()["calls_answered"] < wanted:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
     async def reset(self, requests: bytes, resets: bytes) -> None:
@@ -117,7 +117,7 @@ class Engine:
         # On 3.11 their first steps come in the next iteration.
         await asyncio.sleep(0)
         self.feed(resets)
-        while self.service.counters()["calls_reset"] < wanted or self.protocol.load[0]:
+        while self.service.counters()["calls_reset"] < wanted or self.protocol.load[0]:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 
