@@ -189,20 +189,24 @@ def main() -> int:
     ]
     if wrong:
         parser.error(f"{wrong[0]} is set: nobody should measure such a build")
+    RESULTS.mkdir(parents=True, exist_ok=True)
     try:
         interpreter = choose_interpreter()
-        RESULTS.mkdir(parents=True, exist_ok=True)
         if not options.no_counts:
             provide_valgrind()
         if options.selftest:
-            return selftest(interpreter, options)
-        codes = compare(*make_sides(interpreter, extract(options.base)), options)
+            code = selftest(interpreter, options)
+        else:
+            codes = compare(*make_sides(interpreter, extract(options.base)), options)
+            # Whatever a process may end with beside these is a failure.
+            outcomes = [code if code in BY_WEIGHT else FAILED for code in codes.values()]
+            code = min(outcomes, key=BY_WEIGHT.index)
     except SetUpError as error:
         print(f"error: {error}", file=sys.stderr)
-        return FAILED
-    # Whatever a process may end with beside these is a failure.
-    outcomes = [code if code in BY_WEIGHT else FAILED for code in codes.values()]
-    return min(outcomes, key=BY_WEIGHT.index)
+        code = FAILED
+    # make ends with a code of its own.
+    (RESULTS / "exit-code").write_text(f"{code}\n")
+    return code
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
 
 
 def test_each_command_and_each_flag_is_named_with_its_default() -> None:
-    table = dict(re.findall(r"^\| (`--[^|]*) \| ([^|]*) \|", TEXT, re.MULTILINE))
+    table = dict(re.findall(r"^\| (`--[^|]*) \|([^|]*)\|", TEXT, re.MULTILINE))
     documented: dict[str, str] = {}
     for flags, defaults in table.items():
         names = re.findall(r"--[\w-]+", flags)
