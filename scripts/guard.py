@@ -190,6 +190,8 @@ def main() -> int:
     if wrong:
         parser.error(f"{wrong[0]} is set: nobody should measure such a build")
     RESULTS.mkdir(parents=True, exist_ok=True)
+    for name in ("exit-code", "time.json", "counts.json", "summary.md"):
+        (RESULTS / name).unlink(missing_ok=True)
     try:
         interpreter = choose_interpreter()
         if not options.no_counts:

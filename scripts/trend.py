@@ -1,7 +1,7 @@
 """Adds what a run of the guard measured to a history, and draws it: one small chart for each benchmark.
 
-A chart tells of trends and gates nothing: on machines that are not one's own, times of different days belong to
-different processors. Counted instructions do not.
+A chart tells of trends and gates nothing: on machines that are not one's own, times of different days belong
+to different processors. Counted instructions do not.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ def draw(points: list[dict[str, Any]]) -> str:
         left, top = number % COLUMNS * WIDTH, number // COLUMNS * HEIGHT
         greatest = max(value for _, value in values)
         across, down = WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN
+        step = across / max(len(points) - 1, 1)
         line = " ".join(
-            f"{MARGIN + across * index / max(len(points) - 1, 1):.1f},{MARGIN + down * (1 - value / greatest):.1f}"
+            f"{MARGIN + step * index:.1f},{MARGIN + down * (1 - value / greatest):.1f}"
             for index, value in values
         )
         colour = TIME_COLOUR if kind == "seconds" else COUNT_COLOUR
