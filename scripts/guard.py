@@ -143,7 +143,7 @@ def compare(base: Path, head: Path, options: argparse.Namespace) -> dict[str, in
     (RESULTS / "summary.md").unlink(missing_ok=True)
     only = ["--only", options.only]
     codes = {"time": measure(base, head, "ab", sorted(SUITE.glob("*.py")), "time.json", *only)}
-    if not options.no_counts:
+    if not options.no_counts and codes["time"] in BY_WEIGHT[1:]:
         codes["counts"] = measure(
             base, head, "count", [SUITE / name for name in COUNTED], "counts.json", *only
         )
