@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 from common import SetUpError, say
 from interpreters import Interpreter, find_interpreters
@@ -18,21 +19,26 @@ BROWSER_PACKAGES = ["chromium", "fonts-liberation"]
 NETWORK_TOOLS = {"ip": "iproute2", "tc": "iproute2", "nft": "nftables"}
 
 
+# apt-get waits for others who install, but not for others who update.
+APT = threading.Lock()
+
+
 def install_packages(names: list[str]) -> None:
     """Installs packages, or does nothing where it may not; whether they are there now, others have to ask."""
     if not names or not shutil.which("apt-get") or os.geteuid() != 0:
         return
     say(f"installing {' '.join(names)}")
     apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=120"]
-    # One package source out of order must not end this: what is really missing, the install will tell.
-    subprocess.run([*apt, "update"], stdin=subprocess.DEVNULL, check=False)
-    subprocess.run(
-        [*apt, "install", "-y", "--no-install-recommends", *names],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-        check=False,
-    )
+    with APT:
+        # One package source out of order must not end this: what is really missing, the install will tell.
+        subprocess.run([*apt, "update"], stdin=subprocess.DEVNULL, check=False)
+        subprocess.run(
+            [*apt, "install", "-y", "--no-install-recommends", *names],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            check=False,
+        )
 
 
 def install_missing(interpreters: list[Interpreter]) -> list[Interpreter]:

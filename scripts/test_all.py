@@ -24,7 +24,7 @@ from autobahn import NO_PYTHON, provide_wstest
 from common import ROOT, SetUpError, clean_environ
 from environments import make_environment
 from interpreters import Interpreter, find_interpreters, wanted_minors
-from packages import install_missing, provide_browser, provide_network_tools
+from packages import install_missing, provide_browser, provide_network_tools, provide_valgrind
 
 REPORTS = ROOT / "build" / "test"
 SUMMARY = REPORTS / "summary"
@@ -166,6 +166,8 @@ def main() -> int:
     runs: list[Run] = []
     with ThreadPoolExecutor(jobs) as pool:
         browser, autobahn = pool.submit(provide_browser), pool.submit(provide_wstest)
+        # Where it can not be had, the tests that count instructions are skipped, and say why.
+        valgrind = pool.submit(provide_valgrind)
         making = [pool.submit(make_environment, i, f"test-{i.minor}", ["test"]) for i in interpreters]
         making_clients = pool.submit(make_environment, newest, f"clients-{newest.minor}", ["test", *CLIENTS])
         pythons: dict[Interpreter, Path] = {}
@@ -190,6 +192,8 @@ def main() -> int:
             elif wstest is not None:
                 skipped.append(f"{newest.release:<8} autobahn {NO_PYTHON}")
             runs += pool.map(lambda what: run_pytest(newest, python, what, what, stream=jobs == 1), clients)
+    if valgrind.exception() is not None:
+        print(f"\n{valgrind.exception()}", flush=True)
     if newest in pythons:
         # Their limits of time mean little beside another suite, either.
         provide_network_tools()

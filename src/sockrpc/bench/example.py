@@ -11,21 +11,22 @@ import sockrpc
 if TYPE_CHECKING:
     from sockrpc.bench.loopback import Bench
 
-__all__ = ["app", "bench_join", "bench_reset_to_abort", "bench_sixteen_calls"]
-
-app = sockrpc.App()
+__all__ = ["bench_join", "bench_reset_to_abort", "bench_sixteen_calls", "make_app"]
 
 
-@app.method("echo")
-async def echo(call: sockrpc.Call) -> bytes:
-    """Answer with the payload."""
-    return call.payload
+def make_app() -> sockrpc.App:
+    """A server that answers with the payload, or works until it is reset."""
+    app = sockrpc.App()
 
+    @app.method("echo")
+    async def echo(call: sockrpc.Call) -> bytes:
+        return call.payload
 
-@app.method("work")
-async def work(call: sockrpc.Call) -> None:
-    """Work until the call is reset."""
-    await asyncio.Event().wait()
+    @app.method("work")
+    async def work(call: sockrpc.Call) -> None:
+        await asyncio.Event().wait()
+
+    return app
 
 
 def bench_join() -> None:
@@ -35,11 +36,11 @@ def bench_join() -> None:
 
 async def bench_sixteen_calls(bench: Bench) -> AsyncIterator[Any]:
     """Up to `yield` is set-up; what is yielded is timed."""
-    async with bench.loopback(app) as here:
+    async with bench.loopback(make_app()) as here:
         yield lambda: here.calls(16, "echo", b"hello")
 
 
 async def bench_reset_to_abort(bench: Bench) -> AsyncIterator[Any]:
     """From a reset to the end of the work that it aborts."""
-    async with bench.loopback(app) as here:
+    async with bench.loopback(make_app()) as here:
         yield here.resets("work")
