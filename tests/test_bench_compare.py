@@ -150,6 +150,7 @@ WRONG = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("why", WRONG)
 def test_a_script_that_fails_is_told_with_what_it_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], why: str

@@ -15,6 +15,9 @@ import sockrpc
 from sockrpc.bench.engine import Environment, Worker
 from tests.processes import ROOT
 
+# Not about versions of Python: on one interpreter only.
+pytestmark = pytest.mark.long
+
 PACKAGES = Path(sockrpc.__file__).parents[1]
 SUITE = sorted((ROOT / "bench" / "guard").glob("*.py"))
 

@@ -16,6 +16,9 @@ import sockrpc
 from sockrpc.bench.commands import EXIT_CODES, EXIT_INTERRUPTED, EXIT_USAGE, make_parser
 from tests.processes import ROOT
 
+# Not about versions of Python: on one interpreter only.
+pytestmark = pytest.mark.long
+
 TEXT = (ROOT / "docs" / "guarding-performance.md").read_text("utf-8")
 PACKAGES = Path(sockrpc.__file__).parents[1]
 
@@ -38,7 +41,6 @@ def commands() -> list[list[str]]:
     return [shlex.split(line) for line in block.replace("\\\n", " ").splitlines()]
 
 
-@pytest.mark.long
 def test_the_slower_change_is_found_and_nothing_else(tmp_path: Path) -> None:
     save_all(tmp_path)
     command = commands()[-1]
