@@ -22,7 +22,6 @@ SELECTION = [
     f"tests/test_{name}.py"
     for name in (
         "sanitizers",
-        "out_of_memory",
         "counters",
         "frames",
         "names",

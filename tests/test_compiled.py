@@ -57,7 +57,8 @@ OPEN = {
     "Output",
     "Connection",
     "Host",
-    "ServerConnection",  # joined with asyncio.BufferedProtocol in sockrpc.protocols
+    "ServerConnection",
+    "WatchedConnection",  # joined with asyncio.BufferedProtocol in sockrpc.protocols
     "ClientConnection",
     "MessageConnection",
 }

@@ -18,13 +18,14 @@ PACKAGE = "sockrpc"
 
 # From the bottom up. A module imports from lower lines only, not from its own.
 LAYERS: list[list[str]] = [
-    ["errors"],
+    ["errors", "_debug"],
     # Each alone: framing, names, ids, compression, limits, threads know nothing of each other.
     ["_websocket", "_frames", "_names", "_dispatch", "compression", "limits", "threads"],
     ["accepting", "blocking", "handshake"],
     ["_loop"],
     ["_output"],
     ["_connection"],
+    ["_keepalive"],
     ["_service"],
     ["_calls", "_notifications"],
     # The two roles do not know each other either, nor does what knows no RPC.

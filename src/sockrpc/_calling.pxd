@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t
 
-from sockrpc._connection cimport Connection
+from sockrpc._keepalive cimport WatchedConnection
 from sockrpc._dispatch cimport Entry
 from sockrpc._frames cimport Frame
 
@@ -27,7 +27,7 @@ cdef class Subscription:
     cdef int add(self, bytes payload, Py_ssize_t max_payloads, Py_ssize_t max_bytes) except -1
     cdef int finish(self, object error) except -1
 
-cdef class ClientConnection(Connection):
+cdef class ClientConnection(WatchedConnection):
     cdef Pending first_unsent
     cdef Pending last_unsent
     cdef dict subscriptions          # name -> list of Subscription

@@ -1,8 +1,8 @@
 import asyncio
 from typing import Self, final
 
-from sockrpc._connection import Connection
 from sockrpc._dispatch import Entry
+from sockrpc._keepalive import WatchedConnection
 from sockrpc._loop import LoopContext
 from sockrpc._output import Settings
 
@@ -24,7 +24,7 @@ class Subscription:
     def wait(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]: ...
     def cancel(self) -> None: ...
 
-class ClientConnection(Connection):
+class ClientConnection(WatchedConnection):
     @property
     def ids_in_flight(self) -> list[int]: ...
     @property

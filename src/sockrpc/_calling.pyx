@@ -9,7 +9,9 @@ from libc.stdint cimport uint8_t
 from collections import deque
 
 from sockrpc._connection cimport STATE_OPEN, Connection
+from sockrpc._keepalive cimport WatchedConnection
 from sockrpc._output cimport Settings
+from sockrpc._debug cimport DEBUG, count_created, count_freed
 from sockrpc._dispatch cimport Entry, RequestTable
 from sockrpc._frames cimport (
     FAULT_NONE, MAX_NAME_BYTES, MAX_PREFIX_BYTES, OPCODE_NOTIFY, OPCODE_RESPONSE, RECEIVER_CLIENT, Fault, Frame,
@@ -19,6 +21,9 @@ from sockrpc._loop cimport LoopContext
 from sockrpc._websocket cimport Parser
 
 from sockrpc.errors import ListenerOverflow
+
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(PyObject *)
 
 ctypedef int (*FrameHandler)(ClientConnection, Frame *) except -1
 
@@ -38,15 +43,35 @@ FRAME_HANDLERS[<int> OPCODE_RESPONSE] = ClientConnection.on_response
 cdef class Pending(Entry):
     """One call that waits for its answer in `future`."""
 
+    def __dealloc__(self):
+        cdef Pending pending = self.following
+        cdef Pending after
+        # Before `future` goes: what is told of its end may look into the table, and would find this.
+        if self.table is not None:
+            self.table.take(self)
+        # A long queue one by one: each would free the next from inside its own end, down the stack.
+        self.following = None
+        while pending is not None and Py_REFCNT(<PyObject *> pending) == 1:
+            after = pending.following
+            pending.following = None
+            pending = after
+            after = None
+
 
 @cython.final
 cdef class Subscription:
     """Where the payloads of one event go for one listener."""
 
     def __cinit__(self, ClientConnection connection, bytes name):
+        if DEBUG:
+            count_created(<PyObject *> self)
         self.connection = connection
         self.name = name
         self.payloads = deque()
+
+    def __dealloc__(self):
+        if DEBUG:
+            count_freed(<PyObject *> self)
 
     cdef int add(self, bytes payload, Py_ssize_t max_payloads, Py_ssize_t max_bytes) except -1:
         if len(self.payloads) >= max_payloads or self.held_bytes + PyBytes_GET_SIZE(payload) > max_bytes:
@@ -97,7 +122,7 @@ cdef class Subscription:
 
 
 # Not final: sockrpc.protocols joins it to asyncio.BufferedProtocol.
-cdef class ClientConnection(Connection):
+cdef class ClientConnection(WatchedConnection):
     """One connection of a client.
 
     Args:
@@ -275,15 +300,24 @@ cdef class ClientConnection(Connection):
 
     cdef int fail_all(self) except -1:
         cdef Pending pending
+        cdef Py_ssize_t bucket = 0
         cdef dict subscriptions = self.subscriptions
-        for entry in self.table.entries():
-            pending = <Pending> entry
+        while True:
+            pending = <Pending> self.table.next_entry(&bucket)
+            if pending is None:
+                break
             self.table.take(pending)
-            if not pending.future.done():
+            if pending.future.done():
+                continue
+            try:
                 # One each: a traceback grows on the exception that is raised.
                 pending.future.set_exception(self.error())
-                # Its waiter may have been cancelled in this iteration; that is not an error.
-                pending.future.exception()
+            except Exception as error:
+                # No memory for it; but nobody may wait for ever.
+                if not pending.future.done():
+                    pending.future.set_exception(error)
+            # Its waiter may have been cancelled in this iteration; that is not an error.
+            pending.future.exception()
         self.subscriptions = {}
         for listeners in subscriptions.values():
             for listener in listeners:

@@ -37,7 +37,9 @@ cdef class Call(Procedure):
     cdef bint delegated              # the handler waits in abort_on_reset or wait_reset
     cdef bint undoing                # undo hooks are running
 
+    cdef int broke_off(self, object error) except -1     # an exception came out of `begin`
     cdef int start_timer(self) except -1
+    cdef int stop_timer(self) except -1
     cdef int start_coroutine(self, object coroutine) except -1
     cdef int handler_ended(self, object task) except -1
     cdef int returned(self, object result) except -1

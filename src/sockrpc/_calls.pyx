@@ -32,8 +32,6 @@ cdef class Call(Procedure):
             self.fail("was dropped without an answer", None)
             self.settle()
 
-    # Public
-
     @property
     def method(self) -> str:
         """The name that was called."""
@@ -91,7 +89,6 @@ cdef class Call(Procedure):
 
     @cython.nonecheck(True)
     cdef object spawn(self, object coroutine, object when_done):
-        cdef object task
         if self.phase == PHASE_OVER and self.reason is None:
             coroutine.close()
             raise UsageError(f"call {self.id} of {self.name!r} is over")
@@ -102,11 +99,16 @@ cdef class Call(Procedure):
             self.service.keep(task)
             task.cancel()
             return task
-        if self.spawned is None:
-            self.spawned = []
-        self.spawned.append(task)
+        self.spawned = self.spawned or []
+        try:
+            self.spawned.append(task)
+            task.add_done_callback(when_done)
+        except BaseException:
+            # No memory. A task that nobody watches would be counted for ever.
+            self.spawned = [each for each in self.spawned if each is not task]
+            task.cancel()
+            raise
         self.hold()
-        task.add_done_callback(when_done)
         return task
 
     @cython.nonecheck(True)
@@ -117,7 +119,7 @@ cdef class Call(Procedure):
         coroutine instead of the caller, so it raises no CancelledError of its own; cancelling the
         caller otherwise cancels the coroutine, waits for it and goes on.
         """
-        cdef object task = self.spawn(coroutine, self._awaited_ended)
+        task = self.spawn(coroutine, self._awaited_ended)
         cdef bint own = self.is_own_task()
         if own:
             self.delegated = True
@@ -174,17 +176,13 @@ cdef class Call(Procedure):
     def __repr__(self) -> str:
         return f"<Call {self.id} of {self.name!r}, {len(self.payload)} bytes>"
 
-    # Starting
-
     cdef int begin(self) except -1:
-        cdef object result
         cdef Handler handler = self.handler
         self.phase = PHASE_RUNNING
         if handler.kind == KIND_THREAD:
-            self.hold()
             self.job = self.service.threads.submit(
                 handler.function, self, self._thread_started, self._thread_ended)
-            return 0
+            return self.hold()
         if handler.timeout:
             self.start_timer()
         self.starting = True
@@ -192,11 +190,6 @@ cdef class Call(Procedure):
             result = handler.function(self)
         except (Exception, CancelledError) as error:
             self.raised(error)
-        except BaseException:
-            self.starting = False
-            self.fail("was ended by the process's own end", None)
-            self.settle()
-            raise
         else:
             if result is not None and is_coroutine(result):
                 return self.start_coroutine(result)
@@ -207,18 +200,8 @@ cdef class Call(Procedure):
         return 0
 
     cdef int start_coroutine(self, object coroutine) except -1:
-        cdef object task
         self.first_step = coroutine
-        try:
-            task = self.service.context.start_task(coroutine)
-        except BaseException:
-            # SystemExit and KeyboardInterrupt of an eager first step come out here.
-            self.starting = False
-            self.first_step = None
-            self.fail("was ended by the process's own end", None)
-            if self.work == 0:
-                self.settle()
-            raise
+        task = self.service.context.start_task(coroutine)
         self.starting = False
         self.first_step = None
         if task.done():
@@ -227,8 +210,8 @@ cdef class Call(Procedure):
                 self.settle()
             return 0
         self.task = task
-        self.hold()
         task.add_done_callback(self._handler_ended)
+        self.hold()
         if self.cancelled:
             if not self.is_delegated():
                 task.cancel()
@@ -237,9 +220,27 @@ cdef class Call(Procedure):
             self.cancel_work()
         return 0
 
+    cdef int broke_off(self, object error) except -1:
+        # SystemExit and KeyboardInterrupt of a function or an eager first step; or there is no memory.
+        self.starting = False
+        self.first_step = None
+        try:
+            self.fail("failed" if isinstance(error, Exception) else "was ended by the process's own end", None)
+        finally:
+            if self.task is not None:
+                # Nobody may watch it yet.
+                self.task.cancel()
+            if self.work == 0:
+                self.settle()
+        return 0
+
     cdef int start_timer(self) except -1:
         self.timer = self.service.context.loop.call_later(self.handler.timeout, self._timed_out)
-        return 0
+
+    cdef int stop_timer(self) except -1:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
     def _timed_out(self) -> None:
         self.timer = None
@@ -247,7 +248,7 @@ cdef class Call(Procedure):
 
     @cython.nonecheck(True)
     cdef bint is_own_task(self) except -1:
-        cdef object current = asyncio.current_task()
+        current = asyncio.current_task()
         if self.first_step is not None:
             return current is not None and current.get_coro() is self.first_step
         return self.task is not None and current is self.task
@@ -260,14 +261,14 @@ cdef class Call(Procedure):
         # cancel that is no abort of the call (it was answered) has no other way than the task.
         return self.delegated and self.outcome == OUTCOME_ABORTED
 
-    # Ending
-
+    # Whatever goes wrong in these, the work that has ended is counted down.
     def _handler_ended(self, task: asyncio.Task[object]) -> None:
-        self.handler_ended(task)
-        self.let_go()
+        try:
+            self.handler_ended(task)
+        finally:
+            self.let_go()
 
     cdef int handler_ended(self, object task) except -1:
-        cdef object result
         try:
             result = task.result()
         except BaseException as error:
@@ -275,10 +276,12 @@ cdef class Call(Procedure):
         return self.returned(result)
 
     def _spawned_ended(self, task: asyncio.Task[object]) -> None:
-        self.spawned.remove(task)
-        if not task.cancelled() and task.exception() is not None:
-            self.raised(task.exception())
-        self.let_go()
+        try:
+            self.spawned.remove(task)
+            if not task.cancelled() and task.exception() is not None:
+                self.raised(task.exception())
+        finally:
+            self.let_go()
 
     def _awaited_ended(self, task: asyncio.Task[object]) -> None:
         # Its exception is for whoever waits in abort_on_reset, and who goes on with the call: that it
@@ -296,17 +299,17 @@ cdef class Call(Procedure):
 
     def _thread_ended(self, result, error) -> None:
         self.job = None
-        if error is not None:
-            self.raised(error)
-        else:
-            self.returned(result)
-        self.let_go()
+        try:
+            if error is not None:
+                self.raised(error)
+            else:
+                self.returned(result)
+        finally:
+            self.let_go()
 
     cdef int returned(self, object result) except -1:
         cdef bytes payload
-        if self.outcome == OUTCOME_ABORTED or self.outcome == OUTCOME_FAILED:
-            return 0
-        if self.used and result is None:
+        if self.outcome >= OUTCOME_FAILED or (self.used and result is None):
             return 0
         if self.outcome == OUTCOME_ANSWERED:
             self.service.log.error(
@@ -327,8 +330,7 @@ cdef class Call(Procedure):
                 return self.fail("was cancelled by something other than an abort", error)
             return self.fail("failed", error)
         if not isinstance(error, CancelledError):
-            self.service.log.error(
-                "method %r raised after call %d was over", self.name, self.id, exc_info=error)
+            self.service.log.error("method %r raised after call %d was over", self.name, self.id, exc_info=error)
         return 0
 
     cdef bint answer(self, bytes payload) except -1:
@@ -384,9 +386,7 @@ cdef class Call(Procedure):
             return 0
         # Exactly one cancel, or asyncio.timeout and TaskGroup inside the handler are misled.
         self.cancelled = True
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
+        self.stop_timer()
         self.cancel_tasks()
         if self.job is not None and self.service.threads.withdraw(self.job):
             # No thread had taken it.
@@ -414,8 +414,6 @@ cdef class Call(Procedure):
         self.delegated = False
         return self.cancel_tasks()
 
-    # Counting
-
     cdef int hold(self) except -1:
         self.work += 1
         if self.queue is None:
@@ -431,11 +429,13 @@ cdef class Call(Procedure):
 
     cdef int settle(self) except -1:
         """No work is left: what the call still lacks to be over."""
-        if self.outcome == OUTCOME_NONE:
-            self.fail("ended without an answer", None)
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
+        try:
+            if self.outcome == OUTCOME_NONE:
+                self.fail("ended without an answer", None)
+            self.stop_timer()
+        except BaseException:
+            self.over()
+            raise
         if self.hooks and self.outcome == OUTCOME_ABORTED and (self.cancelled or self.cancel_is_due):
             return self.run_hooks()
         return self.over()
@@ -452,17 +452,23 @@ cdef class Call(Procedure):
 
     @cython.nonecheck(True)
     cdef int run_hooks(self) except -1:
-        cdef object task
         if self.undoing:
             return 0
         self.undoing = True
         self.hold()
-        task = self.service.context.start_task(self._run_hooks())
+        try:
+            task = self.service.context.start_task(self._run_hooks())
+            if not task.done():
+                task.add_done_callback(self._hooks_ended)
+        except BaseException:
+            # No memory; without this the call would never be over.
+            self.hooks = None
+            self.let_go()
+            raise
         if task.done():
             self._hooks_ended(task)
         else:
             self.service.keep(task)
-            task.add_done_callback(self._hooks_ended)
         return 0
 
     @cython.nonecheck(True)

@@ -63,6 +63,7 @@ cdef class Connection(Output):
     cdef int feed(self) except -1
     cdef int handle_event(self, int event) except -1
     cdef int decompress(self, bint is_text) except -1
+    cdef int handle_isolated(self) except -1
     cdef int settle_reading(self) except -1
     cdef int hold_reading(self, bint hold) except -1
     cdef int restart_parsing(self) except -1
@@ -75,6 +76,3 @@ cdef class Connection(Output):
     cdef int answer_close(self) except -1
     cdef int close_transport(self) except -1
     cdef object error(self)
-    cdef int watch_output(self, double now) except -1
-    cdef bint find_overdue(self, double now) except -1
-    cdef int ping_if_due(self, double now) except -1

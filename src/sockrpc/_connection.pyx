@@ -1,23 +1,24 @@
 """One connection: a transport joined to the WebSocket level, with one closing path.
 
-Output is gathered and written once per read or loop iteration; flow control, keepalive and stalls
-are watched here; what messages mean is for the subclasses of the two roles.
+Output is gathered and written once per read or loop iteration, and flow control stands here; keepalive
+and stalls are watched one class further on; what messages mean is for the subclasses of the two roles.
 """
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
 
 import asyncio
 
+from sockrpc._debug cimport DEBUG, free_isolated, isolate
 from sockrpc._loop cimport clock
 from sockrpc._output cimport Output
 from sockrpc._websocket cimport (
     EVENT_BINARY, EVENT_CLOSE, EVENT_COMPRESSED_BINARY, EVENT_COMPRESSED_TEXT, EVENT_FAULT, EVENT_NEED_DATA,
-    EVENT_PING, EVENT_TEXT, OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, buffer_free, close_payload, utf8_fault, utf8_prefix,
+    EVENT_PING, EVENT_TEXT, OPCODE_CLOSE, OPCODE_PONG, buffer_free, close_payload, utf8_fault, utf8_prefix,
 )
 
 from sockrpc.errors import ConnectionClosed, ConnectionLost, ProtocolError
@@ -122,15 +123,19 @@ cdef class Connection(Output):
         """Called by the transport: it is gone. A second time changes nothing."""
         if self.state == STATE_CLOSED:
             return
-        self.end(False, 1006, "connection lost" if error is None else f"connection lost: {error}")
-        self.state = STATE_CLOSED
-        self.transport = None
-        self.pending_pong = None
-        buffer_free(&self.output)
-        self.context.remove(self)
-        if self.lost_waiter is not None and not self.lost_waiter.done():
-            self.lost_waiter.set_result(None)
-        self.on_lost()
+        try:
+            self.end(False, 1006, "connection lost" if error is None else f"connection lost: {error}")
+        finally:
+            # Also where there was no memory even for the reason: nobody will tell of the loss again.
+            self.end(False, 1006, "connection lost")
+            self.state = STATE_CLOSED
+            self.transport = None
+            self.pending_pong = None
+            buffer_free(&self.output)
+            self.context.remove(self)
+            if self.lost_waiter is not None and not self.lost_waiter.done():
+                self.lost_waiter.set_result(None)
+            self.on_lost()
 
     def pause_writing(self) -> None:
         """Called by the transport: it holds more than `output_high_bytes`."""
@@ -218,7 +223,10 @@ cdef class Connection(Output):
                     if until == 0.0:
                         until = clock() + FAIR_SHARE
                     if event == EVENT_BINARY:
-                        self.on_message(self.parser.data, self.parser.size)
+                        if DEBUG and self.parser.isolated:
+                            self.handle_isolated()
+                        else:
+                            self.on_message(self.parser.data, self.parser.size)
                     else:
                         self.handle_event(event)
                     if self.ran_handler:
@@ -264,6 +272,16 @@ cdef class Connection(Output):
         if utf8_prefix(data, PyBytes_GET_SIZE(message), True) < 0:
             return self.fail(1007, utf8_fault())
         return self.on_text(data, PyBytes_GET_SIZE(message))
+
+    cdef int handle_isolated(self) except -1:
+        # In a block of its own: neither what stands before and behind the message can be read by
+        # mistake, nor the message once it has been handled.
+        cdef Py_ssize_t size = self.parser.size
+        cdef const uint8_t *data = isolate(self.parser.data, size)
+        try:
+            return self.on_message(data, size)
+        finally:
+            free_isolated(data)
 
     cdef int settle_reading(self) except -1:
         # Nothing is read while something read before waits to be parsed: at most one receive buffer
@@ -355,13 +373,15 @@ cdef class Connection(Output):
         self.ended_by_us = by_us
         self.close_code = code
         self.close_reason = reason
-        if self.state != STATE_CLOSED:
-            self.state = STATE_CLOSING
-            self.deadline = self.context.loop.time() + self.settings.close_timeout
-        if self.handshake is not None:
-            self.handshake.ended()
-            self.handshake = None
-        self.on_end()
+        try:
+            if self.state != STATE_CLOSED:
+                self.state = STATE_CLOSING
+                self.deadline = self.context.loop.time() + self.settings.close_timeout
+            if self.handshake is not None:
+                self.handshake.ended()
+                self.handshake = None
+        finally:
+            self.on_end()
         if self.drain_waiter is not None and not self.drain_waiter.done():
             self.drain_waiter.set_result(None)
         return 0
@@ -442,83 +462,3 @@ cdef class Connection(Output):
     def has_ended(self) -> bool:
         """True once the connection can carry nothing more."""
         return self.ended
-
-    # Keepalive, deadlines and stalls
-
-    cdef int sweep(self, double now) except -1:
-        if self.transport is None:
-            return 0
-        if self.heard:
-            self.heard = False
-            self.last_heard = now
-            self.awaiting_pong = False
-        self.watch_output(now)
-        # Executed by the next sweep that still finds it: a blocked loop reads before it judges.
-        cdef bint overdue = self.find_overdue(now)
-        if overdue and self.overdue:
-            self.drop(self.verdict(now))
-        self.overdue = overdue
-        if self.state == STATE_OPEN:
-            self.ping_if_due(now)
-        return 0
-
-    cdef int watch_output(self, double now) except -1:
-        cdef int64_t left
-        if not self.write_paused:
-            self.output_stalled_since = 0.0
-            if not self.awaiting_pong or not self.ping_position:
-                return 0
-        left = self.left_bytes()
-        if self.write_paused and (left != self.left_mark or not self.output_stalled_since):
-            self.output_stalled_since = now
-        if self.awaiting_pong and left != self.left_mark and self.left_mark < self.ping_position:
-            # The line is slow, not dead: what was written before the ping is still on its way.
-            self.pinged_at = now
-        self.left_mark = left
-        return 0
-
-    cdef bint find_overdue(self, double now) except -1:
-        if self.deadline:
-            return now >= self.deadline
-        if self.parsing_stopped:
-            if self.left_queue != self.started_mark or not self.reading_stalled_since:
-                self.started_mark = self.left_queue
-                self.reading_stalled_since = now
-        else:
-            self.reading_stalled_since = 0.0
-        if self.settings.stall_timeout:
-            if self.output_stalled_since and now - self.output_stalled_since >= self.settings.stall_timeout:
-                return True
-            if self.reading_stalled_since and now - self.reading_stalled_since >= self.settings.stall_timeout:
-                return True
-        return (
-            self.awaiting_pong and not self.reading_held and not self.write_paused
-            and self.settings.ping_timeout and now - self.pinged_at >= self.settings.ping_timeout
-        )
-
-    def verdict(self, now: float) -> str:
-        """Why the connection is being dropped, for people."""
-        if self.deadline:
-            return "not closed in time" if self.ended else "no opening handshake in time"
-        if self.output_stalled_since:
-            return "stalled: the peer does not read"
-        if self.reading_stalled_since:
-            return "stalled: the waiting queue does not move"
-        return "keepalive: no answer to a ping in time"
-
-    cdef int ping_if_due(self, double now) except -1:
-        # While reading is held no pong can arrive; the ping still finds a broken line, by failing.
-        if not self.settings.ping_interval or self.write_paused:
-            return 0
-        if self.awaiting_pong and not (self.reading_held and now - self.pinged_at >= self.settings.ping_interval):
-            return 0
-        if now - self.last_heard >= self.settings.ping_interval:
-            self.pinged_at = now
-            self.awaiting_pong = True
-            self.left_mark = self.left_bytes()
-            self.ping_position = self.left_mark - <int64_t> self.written_bytes - self.output.size
-            self.send_control(OPCODE_PING, b"sockrpc")
-            self.flush()
-            if self.ping_position:
-                self.ping_position = <int64_t> self.written_bytes
-        return 0

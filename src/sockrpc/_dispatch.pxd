@@ -24,4 +24,6 @@ cdef class RequestTable:
     cdef bint take(self, Entry entry) noexcept
     cdef uint32_t allocate(self) noexcept
     cdef list entries(self)
+    # Any of them, None if there is none; `bucket` is 0 at first, and only what is taken may change between two.
+    cdef Entry next_entry(self, Py_ssize_t *bucket)
     cdef int resize(self, int shift) except -1

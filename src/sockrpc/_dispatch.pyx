@@ -13,6 +13,8 @@ from libc.stdint cimport uint32_t
 
 import random
 
+from sockrpc._debug cimport DEBUG, count_created, count_freed, count_memory
+
 # Ids are chosen by the peer. Multiplying by a secret odd number keeps it from choosing ids that all
 # fall into one bucket (multiplicative hashing, Dietzfelbinger et al. 1997).
 cdef uint32_t MULTIPLIER = random.SystemRandom().getrandbits(32) | 1
@@ -35,7 +37,13 @@ def live_entries() -> int:
 cdef class Entry:
     """One call in flight under one id."""
 
+    def __cinit__(self):
+        if DEBUG:
+            count_created(<PyObject *> self)
+
     def __dealloc__(self):
+        if DEBUG:
+            count_freed(<PyObject *> self)
         if self.table is not None:
             self.table.take(self)
 
@@ -44,7 +52,16 @@ cdef class Entry:
 cdef class RequestTable:
     """Request ids to entries."""
 
+    def __cinit__(self):
+        if DEBUG:
+            count_created(<PyObject *> self)
+
     def __dealloc__(self):
+        if DEBUG:
+            count_freed(<PyObject *> self)
+            assert self.count == 0
+            if self.buckets != NULL:
+                count_memory(-1, -(<Py_ssize_t> 1 << (32 - self.shift)) * <Py_ssize_t> sizeof(PyObject *))
         PyMem_Free(self.buckets)
 
     def __len__(self) -> int:
@@ -112,6 +129,14 @@ cdef class RequestTable:
                     entry = (<Entry> entry).next_in_bucket
         return entries
 
+    cdef Entry next_entry(self, Py_ssize_t *bucket):
+        # Without a list of them: a lost connection must abort its calls also where there is no memory.
+        if self.count == 0:
+            return None
+        while self.buckets[bucket[0]] == NULL:
+            bucket[0] += 1
+        return <Entry> self.buckets[bucket[0]]
+
     cdef int resize(self, int shift) except -1:
         cdef PyObject **old = self.buckets
         cdef Py_ssize_t count = 0 if old == NULL else <Py_ssize_t> 1 << (32 - self.shift)
@@ -132,6 +157,10 @@ cdef class RequestTable:
                 bucket[0] = entry
                 entry = following
         PyMem_Free(old)
+        if DEBUG:
+            count_memory(1, (<Py_ssize_t> 1 << (32 - shift)) * <Py_ssize_t> sizeof(PyObject *))
+            if old != NULL:
+                count_memory(-1, -count * <Py_ssize_t> sizeof(PyObject *))
         self.buckets = buckets
         self.shift = shift
         return 0

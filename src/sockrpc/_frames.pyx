@@ -11,6 +11,8 @@ from libc.string cimport memcpy
 
 from typing import NamedTuple
 
+from sockrpc._debug cimport DEBUG, free_isolated, isolate
+
 from sockrpc.errors import ProtocolError, UsageError
 
 SUBPROTOCOL = "websocket.io-rpc-v0.1"
@@ -213,10 +215,21 @@ def parse_message(message: bytes, *, receiver: str) -> Notify | Request | Reset 
         ProtocolError: The message is not a well-formed frame that this side may receive.
         ValueError: There is no such receiver.
     """
-    cdef Frame frame
     cdef int side = receiver_bit(receiver)
     cdef const uint8_t *data = <const uint8_t *> PyBytes_AS_STRING(message)
-    cdef Fault fault = parse(data, PyBytes_GET_SIZE(message), side, &frame)
+    if DEBUG:
+        # A read past the end of bytes would find their final zero.
+        data = isolate(data, PyBytes_GET_SIZE(message))
+    try:
+        return read_frame(data, PyBytes_GET_SIZE(message), side)
+    finally:
+        if DEBUG:
+            free_isolated(data)
+
+
+cdef object read_frame(const uint8_t *data, Py_ssize_t size, int side):
+    cdef Frame frame
+    cdef Fault fault = parse(data, size, side, &frame)
     if fault != FAULT_NONE:
         raise ProtocolError(1002, fault_reason(fault))
     cdef bytes payload = PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size)

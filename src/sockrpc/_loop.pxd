@@ -33,6 +33,7 @@ cdef class LoopContext:
     cdef int schedule_flush(self, Member member) except -1
     cdef int postpone(self, Member member) except -1
     cdef int schedule_sweep(self) except -1
+    cdef void report(self, object error) noexcept     # to the loop's exception handler
     # A task for `coroutine`; where the interpreter can, its first step has run when this returns.
     cdef object start_task(self, object coroutine)
 

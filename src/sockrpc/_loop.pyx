@@ -5,11 +5,13 @@ Ten thousand idle connections own no buffers and no timers because of this.
 
 cimport cython
 from cpython.object cimport PyObject_Call
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t
 
 import asyncio
 import sys
 
+from sockrpc._debug cimport DEBUG, count_created, count_freed
 from sockrpc._websocket cimport Buffer, buffer_free
 
 cdef extern from *:
@@ -55,6 +57,14 @@ cdef double clock() noexcept nogil:
 cdef class Member:
     """A connection as its loop sees it."""
 
+    def __cinit__(self):
+        if DEBUG:
+            count_created(<PyObject *> self)
+
+    def __dealloc__(self):
+        if DEBUG:
+            count_freed(<PyObject *> self)
+
     cdef int flush(self) except -1:
         raise NotImplementedError
 
@@ -96,6 +106,8 @@ cdef class LoopContext:
 
     def __cinit__(self, loop):
         cdef unsigned char[::1] view
+        if DEBUG:
+            count_created(<PyObject *> self)
         self.loop = loop
         # The memoryview keeps the bytearray from moving, so the pointer stays good.
         self.receive_view = memoryview(bytearray(RECEIVE_BYTES))
@@ -108,6 +120,8 @@ cdef class LoopContext:
         self.task_factory_kwargs = {"loop": loop, "eager_start": True} if EAGER else {"loop": loop}
 
     def __dealloc__(self):
+        if DEBUG:
+            count_freed(<PyObject *> self)
         buffer_free(&self.spare_output)
 
     def acquire(self) -> None:
@@ -199,8 +213,8 @@ cdef class LoopContext:
         except Exception as error:
             self.report(error)
 
-    def report(self, error: Exception) -> None:
-        """Tell the loop's exception handler of a defect of ours; the other connections go on."""
+    cdef void report(self, object error) noexcept:
+        # A defect of ours, or no memory; the other connections go on.
         self.loop.call_exception_handler({"message": "sockrpc: unexpected exception", "exception": error})
 
     def start(self, coroutine) -> asyncio.Task[object]:

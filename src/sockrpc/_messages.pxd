@@ -2,9 +2,9 @@
 
 from libc.stdint cimport uint8_t
 
-from sockrpc._connection cimport Connection
+from sockrpc._keepalive cimport WatchedConnection
 
-cdef class MessageConnection(Connection):
+cdef class MessageConnection(WatchedConnection):
     cdef object receiver             # called with this connection and each message
 
     cdef int pass_on(self, object message) except -1

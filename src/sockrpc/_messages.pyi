@@ -1,11 +1,11 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from sockrpc._connection import Connection
+from sockrpc._keepalive import WatchedConnection
 from sockrpc._loop import LoopContext
 from sockrpc._output import Settings
 
-class MessageConnection(Connection):
+class MessageConnection(WatchedConnection):
     """A WebSocket connection without RPC: text is `str`, binary is `bytes`.
 
     Nothing more is parsed while output is above the high-water mark. What `receiver` raises goes to the

@@ -7,14 +7,15 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t
 
-from sockrpc._connection cimport STATE_OPEN, Connection
+from sockrpc._connection cimport STATE_OPEN
+from sockrpc._keepalive cimport WatchedConnection
 from sockrpc._loop cimport LoopContext
 from sockrpc._output cimport Settings
 from sockrpc._websocket cimport OPCODE_BINARY, OPCODE_TEXT, Parser
 
 
 # Not final: sockrpc.protocols joins it to asyncio.BufferedProtocol.
-cdef class MessageConnection(Connection):
+cdef class MessageConnection(WatchedConnection):
     """A WebSocket connection without RPC: text is `str`, binary is `bytes`.
 
     Nothing more is parsed while output is above the high-water mark. What `receiver` raises goes to the

@@ -9,6 +9,8 @@ from libc.string cimport memcmp
 
 import random
 
+from sockrpc._debug cimport DEBUG, count_created, count_freed, count_memory
+
 # Names are chosen by the peer, but only those of the application are stored, so a peer can not
 # build long chains; the seed keeps it from finding a pair that always collides.
 cdef uint32_t SEED = random.SystemRandom().getrandbits(32)
@@ -34,11 +36,15 @@ cdef class NameTable:
     """
 
     def __cinit__(self, values=None):
+        if DEBUG:
+            count_created(<PyObject *> self)
         self.kept = []
         self.mask = 7
         self.slots = <Slot *> PyMem_Calloc(self.mask + 1, sizeof(Slot))
         if self.slots == NULL:
             raise MemoryError
+        if DEBUG:
+            count_memory(1, (self.mask + 1) * <Py_ssize_t> sizeof(Slot))
         if values is not None:
             for name, value in values.items():
                 # Checked here: a cast lets None pass, which has no bytes.
@@ -47,6 +53,10 @@ cdef class NameTable:
                 self.put(name, value)
 
     def __dealloc__(self):
+        if DEBUG:
+            count_freed(<PyObject *> self)
+            if self.slots != NULL:
+                count_memory(-1, -(self.mask + 1) * <Py_ssize_t> sizeof(Slot))
         PyMem_Free(self.slots)
 
     def __len__(self) -> int:
@@ -107,4 +117,6 @@ cdef class NameTable:
                     old[i].hash,
                 )[0] = old[i]
         PyMem_Free(old)
+        if DEBUG:
+            count_memory(0, count * <Py_ssize_t> sizeof(Slot))
         return 0

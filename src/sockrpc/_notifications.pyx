@@ -1,10 +1,14 @@
 """Notifications on the side that serves them."""
 
 cimport cython
+from cpython.bytes cimport PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t
 
 import asyncio
 
+from sockrpc._frames cimport MAX_NAME_BYTES, write_notify
 from sockrpc._service cimport Handler, Procedure, is_coroutine
+from sockrpc._websocket cimport MAX_HEADER_BYTES, OPCODE_BINARY, write_header
 
 cdef object CancelledError = asyncio.CancelledError
 
@@ -45,19 +49,21 @@ cdef class Notification(Procedure):
         if task.done():
             self._check(task)
             return 0
+        task.add_done_callback(self._ended)
+        self.connection.notifying += 1
         # Losing the connection does not abort it, so the service owns it.
         self.service.keep(task)
         self.task = task
-        self.connection.notifying += 1
         self.connection.handling.push(self)
-        task.add_done_callback(self._ended)
         return 0
 
     def _ended(self, task: asyncio.Task[object]) -> None:
-        self._check(task)
-        self.connection.notifying -= 1
-        self.connection.handling.remove(self)
-        self.connection.on_work_ended(self)
+        try:
+            self._check(task)
+        finally:
+            self.connection.notifying -= 1
+            self.connection.handling.remove(self)
+            self.connection.on_work_ended(self)
 
     def _check(self, task: asyncio.Task[object]) -> None:
         if task.cancelled():
@@ -70,3 +76,14 @@ cdef class Notification(Procedure):
         self.service.notifications_failed += 1
         self.service.log.error(
             "the handler of event %r from %s failed", self.name, self.connection.peer, exc_info=error)
+
+
+def shared_notification(name: bytes, payload: bytes) -> bytes:
+    """One server-side frame of a notification, for many connections."""
+    cdef uint8_t header[MAX_HEADER_BYTES]
+    cdef uint8_t prefix[2 + MAX_NAME_BYTES]
+    cdef const uint8_t *data = name
+    cdef Py_ssize_t prefix_size = write_notify(prefix, data, PyBytes_GET_SIZE(name))
+    cdef Py_ssize_t header_size = write_header(
+        header, OPCODE_BINARY, prefix_size + PyBytes_GET_SIZE(payload), NULL)
+    return header[:header_size] + prefix[:prefix_size] + payload

@@ -2,9 +2,11 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy
 
+from sockrpc._debug cimport DEBUG, count_created, count_freed
 from sockrpc._loop cimport LoopContext, Member
 from sockrpc._websocket cimport (
     MAX_HEADER_BYTES, OPCODE_BINARY, RESERVED_1, Buffer, apply_mask, buffer_append, buffer_free, buffer_reserve,
@@ -54,6 +56,8 @@ cdef class Settings:
     """
 
     def __cinit__(self, limits):
+        if DEBUG:
+            count_created(<PyObject *> self)
         self.max_message_bytes = limits.max_message_bytes
         self.max_in_flight = limits.max_in_flight
         self.max_waiting_calls = limits.max_waiting_calls
@@ -74,6 +78,10 @@ cdef class Settings:
             [t for t in (self.stall_timeout, self.ping_interval, self.ping_timeout, self.handshake_timeout,
                          self.close_timeout) if t > 0.0]
         ) / 8
+
+    def __dealloc__(self):
+        if DEBUG:
+            count_freed(<PyObject *> self)
 
 
 cdef class Output(Member):
@@ -132,6 +140,10 @@ cdef class Output(Member):
         except RuntimeError:
             # uvloop: the handle was closed under us; connection_lost is on its way.
             pass
+        except BaseException:
+            # No memory: part of a frame may have been written, and what follows would be read as its rest.
+            self.transport.abort()
+            raise
         return 0
 
     cdef int send_joined(self, const uint8_t *prefix, Py_ssize_t prefix_size, bytes payload) except -1:
@@ -202,6 +214,10 @@ cdef class Output(Member):
         except RuntimeError:
             # uvloop: the handle was closed under us; connection_lost is on its way.
             pass
+        except BaseException:
+            # No memory: part of a frame may have been written, and what follows would be read as its rest.
+            self.transport.abort()
+            raise
         return 0
 
     cdef int flush(self) except -1:

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
-from sockrpc._connection cimport Connection
+from sockrpc._keepalive cimport WatchedConnection
 from sockrpc._output cimport Settings
 from sockrpc._dispatch cimport Entry
 from sockrpc._loop cimport LoopContext
@@ -75,7 +75,7 @@ cdef class ProcedureQueue:
     cdef int remove(self, Procedure procedure) except -1
 
 # A connection as a procedure sees it.
-cdef class Host(Connection):
+cdef class Host(WatchedConnection):
     cdef readonly object socket      # sockrpc.Socket
     cdef ProcedureQueue active       # calls with work that must be kept alive
     cdef ProcedureQueue handling     # notifications whose handlers have not ended

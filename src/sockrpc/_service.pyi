@@ -3,8 +3,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, Self, final
 
-from sockrpc._connection import Connection
 from sockrpc._dispatch import Entry
+from sockrpc._keepalive import WatchedConnection
 from sockrpc._loop import LoopContext
 from sockrpc._names import NameTable
 from sockrpc._output import Settings
@@ -83,7 +83,7 @@ class Procedure(Entry):
 @final
 class ProcedureQueue: ...
 
-class Host(Connection):
+class Host(WatchedConnection):
     @property
     def socket(self) -> Socket: ...
     @property

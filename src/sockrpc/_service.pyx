@@ -1,13 +1,15 @@
 """What the connections of one server share, and the queues that procedures wait in."""
 
 cimport cython
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint64_t
 
 import asyncio
 import inspect
 import logging
 
-from sockrpc._connection cimport Connection
+from sockrpc._keepalive cimport WatchedConnection
+from sockrpc._debug cimport DEBUG, count_created, count_freed
 from sockrpc._output cimport Settings
 from sockrpc._dispatch cimport Entry
 from sockrpc._loop cimport LoopContext
@@ -28,6 +30,8 @@ cdef class Handler:
 
     def __cinit__(self, str name, function, *, double timeout=0.0, bint run_to_completion=False,
                   bint thread=False):
+        if DEBUG:
+            count_created(<PyObject *> self)
         self.name = name
         self.function = function
         self.timeout = timeout
@@ -38,6 +42,10 @@ cdef class Handler:
             self.kind = KIND_COROUTINE
         else:
             self.kind = KIND_INLINE
+
+    def __dealloc__(self):
+        if DEBUG:
+            count_freed(<PyObject *> self)
 
 
 cdef bint is_coroutine(object result) except -1:
@@ -67,6 +75,8 @@ cdef class Service:
 
     def __cinit__(self, Settings settings, LoopContext context, NameTable methods, NameTable events, *,
                   threads, make_socket):
+        if DEBUG:
+            count_created(<PyObject *> self)
         self.settings = settings
         self.context = context
         self.methods = methods
@@ -78,10 +88,15 @@ cdef class Service:
         self.tasks = set()
         self.log = logging.getLogger("sockrpc.server")
 
+    def __dealloc__(self):
+        if DEBUG:
+            count_freed(<PyObject *> self)
+
     def keep(self, task: asyncio.Task[object]) -> None:
         """Own a task until it has ended: the loop itself refers to tasks only weakly."""
-        self.tasks.add(task)
+        # In this order: what is in the set and is never told to leave it would hold up every stop.
         task.add_done_callback(self._forget_task)
+        self.tasks.add(task)
 
     def _forget_task(self, task: asyncio.Task[object]) -> None:
         self.tasks.discard(task)
@@ -181,7 +196,16 @@ cdef class Procedure(Entry):
 cdef class ProcedureQueue:
     """First in, first out; and a reset takes from the middle."""
 
+    def __cinit__(self):
+        if DEBUG:
+            count_created(<PyObject *> self)
+
+    def __dealloc__(self):
+        if DEBUG:
+            count_freed(<PyObject *> self)
+
     cdef int push(self, Procedure procedure) except -1:
+        assert procedure.queue is None
         procedure.queue = self
         procedure.previous = self.last
         if self.last is None:
@@ -197,6 +221,7 @@ cdef class ProcedureQueue:
         cdef Procedure after = procedure.following
         # The queue may be the last that refers to it.
         cdef Procedure kept = procedure
+        assert kept.queue is self and self.count > 0
         if before is None:
             self.head = after
         else:
@@ -211,7 +236,7 @@ cdef class ProcedureQueue:
         return 0
 
 
-cdef class Host(Connection):
+cdef class Host(WatchedConnection):
     """A connection as a procedure sees it."""
 
     cdef int on_answered(self) except -1:

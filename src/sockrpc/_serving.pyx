@@ -17,10 +17,11 @@ from sockrpc._frames cimport (
     FAULT_NONE, MAX_NAME_BYTES, OPCODE_NOTIFY, OPCODE_REQUEST, OPCODE_RESET, RECEIVER_SERVER, Fault, Frame,
     fault_reason, name_fault, parse, text_fault, write_notify,
 )
+from sockrpc._keepalive cimport WatchedConnection
 from sockrpc._loop cimport clock
 from sockrpc._notifications cimport Notification
 from sockrpc._service cimport Handler, Host, Procedure, ProcedureQueue, Service
-from sockrpc._websocket cimport MAX_HEADER_BYTES, OPCODE_BINARY, Parser, write_header
+from sockrpc._websocket cimport Parser
 
 
 # How long the calls that were waiting may run before other connections get their turn, in seconds.
@@ -267,6 +268,10 @@ cdef class ServerConnection(Host):
         self.context.starting = <PyObject *> procedure
         try:
             return procedure.begin()
+        except BaseException as error:
+            if type(procedure) is Call:
+                (<Call> procedure).broke_off(error)
+            raise
         finally:
             self.context.starting = before
 
@@ -381,7 +386,7 @@ cdef class ServerConnection(Host):
         ):
             # Answers are on their way, to a slow reader: all of the grace is theirs.
             self.deadline = now + self.settings.close_timeout
-        return Connection.find_overdue(self, now)
+        return WatchedConnection.find_overdue(self, now)
 
     cdef int close_if_drained(self) except -1:
         if self.table.count == 0 and not self.ended:
@@ -435,10 +440,13 @@ cdef class ServerConnection(Host):
         cdef str reason = "stop" if self.stopped else "lost"
         del self.aborting[-ABORTED_AT_ONCE:]
         for call in some:
-            if call.outcome == OUTCOME_NONE or call.outcome == OUTCOME_ABORTED:
-                call.abort(reason, self.stopped)
-            elif call.handler is None or not call.handler.run_to_completion:
-                call.cancel_work()
+            try:
+                if call.outcome == OUTCOME_NONE or call.outcome == OUTCOME_ABORTED:
+                    call.abort(reason, self.stopped)
+                elif call.handler is None or not call.handler.run_to_completion:
+                    call.cancel_work()
+            except Exception as error:
+                self.context.report(error)
         if self.aborting:
             self.context.postpone(self)
         return 0
@@ -486,14 +494,3 @@ cdef class ServerConnection(Host):
             call.cancel_again()
         if self.transport is not None:
             self.drop("server stopping")
-
-
-def shared_notification(name: bytes, payload: bytes) -> bytes:
-    """One server-side frame of a notification, for many connections."""
-    cdef uint8_t header[MAX_HEADER_BYTES]
-    cdef uint8_t prefix[2 + MAX_NAME_BYTES]
-    cdef const uint8_t *data = name
-    cdef Py_ssize_t prefix_size = write_notify(prefix, data, PyBytes_GET_SIZE(name))
-    cdef Py_ssize_t header_size = write_header(
-        header, OPCODE_BINARY, prefix_size + PyBytes_GET_SIZE(payload), NULL)
-    return header[:header_size] + prefix[:prefix_size] + payload

@@ -56,6 +56,7 @@ cdef class Parser:
     cdef uint8_t *cursor             # the window: what is not yet parsed
     cdef uint8_t *end
     cdef bint window_is_tail         # the window lies in `tail`, not in the caller's memory
+    cdef bint isolated               # a debug build put the last read there; False in all others
     cdef Py_ssize_t missing          # how many bytes the incomplete frame still wants; 0 unknown
 
     # Offers `size` bytes that the parser may change in place until `keep` is called.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sockrpc._frames import encode
-from sockrpc._serving import shared_notification
+from sockrpc._notifications import shared_notification
 from sockrpc.errors import UsageError
 from sockrpc.sockets import Socket
 

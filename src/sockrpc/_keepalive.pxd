@@ -1,0 +1,8 @@
+# A connection that is watched; the base of both roles.
+
+from sockrpc._connection cimport Connection
+
+cdef class WatchedConnection(Connection):
+    cdef int watch_output(self, double now) except -1
+    cdef bint find_overdue(self, double now) except -1
+    cdef int ping_if_due(self, double now) except -1
