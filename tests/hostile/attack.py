@@ -31,10 +31,14 @@ class Target:
         assert process.stdout is not None
         self.process = process
         self.tls = tls
+        self.peers: list[Peer] = []
         self.port = int(process.stdout.readline())
 
-    def peer(self, *, opened: bool = True) -> Peer:
-        return Peer(self.port, opened=opened, tls=self.tls)
+    def peer(self, *, opened: bool = True, tls: bool | None = None) -> Peer:
+        """A new connection, closed when the server goes at the latest."""
+        peer = Peer(self.port, opened=opened, tls=self.tls if tls is None else tls)
+        self.peers.append(peer)
+        return peer
 
     def report(self) -> dict[str, Any]:
         with self.peer() as peer:
@@ -88,7 +92,12 @@ def target(
     command = [sys.executable, "-P", "-W", "error", str(HERE / "server.py"), json.dumps(options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            yield Target(process, tls is not None)
+            there = Target(process, tls is not None)
+            try:
+                yield there
+            finally:
+                for peer in there.peers:
+                    peer.line.close()
         finally:
             process.kill()
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import LOOPS
 from tests.hostile.attack import MIB, Target, attack, target
-from tests.hostile.peer import Peer, message, request, reset
+from tests.hostile.peer import message, request, reset
 
 pytestmark = [
     pytest.mark.hostile,
@@ -105,7 +105,7 @@ def test_handlers_that_ignore_their_cancel_hold_their_slots_and_nobody_else() ->
 
 
 def test_handlers_that_ignore_their_cancel_are_named_at_the_stop() -> None:
-    with target(abort_grace=0.2, stop_grace=0.2) as there, Peer(there.port) as peer:
+    with target(abort_grace=0.2, stop_grace=0.2) as there, there.peer() as peer:
         peer.send(request(1, "stubborn"))
         there.until(lambda counts: counts["calls_running"] == 2)
         begun = time.monotonic()

@@ -72,7 +72,7 @@ def test_a_server_whose_reserve_is_used_up_does_not_spin_and_recovers(
     there, peer = exhausted
     peer.call(1, "open_files")
     # Connections that are refused and do not go away, more than the reserve can hold.
-    waiting = [Peer(there.port, opened=False) for _ in range(40)]
+    waiting = [there.peer(opened=False, tls=False) for _ in range(40)]
     used, begun = there.cpu_seconds(), time.monotonic()
     time.sleep(1.0)
     assert there.cpu_seconds() - used < 0.5 * (time.monotonic() - begun), "it spins"
@@ -89,8 +89,12 @@ def test_the_last_descriptors_are_not_for_connections(loop: str) -> None:
     with target(loop, files=FILES, max_connections=FILES) as there:
         peers = []
         with attack(there, within=10.0, grows=8 * MIB):
-            while ask(there) != b"HTTP/1.1 503 Service Unavailable":
-                peers.append(there.peer())
+            while True:
+                peer = there.peer(opened=False)
+                peer.send(opening())
+                if peer.until(b"\r\n\r\n").startswith(b"HTTP/1.1 503 "):
+                    break
+                peers.append(peer)
         assert FILES // 2 < len(peers) < FILES - 16
         assert peers[0].call(1, "echo", b"still") == b"still"
         for each in peers[1:]:

@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from tests.hostile.attack import MIB, attack, target
-from tests.hostile.peer import Peer, head, request
+from tests.hostile.peer import head, request
 from tests.processes import ROOT
 from tests.support import opening
 
@@ -59,7 +59,7 @@ def test_handshakes_that_drip_are_ended_in_time() -> None:
 def test_tls_handshakes_that_never_come_are_ended_in_time(certificate: Path) -> None:
     with target(handshake_timeout=1.0, tls=certificate) as there:
         with attack(there, within=6.0, grows=40 * MIB):
-            peers = [Peer(there.port, opened=False) for _ in range(200)]
+            peers = [there.peer(opened=False, tls=False) for _ in range(200)]
             for peer in peers:
                 assert peer.rest() == b""
         assert there.lines() == []
@@ -140,7 +140,7 @@ def test_what_is_not_tls_on_the_tls_port(what: str, certificate: Path) -> None:
     with target(tls=certificate) as there:
         with attack(there, within=10.0, grows=4 * MIB):
             for _ in range(100):
-                with Peer(there.port, opened=False) as peer:
+                with there.peer(opened=False, tls=False) as peer:
                     peer.send(data)
                     assert b"101" not in peer.rest()
         assert there.lines() == []
