@@ -185,6 +185,8 @@ def test_a_benchmark_that_hangs_is_ended(tmp_path: Path) -> None:
     ("arguments", "wanted"),
     [
         (["--base", "nowhere"], "nowhere is neither a virtual environment nor a Python"),
+        (["--base", __file__], "Permission denied"),
+        (["--json", "no/such/folder/told.json", "--only", "plain"], "no/such/folder"),
         (["--base-path", "nowhere"], "nowhere is not a folder"),
         (["--script", "nowhere.py"], "nowhere.py is not a file"),
         (["--rounds", "3"], "at least 4 rounds"),

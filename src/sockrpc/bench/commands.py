@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BenchmarkError as error:
         sys.stderr.write(error.details)
         return complain(str(error), EXIT_USAGE)
+    except OSError as error:
+        # A Python that can not be run, a report that can not be written.
+        return complain(str(error), EXIT_USAGE)
     except KeyboardInterrupt:
         return complain("interrupted", EXIT_INTERRUPTED)
     return code
