@@ -124,14 +124,18 @@ class Worker:
         self._side = side
         self._timeout = timeout
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the worker
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=worker_environ(),
-            encoding="utf-8",
-        )
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                env=worker_environ(),
+                encoding="utf-8",
+            )
+        except BaseException:
+            self._log.close()
+            raise
         # A pipe can not be waited for with a time-out on every system; a queue can.
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
