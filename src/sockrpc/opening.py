@@ -77,7 +77,7 @@ class Arrivals:
         self._gone(weakref.ref(opening))
 
     def _gone(self, opening: weakref.ref[ServerOpening]) -> None:
-        del self._left[opening]
+        self._left.pop(opening, None)
         if not self._left and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
