@@ -28,7 +28,7 @@ class Opening:
     def __init__(self) -> None:
         self.connection: Any = None
 
-    def connected(self) -> None:
+    def connected(self, connection: object) -> None:
         pass
 
     def ended(self) -> None:
@@ -72,7 +72,7 @@ class ClientSide(Opening):
         )
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def connected(self) -> None:
+    def connected(self, connection: object) -> None:
         self.connection.write_handshake(self.handshake.request())
 
     def receive(self, data: bytes) -> None:
