@@ -3,7 +3,7 @@
 Environment variables:
     PYTHONS      minor versions to run, such as ``3.12`` or ``3.11,3.13``; every one that is found otherwise
     PYTEST_ARGS  appended to every pytest command, such as ``-k reset -x``
-    JOBS         interpreters at a time; two where there are two cores, one otherwise
+    JOBS         interpreters at a time; three where there are two cores or more, one otherwise
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ORDINARY = "not once"
 CLIENTS = ("browser", "node")
 NO_TESTS_COLLECTED = 5
 # Far above what a whole run takes: single tests have time-outs of their own.
-RUN_LIMIT_SECONDS = 1800
+RUN_LIMIT_SECONDS = 900
 
 Made = TypeVar("Made")
 
@@ -154,7 +154,9 @@ def outcome(future: Future[Made], run: Run, runs: list[Run]) -> Made | None:
 def main() -> int:
     shutil.rmtree(REPORTS, ignore_errors=True)
     REPORTS.mkdir(parents=True)
-    jobs = int(os.environ.get("JOBS") or min(2, os.cpu_count() or 1))
+    cores = os.cpu_count() or 1
+    # Tests wait more than they work.
+    jobs = int(os.environ.get("JOBS") or (1 if cores == 1 else min(3, cores + 1)))
     try:
         interpreters, skipped = choose()
     except SetUpError as error:

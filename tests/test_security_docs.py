@@ -13,8 +13,8 @@ TEXT = (FOLDER / "security.md").read_text("utf-8")
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Limits)}
 UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "s": 1}
 
-# What no peer has a say in: how long a stop takes, how many threads there are, where output goes on again.
-NOT_AGAINST_PEERS = {"stop_grace", "abort_grace", "max_threads", "output_low_bytes"}
+# What no peer has a say in: stopping, threads, where output goes on again, what is said of a blocked loop.
+NOT_AGAINST_PEERS = {"stop_grace", "abort_grace", "max_threads", "output_low_bytes", "blocked_warning"}
 
 
 def rows() -> list[list[str]]:

@@ -434,6 +434,7 @@ async def test_a_stop_in_a_hurry_does_not_wait_for_handshakes_under_way(
         async with sockrpc.connect(f"ws://127.0.0.1:{port}/") as client:
             assert await client.call("echo", b"x") == b"x"
         assert new.statistics().calls_answered == 1
+        new.hurry()
 
 
 @LINUX

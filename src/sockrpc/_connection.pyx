@@ -203,6 +203,12 @@ cdef class Connection(Output):
         else:
             self.close_transport()
 
+    def abandon(self) -> None:
+        """No transport was made: the TLS handshake failed."""
+        if self.transport is None and self.handshake is not None:
+            self.handshake.ended()
+            self.handshake = None
+
     def hold_handshake(self, hold: bool) -> None:
         """Stop reading while the application decides on the opening request."""
         if self.transport is not None:

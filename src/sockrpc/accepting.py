@@ -17,7 +17,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["LAST_DESCRIPTORS", "SPARE_DESCRIPTORS", "Acceptor", "descriptors_for_connections"]
+__all__ = ["LAST_DESCRIPTORS", "SPARE_DESCRIPTORS", "Acceptor", "descriptors_for_connections", "serve_line"]
 
 MakeProtocol = Callable[..., asyncio.BaseProtocol]
 
@@ -132,15 +132,7 @@ class Acceptor:
             task.add_done_callback(self._arriving.discard)
 
     async def _connect(self, line: socket.socket, crowded: bool) -> None:
-        make_protocol = functools.partial(self._make_protocol, crowded)
-        try:
-            await self._loop.connect_accepted_socket(make_protocol, line, **self._tls)
-        except OSError:
-            # The TLS handshake failed, or was not done in time: the peer's affair, and no news.
-            line.close()
-        except BaseException:
-            line.close()
-            raise
+        await serve_line(self._loop, functools.partial(self._make_protocol, crowded), line, self._tls)
 
     def _take_spares(self) -> None:
         while len(self._spares) < SPARE_DESCRIPTORS:
@@ -157,6 +149,29 @@ class Acceptor:
     def _resume(self, listening: socket.socket) -> None:
         del self._pauses[listening]
         self._loop.add_reader(listening, self._accept, listening)
+
+
+async def serve_line(
+    loop: asyncio.AbstractEventLoop, make_protocol: MakeProtocol, line: socket.socket, tls: dict[str, Any]
+) -> None:
+    """Give an accepted connection its transport and its protocol."""
+    protocol: Any = None
+
+    def make() -> asyncio.BaseProtocol:
+        nonlocal protocol
+        protocol = make_protocol()
+        return protocol  # type: ignore[no-any-return]
+
+    try:
+        await loop.connect_accepted_socket(make, line, **tls)
+    except BaseException as error:
+        line.close()
+        if protocol is not None:
+            # It was never told of a connection, and what refers to it may go with the garbage only.
+            protocol.abandon()
+        if not isinstance(error, OSError):
+            raise
+        # The TLS handshake failed, or was not done in time: the peer's affair, and no news.
 
 
 def soft_limit() -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import functools
 import logging
@@ -17,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sockrpc.accepting import Acceptor
+from sockrpc.accepting import Acceptor, serve_line
 
 __all__ = ["Listening", "Place", "remove_stale_socket", "tls_options"]
 
@@ -178,10 +177,7 @@ class Listening:
                         self._keep(asyncio.get_running_loop().create_task(self._let_in(connection)))
 
     async def _let_in(self, connection: socket_module.socket) -> None:
-        loop = asyncio.get_running_loop()
-        # What fails here fails as quietly as it does in the loop's own servers.
-        with contextlib.suppress(OSError):
-            await loop.connect_accepted_socket(self._make_protocol, connection, **self._place.tls)
+        await serve_line(asyncio.get_running_loop(), self._make_protocol, connection, self._place.tls)
 
     def _remove_socket_file(self) -> None:
         if self._socket_file is not None:
