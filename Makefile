@@ -12,6 +12,7 @@
 ##   make soak    ten minutes of load on the newest interpreter
 ##   make fuzz    coverage-guided fuzzing, a minute a target  (ARGS="--seconds 600 websocket_server")
 ##   make asan    the tests under AddressSanitizer and UndefinedBehaviorSanitizer (ARGS="-k frames")
+##   make asan-quick   the part of them that runs with every change
 ##   make cover   line coverage of Python and Cython sources (ARGS="-k frames")
 ##   make wheel   source distribution and wheel into dist/
 ##   make clean   remove all that the others made
@@ -21,7 +22,7 @@
 
 # Thin on purpose: how environments are made and tests are run stands in scripts/, typed and linted.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench conformance soak fuzz cover wheel clean asan bench-targets bench-peers guard guard-selftest
+.PHONY: help demo test check bench conformance soak fuzz cover wheel clean asan asan-quick bench-targets bench-peers guard guard-selftest
 export PYTHONS PYTEST_ARGS JOBS
 
 IN = scripts/python scripts/environments.py
@@ -77,6 +78,9 @@ fuzz:
 
 asan:
 	@scripts/python scripts/sanitize.py $(ARGS)
+
+asan-quick:
+	@scripts/python scripts/sanitize.py --quick $(ARGS)
 
 cover:
 	@SOCKRPC_TRACE=1 $(IN) --group test --group coverage --editable cover -- \

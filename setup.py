@@ -58,6 +58,8 @@ def extensions() -> list[Extension]:
         macros += [("SOCKRPC_DEBUG", "1")]
     else:
         macros += [("NDEBUG", None), ("CYTHON_WITHOUT_ASSERTIONS", None)]
+    if SANITIZE:
+        macros += [("SOCKRPC_SANITIZE", "1")]
     if TRACE:
         # coverage's C tracer, which understands .pyx, is the older of the two mechanisms.
         macros += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]

@@ -1,6 +1,7 @@
 """Runs tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer; any report is a failure.
 
-As a command: all tests but those of the clients and the long ones. Arguments go to pytest.
+As a command: all tests but those of the clients and the long ones; with ``--quick`` first, the selection that
+is run with every change. Further arguments go to pytest.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from environments import choose_interpreter
 from interpreters import Interpreter
 
 REPORTS = ROOT / "build" / "sanitize"
-MARKS = "not long and not soak and not browser and not node"
+# Beside what each interpreter runs: what has a run of its own but needs nothing that is not here.
+MARKS = "not once or faults or hostile"
+# Executed by each Python of the environment as it starts. The libubsan of gcc leaves `log_path` to libasan
+# where that is loaded, and would write to standard error: that of a child process may be read by nobody.
+SITE = """\
+import ctypes, os; \
+path = [o[9:] for o in os.environ.get("UBSAN_OPTIONS", "").split(":") if o.startswith("log_path=")]; \
+path and ctypes.CDLL("libubsan.so.1").__sanitizer_set_report_path(path[0].encode())
+"""
 # What is run with every change: whatever parses, dispatches, or has to survive the loss of something.
 SELECTION = [
     f"tests/test_{name}.py"
@@ -57,7 +66,9 @@ def make_sanitized(interpreter: Interpreter) -> Path:
     )
     if done.returncode:
         raise SetUpError("the sanitized build failed: its output stands above")
-    return ROOT / ".venv" / name_of(interpreter) / "bin" / "python"
+    folder = ROOT / ".venv" / name_of(interpreter)
+    (folder / "lib" / f"python{interpreter.minor}" / "site-packages" / "sanitizers.pth").write_text(SITE)
+    return folder / "bin" / "python"
 
 
 def name_of(interpreter: Interpreter) -> str:
@@ -113,7 +124,10 @@ def main() -> None:
     except SetUpError as error:
         sys.exit(f"error: {error}")
     clear_reports()
-    command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-m", MARKS, *sys.argv[1:]]
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["--quick"]:
+        arguments = [*SELECTION, "-q", *arguments[1:]]
+    command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-m", MARKS, *arguments]
     code = subprocess.run(command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, check=False).returncode
     trouble = tell_reports()
     if trouble:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sockrpc._debug import is_debug, live
 from sockrpc._dispatch import live_entries
 from sockrpc._loop import live_contexts
 
@@ -62,8 +63,24 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     names = inspect.signature(pyfuncitem.obj).parameters
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    before = live()
     run(pyfuncitem.callspec.params["loop_kind"], pyfuncitem.obj, arguments)
+    if is_debug():
+        forget_exceptions(pyfuncitem)
+        gc.collect()
+        after = live()
+        left = {name: after[name] - before.get(name, 0) for name in after}
+        left = {name: count for name, count in left.items() if count > 0}
+        assert not left, f"of what is compiled, so much was created and not freed: {left}"
     return True
+
+
+def forget_exceptions(item: pytest.Item) -> None:
+    """What pytest keeps of the log: an exception refers to the frames it went through, and to all in them."""
+    plugin = item.config.pluginmanager.get_plugin("logging-plugin")
+    assert plugin is not None
+    for record in (*plugin.report_handler.records, *plugin.caplog_handler.records):
+        record.exc_info = record.args = None
 
 
 def run(kind: str, test: Callable[..., Any], arguments: dict[str, Any]) -> None:

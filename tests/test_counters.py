@@ -38,7 +38,11 @@ async def churn(rounds: int) -> None:
             await raw.send(
                 request(1, "wait"), request(2, "echo", b"2"), reset(1), frame(2, b"\x02", final=False)
             )
-            await raw.synchronize() if not number % 2 else raw.reset_line()
+            if number % 2:
+                raw.reset_line()
+            else:
+                assert await raw.answer() == (2, b"2")
+                await raw.synchronize()
             waiting[0].cancel()
             await client.close()
             await asyncio.gather(*waiting, return_exceptions=True)
