@@ -35,6 +35,7 @@ cdef class Connection(Output):
     cdef bint yielded                # by fairness: `proceed` goes on with the parser's tail
     cdef bint ran_handler            # since the clock was last looked at
     cdef bint receiving_directly     # into the parser's tail, not the loop's buffer
+    cdef int full_reads              # in a row: the peer sends faster than it is served
 
     # Output
     cdef bytes pending_pong          # payload of the latest unanswered ping while write_paused

@@ -35,10 +35,6 @@ cdef extern from *:
     """
     double sockrpc_clock() noexcept nogil
 
-cdef enum:
-    # Larger than what one recv usually finds, so that a busy connection costs few system calls.
-    RECEIVE_BYTES = 256 * 1024
-
 cdef double LONGEST_INTERVAL = 1.0
 cdef double SHORTEST_INTERVAL = 0.005
 

@@ -31,6 +31,10 @@ SPARE_DESCRIPTORS = 8
 # left to those who have got in, and to the application.
 LAST_DESCRIPTORS = 16
 
+# TLS handshakes that may be under way at a time however small `max_connections` is: who fails in one
+# takes a moment to go, and is not to keep others out.
+LEAST_HANDSHAKES = 64
+
 # Connections accepted before others get their turn.
 ACCEPTED_AT_ONCE = 64
 
@@ -51,6 +55,7 @@ class Acceptor:
             descriptors left, so that the connection is to be refused.
         tls: The keywords of TLS that `connect_accepted_socket` takes.
         refused: Called with the reason whenever connections are refused or left waiting.
+        max_handshakes: TLS handshakes under way at a time, or LEAST_HANDSHAKES; one more is closed.
     """
 
     def __init__(
@@ -60,12 +65,14 @@ class Acceptor:
         make_protocol: MakeProtocol,
         tls: dict[str, Any],
         refused: Callable[[str], None],
+        max_handshakes: int,
     ) -> None:
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._make_protocol = make_protocol
         self._tls = tls
         self._refused = refused
+        self._max_handshakes = max(max_handshakes, LEAST_HANDSHAKES)
         self._spares: list[int] = []
         self._arriving: set[asyncio.Task[None]] = set()
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
@@ -123,6 +130,11 @@ class Acceptor:
                     if not isinstance(again, BlockingIOError | InterruptedError | ConnectionAbortedError):
                         self._pause(listening, again)
                     return
+            if self._tls and len(self._arriving) >= self._max_handshakes:
+                # They are no connections yet, and take more memory than one.
+                self._refused(f"{self._max_handshakes} TLS handshakes are under way")
+                line.close()
+                continue
             if crowded or (last is not None and line.fileno() >= last):
                 crowded = True
                 self._refused(f"hardly any of {soft_limit()} file descriptors is free")

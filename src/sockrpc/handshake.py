@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http
 import logging
+import re
 import urllib.parse
 from collections.abc import Collection, Sequence
 from email.utils import formatdate
@@ -40,6 +41,12 @@ LOGGER = logging.getLogger("sockrpc.handshake")
 LOGGER.setLevel(logging.WARNING)
 
 BLANK_LINE = b"\r\n\r\n"
+
+# How a request begins, as far as it has come: a method, which is a token (RFC 9110 5.6.2), and a space.
+BEGINNING = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{0,32}(?:\Z|(?<=.) )")
+BEGINNING_BYTES = 33
+NOT_HTTP = "This is not an HTTP/1.1 request."
+TLS_HANDSHAKE = 0x16  # the content type of the first record, RFC 8446 5.1
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -100,7 +107,13 @@ class ServerHandshake:
     def receive(self, data: bytes) -> Request | Response | None:
         """Feed received bytes: None while the request is incomplete, a Response if it is refused already."""
         searched = max(0, len(self.received) - len(BLANK_LINE) + 1)
+        is_beginning = len(self.received) < BEGINNING_BYTES
         self.received += data
+        if is_beginning and not BEGINNING.match(self.received[:BEGINNING_BYTES]):
+            # Its end may never come: who speaks TLS waits for an answer first.
+            tls = self.received[0] == TLS_HANDSHAKE
+            hint = " It begins a TLS handshake; this port is for ws, not wss." if tls else ""
+            return plain_response(http.HTTPStatus.BAD_REQUEST, NOT_HTTP + hint + "\n")
         end = self.received.find(BLANK_LINE, searched)
         size = len(self.received) if end < 0 else end + len(BLANK_LINE)
         if size > self.max_handshake_bytes:
@@ -120,7 +133,7 @@ class ServerHandshake:
         if b"".join(self.protocol.data_to_send()):
             status = http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             return plain_response(status, f"{self.protocol.handshake_exc}\n")
-        return plain_response(http.HTTPStatus.BAD_REQUEST, "This is not an HTTP/1.1 request.\n")
+        return plain_response(http.HTTPStatus.BAD_REQUEST, NOT_HTTP + "\n")
 
     def answer(self, request: Request, *, path: str | None, origins: Origins) -> Response:
         """The response to an opening request: 101, or a refusal that says why.

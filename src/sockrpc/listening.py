@@ -57,7 +57,7 @@ class Place(NamedTuple):
     """Where to listen, and how.
 
     `uds` and `sockets` stand instead of host and port; `tls` has the keywords of TLS that the loop's
-    methods take.
+    methods take; `max_handshakes` are those of TLS that may be under way at a time.
     """
 
     host: str | None
@@ -67,6 +67,7 @@ class Place(NamedTuple):
     backlog: int
     reuse_port: bool | None
     tls: dict[str, Any]
+    max_handshakes: int
 
 
 class Listening:
@@ -111,7 +112,9 @@ class Listening:
     def _accepting(self, server: asyncio.AbstractServer) -> asyncio.AbstractServer | Acceptor:
         place = self._place
         if OWN_ACCEPTOR:
-            return Acceptor(server, place.backlog, self._make_protocol, place.tls, self._refused)
+            return Acceptor(
+                server, place.backlog, self._make_protocol, place.tls, self._refused, place.max_handshakes
+            )
         return server
 
     def _ways(self) -> Iterator[Listen]:

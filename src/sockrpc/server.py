@@ -268,14 +268,15 @@ class serve:
         self._app = app
         self._limits = make_limits(limits, ServerLimits.__optional_keys__)
         tls = tls_options(ssl, self._limits.handshake_timeout, self._limits.close_timeout)
-        self._place = Place(host, port, uds, sockets, backlog, reuse_port, tls)
+        max_connections = self._limits.max_connections or descriptors_for_connections()
+        self._place = Place(host, port, uds, sockets, backlog, reuse_port, tls, max_connections)
         self._policy = OpeningPolicy(
             path=path,
             origins=origins,
             process_request=process_request,
             compression=check_name(compression),
             max_handshake_bytes=self._limits.max_handshake_bytes,
-            max_connections=self._limits.max_connections or descriptors_for_connections(),
+            max_connections=max_connections,
             full=FullLog(),
         )
         self._server: Server | None = None

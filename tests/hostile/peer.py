@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 import socket
 import ssl
 import struct
-import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
@@ -58,9 +58,13 @@ class Peer:
         self.line = line
         self.buffer = self.seen = b""
         if opened:
-            line.sendall(opening())
-            answer = self.until(b"\r\n\r\n")
-            assert answer.startswith(b"HTTP/1.1 101 "), answer
+            try:
+                line.sendall(opening())
+                answer = self.until(b"\r\n\r\n")
+                assert answer.startswith(b"HTTP/1.1 101 "), answer
+            except BaseException:
+                line.close()
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -131,25 +135,28 @@ class Peer:
 
     @contextlib.contextmanager
     def drained(self) -> Iterator[None]:
-        """Throw away what is received meanwhile, in a thread; sending does not wait for reading."""
-        stop = threading.Event()
+        """Throw away what is received meanwhile, in a thread; sending does not wait for reading.
+
+        Ends when everything that was sent has been acted on.
+        """
+        last = b"the last answer of all"
 
         def drain() -> None:
-            with contextlib.suppress(OSError):
-                while not stop.is_set() and self.line.recv(1 << 18):
-                    pass
+            tail = b""
+            while not tail.endswith(last):
+                data = self.line.recv(1 << 18)
+                assert data, "the connection has ended"
+                tail = (tail + data)[-len(last) :]
 
-        thread = threading.Thread(target=drain, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            # The answer to this ping ends its wait.
-            with contextlib.suppress(OSError):
-                self.send(head(9, 0))
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            draining = pool.submit(drain)
+            try:
+                yield
+                self.send(request(0xFFFF_FFFD, "echo", last))
+                draining.result(PATIENCE)
+            except BaseException:
+                self.line.shutdown(socket.SHUT_RDWR)
+                raise
 
     def send_until_cut(self, data: bytes) -> None:
         """Send it again and again until the server has ended the connection."""

@@ -66,8 +66,16 @@ def test_a_block_that_does_not_end_is_told_while_it_lasts() -> None:
 @pytest.mark.parametrize("off", [None, 0])
 def test_nobody_is_named_where_it_is_switched_off(off: float | None) -> None:
     with target(blocked_warning=off) as there, there.peer() as peer:
+        assert not [name for name in peer.report()["threads"] if "watch" in name]
         peer.call(1, "block", b"1.2")
         assert there.lines() == []
+
+
+def test_the_watching_thread_is_one_and_costs_next_to_nothing() -> None:
+    with target() as there, there.peer() as peer:
+        assert len([name for name in peer.report()["threads"] if "watch" in name]) == 1
+        # Four times a second it asks, and the loop answers: some hundred microseconds.
+        assert there.cpu_used_in(1.5) <= 0.02
 
 
 def test_neither_an_idle_loop_nor_short_work_nor_a_stopped_process_is_a_block() -> None:
@@ -77,30 +85,32 @@ def test_neither_an_idle_loop_nor_short_work_nor_a_stopped_process_is_a_block() 
             peer.send(request(id, "block", b"0.1"))
         peer.call(8, "echo")
         there.process.send_signal(signal.SIGSTOP)
-        time.sleep(0.8)
+        assert there.cpu_used_in(0.8) == 0.0
         there.process.send_signal(signal.SIGCONT)
         peer.call(9, "echo")
-        time.sleep(0.5)
-        assert there.lines() == []
+        assert there.cpu_used_in(0.5) <= 0.05
+        # What is told is told in order: this one is the only one.
+        peer.call(10, "block", b"0.35")
+        assert "(call 10 of " in line_about(there, "the event loop")
 
 
 def test_handlers_that_ignore_their_cancel_hold_their_slots_and_nobody_else() -> None:
     limit = 100
     with target(max_in_flight=limit, abort_grace=0.2, stop_grace=0.2) as there, there.peer() as peer:
-        with attack(there, within=5.0, grows=4 * MIB):
-            for id in range(1, 10_001):
-                peer.send(request(id, "stubborn") + reset(id))
-            counts = there.until(lambda counts: counts["calls_reset"] == 10_000)
+        with attack(there, within=5.0, grows=2 * MIB):
+            parts = [request(id, "stubborn") + reset(id) for id in range(1, 100_001)]
+            peer.flood(b"".join(parts[n : n + 1000]) for n in range(0, len(parts), 1000))
+            counts = there.until(lambda counts: counts["calls_reset"] == len(parts))
         # Aborted work counts until it has ended: the others left the queue and never started.
         assert counts["calls_running"] == limit + 1
         assert counts["calls_started"] < limit + counts["calls_answered"] + 10
         # The connection's own slots are taken ...
-        peer.send(request(20_001, "echo"))
+        peer.send(request(200_001, "echo"))
         assert there.until(lambda counts: counts["procedures_waiting"] == 1)
         # ... and free when the work ends.
         with there.peer() as other:
             other.call(1, "relent")
-        assert peer.call(20_002, "echo", b"again") == b"again"
+        assert peer.call(200_002, "echo", b"again") == b"again"
         assert there.lines() == []
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import trustme
 
 from tests.conftest import LOOPS
-from tests.hostile.attack import MIB, Target, attack, target
+from tests.hostile.attack import KIB, MIB, Target, attack, rounds, target
 from tests.hostile.peer import Peer
 from tests.support import opening
 
@@ -50,11 +49,11 @@ def test_no_descriptors_are_503_for_new_connections_and_nothing_for_others(
     exhausted: tuple[Target, Peer], loop: str
 ) -> None:
     there, peer = exhausted
-    with attack(there, within=15.0, grows=6 * MIB, slowest=0.5):
+    with attack(there, within=4.0, grows=2 * MIB):
         count, number = peer.call(1, "open_files").split()
         assert int(count) > FILES // 2
         assert number == b"24"
-        answers = {ask(there) for _ in range(50)}
+        answers = {ask(there) for _ in rounds()}
         assert answers == {b"HTTP/1.1 503 Service Unavailable"}
         assert peer.call(2, "echo", b"still") == b"still"
         lines = peer.report()["lines"]
@@ -73,9 +72,7 @@ def test_a_server_whose_reserve_is_used_up_does_not_spin_and_recovers(
     peer.call(1, "open_files")
     # Connections that are refused and do not go away, more than the reserve can hold.
     waiting = [there.peer(opened=False, tls=False) for _ in range(40)]
-    used, begun = there.cpu_seconds(), time.monotonic()
-    time.sleep(1.0)
-    assert there.cpu_seconds() - used < 0.5 * (time.monotonic() - begun), "it spins"
+    assert there.cpu_used_in(0.7) < 0.15, "it spins"
     lines = peer.report()["lines"]
     assert len(lines) == 1, lines
     for each in waiting:
@@ -88,17 +85,17 @@ def test_a_server_whose_reserve_is_used_up_does_not_spin_and_recovers(
 def test_the_last_descriptors_are_not_for_connections(loop: str) -> None:
     with target(loop, files=FILES, max_connections=FILES) as there:
         peers = []
-        with attack(there, within=10.0, grows=8 * MIB):
+        with attack(there, within=3.0, grows=FILES * 12 * KIB):
             while True:
                 peer = there.peer(opened=False)
                 peer.send(opening())
                 if peer.until(b"\r\n\r\n").startswith(b"HTTP/1.1 503 "):
                     break
                 peers.append(peer)
-        assert FILES // 2 < len(peers) < FILES - 16
-        assert peers[0].call(1, "echo", b"still") == b"still"
-        for each in peers[1:]:
-            each.cut()
-        with contextlib.ExitStack() as stack:
-            assert there.until(lambda counts: counts["connections"] == 2)
-            stack.callback(peers[0].line.close)
+            assert FILES // 2 < len(peers) < FILES - 16
+            assert peers[0].call(1, "echo", b"still") == b"still"
+            for each in peers[1:-1]:
+                each.cut()
+            # Who got in last could still ask, and sees the others go.
+            while peers[-1].report()["statistics"]["connections"] > 3:
+                pass

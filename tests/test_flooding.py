@@ -1,0 +1,72 @@
+"""A peer that sends faster than it is served, or what can not become a request: decided early, and fairly."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+
+import sockrpc
+from tests.http_peer import ask_to_open
+from tests.pair import MemoryServer
+from tests.support import PING, frame, opening, request, serving
+
+# The loop's receive buffer; a read that fills it tells that there is more.
+FULL = 256 * 1024
+
+
+async def test_four_full_reads_in_a_row_are_a_connection_s_turn() -> None:
+    app = sockrpc.App()
+    app.method("echo")(lambda call: call.payload)
+    async with MemoryServer(app) as here:
+        raw, pair = here.raw(capacity=8 * FULL)
+        raw.send(frame(PING, bytes(58)) * (5 * FULL // 64), request(1, "echo", b"after"))
+        for _ in range(3):
+            assert pair.server.receive(FULL) == FULL
+            assert pair.server.is_reading()
+        assert pair.server.receive(FULL) == FULL
+        assert not pair.server.is_reading(), "libuv would go on for 32 reads, and others would wait"
+        # The others had their turn.
+        await here.settle()
+        assert pair.server.is_reading()
+        assert raw.answers == [(1, b"after")]
+
+
+async def test_reads_that_leave_room_are_not_held_up() -> None:
+    async with MemoryServer(sockrpc.App()) as here:
+        raw, pair = here.raw(capacity=8 * FULL)
+        raw.send(frame(PING, bytes(58)) * (8 * FULL // 64))
+        for _ in range(8):
+            assert pair.server.receive(FULL - 1) == FULL - 1
+            assert pair.server.is_reading()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x00", b"\x81", b"\r\n", b" GET", b"G\x00", b"GET\t/", b"GET:", b"x" * 33, b"{", b"GET\r"],
+    ids=repr,
+)
+async def test_what_no_request_begins_with_is_refused_at_its_first_bytes(data: bytes) -> None:
+    async with serving(sockrpc.App()) as here:
+        answer = await ask_to_open(here.port, data)
+        assert answer.status == 400
+        assert answer.body == b"This is not an HTTP/1.1 request.\n"
+
+
+async def test_tls_on_a_plain_port_is_told_so() -> None:
+    outgoing = ssl.MemoryBIO()
+    hello = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        hello.do_handshake()
+    async with serving(sockrpc.App()) as here:
+        answer = await ask_to_open(here.port, outgoing.read())
+        assert answer.status == 400
+        assert b"this port is for ws, not wss" in answer.body
+
+
+@pytest.mark.parametrize("method", ["x" * 32, "M-SEARCH", "!#$%&'*+.^_`|~09azAZ-"])
+async def test_every_token_may_be_a_method_as_far_as_its_first_bytes_tell(method: str) -> None:
+    async with serving(sockrpc.App()) as here:
+        answer = await ask_to_open(here.port, opening().replace(b"GET", method.encode(), 1))
+        assert answer.body != b"This is not an HTTP/1.1 request.\n"
+        assert answer.status != 101
