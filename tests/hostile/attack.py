@@ -23,8 +23,8 @@ MIB = 1 << 20
 KIB = 1 << 10
 
 # The slowest answer that the witness may see, in seconds, where a test does not say otherwise: a few
-# turns of 5 ms (what the handlers of one connection may take), and what a shared machine takes away.
-SLOWEST = 0.1
+# turns of 5 ms (what the handlers of one connection may take), and a collection of garbage.
+SLOWEST = 0.05
 # 99 % of the answers take this part of it at the most.
 USUAL = 0.4
 
@@ -158,6 +158,7 @@ def witnessed(there: Target) -> Iterator[dict[str, Any]]:
         "tests.hostile.witness",
         str(there.port),
         "tls" if there.tls else "plain",
+        str(there.process.pid),
     ]
     pipe = subprocess.PIPE
     seen: dict[str, Any] = {}

@@ -85,7 +85,7 @@ def test_a_server_whose_reserve_is_used_up_does_not_spin_and_recovers(
 def test_the_last_descriptors_are_not_for_connections(loop: str) -> None:
     with target(loop, files=FILES, max_connections=FILES) as there:
         peers = []
-        with attack(there, within=3.0, grows=FILES * 12 * KIB):
+        with attack(there, within=3.0, grows=FILES * 12 * KIB, leaves=FILES * 8 * KIB):
             while True:
                 peer = there.peer(opened=False)
                 peer.send(opening())
