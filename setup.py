@@ -23,7 +23,10 @@ SANITIZE = switched_on("SOCKRPC_SANITIZE")
 DEBUG = TRACE or SANITIZE or switched_on("SOCKRPC_DEBUG")
 MODE = "trace" if TRACE else "sanitize" if SANITIZE else "debug" if DEBUG else "release"
 # What is found ends the process: a report that the program survives is a report that is overlooked.
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+# Python's own flags bring -fwrapv along, with which no signed overflow is one.
+SANITIZERS = [
+    "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-fno-wrapv",
+]  # fmt: skip
 CORES = os.cpu_count() or 1
 
 

@@ -44,7 +44,12 @@ static PyMethodDef methods[] = {{"fault", fault, METH_O, ""}, {NULL, NULL, 0, NU
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "planted", "", -1, methods, 0, 0, 0, 0};
 PyMODINIT_FUNC PyInit_planted(void) { return PyModule_Create(&module); }
 """
-FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g"]
+# As setup.py compiles the package: after the flags of Python itself, of which -fwrapv would hide an overflow.
+FLAGS = [
+    *(sysconfig.get_config_var("CFLAGS") or "").split(),
+    *("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"),
+    "-fno-wrapv",
+]
 
 
 @pytest.fixture(scope="module")
