@@ -13,7 +13,7 @@
 ##   make fuzz    coverage-guided fuzzing, a minute a target  (ARGS="--seconds 600 websocket_server")
 ##   make asan    the tests under AddressSanitizer and UndefinedBehaviorSanitizer (ARGS="-k frames")
 ##   make asan-quick   the part of them that runs with every change
-##   make cover   line coverage of Python and Cython sources (ARGS="-k frames")
+##   make cover   line coverage; fails if a line of a .pyx is not executed
 ##   make wheel   source distribution and wheel into dist/
 ##   make clean   remove all that the others made
 ##
@@ -84,7 +84,8 @@ asan-quick:
 
 cover:
 	@SOCKRPC_TRACE=1 $(IN) --group test --group coverage --editable cover -- \
-	    sh -c 'coverage run -m pytest -m "not once" "$$@"; code=$$?; coverage report; exit $$code' cover $(ARGS)
+	    sh -c 'coverage run -m pytest -m "not once" "$$@"; code=$$?; coverage report; \
+	        coverage report --include="src/sockrpc/*.pyx" --omit="*/_debug.pyx" --fail-under=100 || code=1; exit $$code' cover $(ARGS)
 
 wheel:
 	@$(IN) --group wheels --no-package wheel -- python -m build
