@@ -207,7 +207,7 @@ cdef class Connection(Output):
         else:
             self.close_transport()
 
-    def abandon(self) -> None:
+    def give_up_opening(self) -> None:
         """No transport was made: the TLS handshake failed."""
         if self.transport is None and self.handshake is not None:
             self.handshake.ended()

@@ -180,7 +180,7 @@ async def serve_line(
         line.close()
         if protocol is not None:
             # It was never told of a connection, and what refers to it may go with the garbage only.
-            protocol.abandon()
+            protocol.give_up_opening()
         if not isinstance(error, OSError):
             raise
         # The TLS handshake failed, or was not done in time: the peer's affair, and no news.
