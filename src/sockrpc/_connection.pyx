@@ -294,7 +294,7 @@ cdef class Connection(Output):
         try:
             return self.on_message(data, size)
         finally:
-            free_isolated(data)
+            free_isolated(data)  # pragma: no trace
 
     cdef int settle_reading(self) except -1:
         # Nothing is read while something read before waits to be parsed: at most one receive buffer

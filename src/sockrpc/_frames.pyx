@@ -223,8 +223,8 @@ def parse_message(message: bytes, *, receiver: str) -> Notify | Request | Reset 
     try:
         return read_frame(data, PyBytes_GET_SIZE(message), side)
     finally:
-        if DEBUG:
-            free_isolated(data)
+        if DEBUG:  # pragma: no trace
+            free_isolated(data)  # pragma: no trace
 
 
 cdef object read_frame(const uint8_t *data, Py_ssize_t size, int side):

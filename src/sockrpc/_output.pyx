@@ -140,10 +140,10 @@ cdef class Output(Member):
         except RuntimeError:
             # uvloop: the handle was closed under us; connection_lost is on its way.
             pass
-        except BaseException:
+        except BaseException:  # pragma: no memory
             # No memory: part of a frame may have been written, and what follows would be read as its rest.
-            self.transport.abort()
-            raise
+            self.transport.abort()  # pragma: no memory
+            raise  # pragma: no memory
         return 0
 
     cdef int send_joined(self, const uint8_t *prefix, Py_ssize_t prefix_size, bytes payload) except -1:
@@ -214,10 +214,10 @@ cdef class Output(Member):
         except RuntimeError:
             # uvloop: the handle was closed under us; connection_lost is on its way.
             pass
-        except BaseException:
+        except BaseException:  # pragma: no memory
             # No memory: part of a frame may have been written, and what follows would be read as its rest.
-            self.transport.abort()
-            raise
+            self.transport.abort()  # pragma: no memory
+            raise  # pragma: no memory
         return 0
 
     cdef int flush(self) except -1:

@@ -273,7 +273,7 @@ cdef class ServerConnection(Host):
                 (<Call> procedure).broke_off(error)
             raise
         finally:
-            self.context.starting = before
+            self.context.starting = before  # pragma: no trace
 
     cdef Procedure next_waiting(self):
         cdef Procedure procedure = self.waiting.head
@@ -445,8 +445,8 @@ cdef class ServerConnection(Host):
                     call.abort(reason, self.stopped)
                 elif call.handler is None or not call.handler.run_to_completion:
                     call.cancel_work()
-            except Exception as error:
-                self.context.report(error)
+            except Exception as error:  # pragma: no memory
+                self.context.report(error)  # pragma: no memory
         if self.aborting:
             self.context.postpone(self)
         return 0
