@@ -251,6 +251,7 @@ MISTAKES: list[tuple[Callable[[], object], str]] = [
 @pytest.mark.parametrize(("mistake", "told"), MISTAKES, ids=[told for _, told in MISTAKES])
 async def test_a_usage_error_comes_before_any_loop(mistake: Callable[[], object], told: str) -> None:
     """In a running loop, where anything later than the check of the arguments is a RuntimeError."""
+    gc.collect()
     loops = living_loops()
     with pytest.raises(sockrpc.UsageError, match=told):
         mistake()
