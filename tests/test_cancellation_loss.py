@@ -273,3 +273,15 @@ async def test_the_reason_of_an_abort(reason: str, kind: str) -> None:
         if reason in ("reset", "timeout"):
             await raw.synchronize()
     assert seen == [(True, reason)]
+
+
+async def test_more_calls_than_are_aborted_at_once_are_all_aborted_by_one_loss() -> None:
+    work = Work()
+    count = 1_500  # cancelled in groups of 512
+    async with serving(work.app(), max_in_flight=count) as here, await here.raw() as raw:
+        await raw.send(*(request(id, "work") for id in range(count)))
+        await until(lambda: here.server.statistics().calls_running == count)
+        raw.reset_line()
+        await until(lambda: not here.server.statistics().calls_running)
+        statistics = here.server.statistics()
+    assert (statistics.calls_lost, statistics.calls_in_flight) == (count, 0)

@@ -5,8 +5,7 @@ class Entry:
     def id(self) -> int: ...
 
 @final
-class RequestTable:
-    def __len__(self) -> int: ...
+class RequestTable: ...
 
 @final
 class Table:

@@ -64,9 +64,6 @@ cdef class RequestTable:
                 count_memory(-1, -(<Py_ssize_t> 1 << (32 - self.shift)) * <Py_ssize_t> sizeof(PyObject *))
         PyMem_Free(self.buckets)
 
-    def __len__(self) -> int:
-        return self.count
-
     cdef PyObject *find(self, uint32_t id) noexcept:
         cdef PyObject *entry
         if self.buckets == NULL:

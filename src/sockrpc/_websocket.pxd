@@ -66,7 +66,6 @@ cdef class Parser:
     # Must be called before the offered memory is used for something else.
     cdef int keep(self) except -1
     # Bytes that are offered or kept and not yet parsed.
-    cdef Py_ssize_t unparsed(self) noexcept
     # Where the next `size` bytes may be received directly (see `received`); NULL is never returned.
     cdef uint8_t *reserve(self, Py_ssize_t size) except NULL
     cdef int received(self, Py_ssize_t size) except -1

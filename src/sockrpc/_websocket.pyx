@@ -231,9 +231,6 @@ cdef class Parser:
         self.window_is_tail = True
         return 0
 
-    cdef Py_ssize_t unparsed(self) noexcept:
-        return self.end - self.cursor
-
     cdef int keep(self) except -1:
         cdef Py_ssize_t rest = self.end - self.cursor
         if not self.message_opcode and self.message.data != NULL:

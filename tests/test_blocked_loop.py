@@ -1,0 +1,90 @@
+"""`blocked_warning`, seen from inside; tests/hostile has it on a server in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+import sockrpc
+from tests.support import notify, request, serving, until
+
+THRESHOLD = 0.1
+BLOCK = 0.3
+
+
+def crunch() -> None:
+    time.sleep(BLOCK)
+
+
+def blocking_app() -> sockrpc.App:
+    app = sockrpc.App()
+
+    @app.method("first_step")
+    async def first_step(call: sockrpc.Call) -> None:
+        crunch()
+
+    @app.method("later_step")
+    async def later_step(call: sockrpc.Call) -> None:
+        await asyncio.sleep(0)
+        crunch()
+
+    @app.method("spawned_step")
+    def spawned_step(call: sockrpc.Call) -> None:
+        call.spawn_and_abort_on_reset(later_step(call))
+
+    @app.method("wait")
+    async def wait(call: sockrpc.Call) -> None:
+        await call.wait_reset()
+
+    @app.on("event")
+    async def event(notification: sockrpc.Notification) -> None:
+        await asyncio.sleep(0)
+        crunch()
+
+    @app.on("waiting")
+    async def waiting(notification: sockrpc.Notification) -> None:
+        await asyncio.sleep(BLOCK)
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("sent", "who"),
+    [
+        (request(2, "first_step"), "method 'first_step' (call 2 of "),
+        (request(2, "later_step"), "method 'later_step' (call 2 of "),
+        (request(2, "spawned_step"), "method 'spawned_step' (call 2 of "),
+        (notify("event"), "the handler of event 'event' of "),
+    ],
+    ids=["first step", "later step", "spawned", "event"],
+)
+async def test_what_blocks_the_loop_is_named_among_others(
+    sent: bytes, who: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(blocking_app(), blocked_warning=THRESHOLD) as here, await here.raw() as raw:
+        # Others that are running, and do not block.
+        await raw.send(request(1, "wait"), notify("waiting"), sent)
+        await until(lambda: "blocked the event loop" in caplog.text)
+    (line,) = [each.getMessage() for each in caplog.records if "blocked" in each.getMessage()]
+    assert line.startswith(who)
+    assert line.endswith(" in crunch")
+
+
+async def test_a_task_that_is_no_handler_is_named_too(caplog: pytest.LogCaptureFixture) -> None:
+    async def somebody_else() -> None:
+        await asyncio.sleep(0)
+        crunch()
+
+    async with serving(blocking_app(), blocked_warning=THRESHOLD) as here, await here.raw():
+        await asyncio.create_task(somebody_else(), name="other")
+        await until(lambda: "blocked the event loop" in caplog.text)
+    assert "task 'other' (" in caplog.text
+
+
+async def test_an_idle_loop_blocks_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(blocking_app(), blocked_warning=0.05) as here, await here.raw() as raw:
+        await asyncio.sleep(0.3)  # the time is what is tested
+        await raw.synchronize()
+    assert "blocked" not in caplog.text
