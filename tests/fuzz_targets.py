@@ -7,6 +7,7 @@ code; test_corpus.py calls the targets with everything that was ever found, and 
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,9 @@ def frames(data: bytes) -> None:
     check_message(data, "client")
 
 
+TOKEN = frozenset(b"!#$%&'*+-.^_`|~" + string.digits.encode() + string.ascii_letters.encode())
+
+
 def server_handshake(data: bytes) -> None:
     """The server's side of the opening handshake: a request, in reads."""
     program = Program(data)
@@ -58,6 +62,12 @@ def server_handshake(data: bytes) -> None:
     data = data[program.at :]
     outcome, rest = serve(Stream([], cuts).reads(data))
     assert (outcome, rest) == serve([data])
+    # A request begins with a method, which is a token (RFC 9110 5.6.2), and a space. What does not is refused
+    # at once, by us only.
+    method, space, _ = data[:33].partition(b" ")
+    if set(method) - TOKEN or (space and not method) or len(method) > 32:
+        assert (outcome, rest) == (400, None)
+        return
     # websockets is fed the request alone: what follows is none of its affair.
     head, blank, after = data.partition(b"\r\n\r\n")
     head += blank
