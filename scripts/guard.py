@@ -40,7 +40,7 @@ BY_WEIGHT = [FAILED, SLOWER, INCONCLUSIVE, OK]
 # For the self-test: some work that a source of each guarded part does in vain, after the line that is named.
 INJECTIONS = [
     ("_websocket.pyx", "            available = self.end - self.cursor\n", "            sum(range(4))\n"),
-    ("_websocket.pyx", "    cdef uint8_t *out\n    if masked:\n", "        sum(range(8))\n"),
+    ("_websocket.pyx", "    if masked:\n        fresh_mask(mask)\n", "        sum(range(8))\n"),
     ("_serving.pyx", '            return self.fail(1002, "id in use")\n', "        sum(range(64))\n"),
     (
         "_serving.pyx",

@@ -141,7 +141,9 @@ class Bench:
                     for each in stream.reads(stream.to("server")):
                         await self.loop.sock_sendall(line, each)
                         await turn()
-                    line.shutdown(socket.SHUT_WR)
+                    # ENOTCONN, which follows a reset, is no ConnectionError.
+                    with contextlib.suppress(OSError):
+                        line.shutdown(socket.SHUT_WR)
                 with contextlib.suppress(ConnectionError):
                     while more := await self.loop.sock_recv(line, 65536):
                         received += more

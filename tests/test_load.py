@@ -181,7 +181,8 @@ def check_counts(counts: dict[str, int], load: Load, report: dict[str, Any]) -> 
     assert counts["calls_answered"] >= load.answered.total() + reports
     assert ended >= load.answered.total() + load.reset.total() + reports
     assert counts["calls_reset"] <= load.reset.total()
-    assert counts["calls_reset"] > load.reset.total() // 10, "hardly any reset found its call"
+    # How many cross their answers is the system's affair.
+    assert counts["calls_reset"] > load.reset.total() // 25, "hardly any reset found its call"
     # A reset may also come after the handler returned and before its answer was queued.
     assert report["undone"] == report["slowly"] >= report["aborted"] > 0
 

@@ -27,6 +27,7 @@ KIB = 1 << 10
 SLOWEST = 0.05
 # 99 % of the answers take this part of it at the most.
 USUAL = 0.4
+ENOUGH_FOR_PERCENTILES = 200
 
 # An interpreter asks the system for memory in arenas of this size, and seldom gives one back.
 ARENA = MIB
