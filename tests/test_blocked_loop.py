@@ -66,10 +66,10 @@ async def test_what_blocks_the_loop_is_named_among_others(
     async with serving(blocking_app(), blocked_warning=THRESHOLD) as here, await here.raw() as raw:
         # Others that are running, and do not block.
         await raw.send(request(1, "wait"), notify("waiting"), sent)
-        await until(lambda: "blocked the event loop" in caplog.text)
-    (line,) = [each.getMessage() for each in caplog.records if "blocked" in each.getMessage()]
-    assert line.startswith(who)
-    assert line.endswith(" in crunch")
+        await until(lambda: who in caplog.text)
+    # On a machine that is busy with other things more may be told, of others as well.
+    lines = [each.getMessage() for each in caplog.records]
+    assert any(line.startswith(who) and line.endswith(" in crunch") for line in lines), lines
 
 
 async def test_a_task_that_is_no_handler_is_named_too(caplog: pytest.LogCaptureFixture) -> None:

@@ -65,7 +65,7 @@ class LoopWatch:
         interval = self._threshold / QUESTIONS
         since = before = time.monotonic()
         worked = time.process_time()
-        culprit: tuple[object, str, str] | None = None
+        culprit: tuple[int, str, str] | None = None
         told = False
         while not self._stopped.wait(interval):
             now, worked_before, worked = time.monotonic(), worked, time.process_time()
@@ -86,7 +86,7 @@ class LoopWatch:
                     return
                 continue
             found = self._look()
-            if found is None or (culprit is not None and found[0] is not culprit[0]):
+            if found is None or (culprit is not None and found[0] != culprit[0]):
                 # Others have had their turn: none of them blocks the loop by itself so far.
                 since, told = now, False
             culprit = found or culprit
@@ -94,12 +94,12 @@ class LoopWatch:
                 told = True
                 self._tell("%s blocks the event loop, for %.1f s by now, at %s", found, now - since)
 
-    def _tell(self, text: str, culprit: tuple[object, str, str], seconds: float) -> None:
+    def _tell(self, text: str, culprit: tuple[int, str, str], seconds: float) -> None:
         _, who, where = culprit
         LOG.warning(text, who, seconds, where)
 
-    def _look(self) -> tuple[object, str, str] | None:
-        """Who runs right now, what to call it, and where it stands."""
+    def _look(self) -> tuple[int, str, str] | None:
+        """Who runs right now (its `id`, as nothing is to be kept alive), what to call it, where it stands."""
         task = asyncio.current_task(self._loop)
         procedure = self._find(task)
         frame = sys._current_frames().get(self._watched)
@@ -108,10 +108,10 @@ class LoopWatch:
         code = frame.f_code
         where = f"{Path(code.co_filename).name}:{frame.f_lineno} in {code.co_name}"
         if procedure is not None:
-            return procedure, describe(procedure), where
+            return id(procedure), describe(procedure), where
         assert task is not None
         name = getattr(task.get_coro(), "__qualname__", "a coroutine")
-        return task, f"task {task.get_name()!r} ({name})", where
+        return id(task), f"task {task.get_name()!r} ({name})", where
 
 
 def find_nobody(task: Any) -> None:
