@@ -229,7 +229,7 @@ cdef class Call(Procedure):
         finally:
             if self.task is not None:
                 # Nobody may watch it yet.
-                self.task.cancel()
+                self.task.cancel()  # pragma: no memory
             if self.work == 0:
                 self.settle()
         return 0
@@ -253,7 +253,7 @@ cdef class Call(Procedure):
             return current is not None and current.get_coro() is self.first_step
         return self.task is not None and current is self.task
 
-    cdef bint owns(self, object task) noexcept:
+    cdef bint owns(self, object task) except -1:
         return task is self.task or (self.spawned is not None and task in self.spawned)
 
     cdef bint is_delegated(self) noexcept:

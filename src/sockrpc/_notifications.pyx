@@ -41,7 +41,7 @@ cdef class Notification(Procedure):
             return self.start_coroutine(result)
         return 0
 
-    cdef bint owns(self, object task) noexcept:
+    cdef bint owns(self, object task) except -1:
         return task is self.task
 
     cdef int start_coroutine(self, object coroutine) except -1:

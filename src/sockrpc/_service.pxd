@@ -63,7 +63,7 @@ cdef class Procedure(Entry):
     cdef ProcedureQueue queue        # the queue it is in, None if it is in none
 
     cdef int begin(self) except -1
-    cdef bint owns(self, object task) noexcept   # it is one of the tasks that do its work
+    cdef bint owns(self, object task) except -1   # it is one of the tasks that do its work
 
 # First in, first out, and anything may leave from the middle.
 cdef class ProcedureQueue:

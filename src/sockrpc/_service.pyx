@@ -172,8 +172,8 @@ cdef class Procedure(Entry):
     cdef int begin(self) except -1:
         raise NotImplementedError
 
-    cdef bint owns(self, object task) noexcept:
-        return False
+    cdef bint owns(self, object task) except -1:
+        raise NotImplementedError
 
     @property
     @cython.nonecheck(True)

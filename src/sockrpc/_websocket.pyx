@@ -114,7 +114,7 @@ cdef Py_ssize_t mask_pool_used = MASK_POOL_BYTES
 
 def _forget_masks() -> None:
     global mask_pool_used
-    mask_pool_used = MASK_POOL_BYTES
+    mask_pool_used = MASK_POOL_BYTES  # pragma: no trace
 
 
 # A forked child must not repeat its parent's masks.
