@@ -15,6 +15,7 @@ from sockrpc._frames import encode
 from sockrpc._notifications import Notification
 from sockrpc._serving import ServerConnection
 from sockrpc.errors import ConnectionClosed, ConnectionLost, UsageError
+from sockrpc.handshake import pack_request, unpack_request
 
 if TYPE_CHECKING:
     from sockrpc.rooms import Room
@@ -51,7 +52,7 @@ class Socket:
         self._connection = connection
         self._hooks = hooks
         self._address: Any = None
-        self._request: Request | None = None
+        self._request: Request | str | None = None
         self._subprotocol: str | None = None
         self._state: SimpleNamespace | None = None
         self._rooms: set[Room] | None = None
@@ -77,6 +78,8 @@ class Socket:
     @property
     def request(self) -> Request | None:
         """The opening request (path, headers); None until it was received."""
+        if isinstance(self._request, str):
+            self._request = unpack_request(self._request)
         return self._request
 
     @property
@@ -158,6 +161,8 @@ class Socket:
         self._subprotocol = subprotocol
         hooks = self._hooks
         shut = hooks.handle_socket is None and bool(hooks.on_connect)
+        if not shut:
+            self._pack_request()
         self._connection.opened(shut)
         if hooks.handle_socket is None and not shut:
             return
@@ -165,6 +170,11 @@ class Socket:
             self._connect() if hooks.handle_socket is None else self._handle(hooks.handle_socket)
         )
         self._connection.service.keep(self._task)
+
+    def _pack_request(self) -> None:
+        """Most connections are never asked for their request again; its objects take 2.4 KiB."""
+        if isinstance(self._request, Request):
+            self._request = pack_request(self._request)
 
     async def _connect(self) -> None:
         try:
@@ -182,6 +192,7 @@ class Socket:
                 raise
         else:
             self._task = None
+            self._pack_request()
             self._connection.admit()
 
     async def _handle(self, handle_socket: SocketHandler) -> None:
