@@ -3,6 +3,7 @@
 ##   make demo    build, install and run the demo server     (ARGS="--port 8000")
 ##   make test    the tests on every CPython >= 3.11 found   (PYTHONS="3.11 3.13"  PYTEST_ARGS="-k reset"  JOBS=1)
 ##   make check   static checks: lint, format, types, stubs
+##   make docs    the documentation, built strictly, into build/docs/
 ##   make bench   benchmarks on the newest interpreter       (ARGS="-k frames")
 ##   make conformance   every case of Autobahn's test-suite, both roles (needs a Python 2.7, or WSTEST)
 ##   make bench-targets   every promise about speed, measured  (ARGS="--only small")
@@ -22,7 +23,7 @@
 
 # Thin on purpose: how environments are made and tests are run stands in scripts/, typed and linted.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench conformance soak fuzz cover wheel clean asan asan-quick bench-targets bench-peers guard guard-selftest
+.PHONY: help demo test check docs bench conformance soak fuzz cover wheel clean asan asan-quick bench-targets bench-peers guard guard-selftest
 export PYTHONS PYTEST_ARGS JOBS
 
 IN = scripts/python scripts/environments.py
@@ -45,6 +46,13 @@ check:
 ifneq ($(wildcard tests/typing),)
 	$(IN_CHECK) mypy tests/typing
 endif
+	@$(MAKE) --no-print-directory docs
+
+# -E: what an earlier build has read is read again, or its warnings would be told once only.
+docs:
+	@$(IN) --group docs 'docs-{minor}' -- python -P -m sphinx -W --keep-going -n -q -E -b html \
+	    -d build/doctrees docs build/docs
+	@echo "the documentation is in build/docs/index.html"
 
 bench:
 	@mkdir -p build

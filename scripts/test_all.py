@@ -193,6 +193,7 @@ def main() -> int:
                 clients.append("conformance")
             elif wstest is not None:
                 skipped.append(f"{newest.release:<8} autobahn {NO_PYTHON}")
+            clients.append("docs")
             runs += pool.map(lambda what: run_pytest(newest, python, what, what, stream=jobs == 1), clients)
     if valgrind.exception() is not None:
         print(f"\n{valgrind.exception()}", flush=True)

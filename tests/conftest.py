@@ -27,7 +27,17 @@ TURNS = 200
 
 
 # Each has a run of its own, on one interpreter only; all are marked `once`, for the other runs to leave out.
-RUNS_OF_THEIR_OWN = ("browser", "conformance", "faults", "hostile", "long", "node", "restarts", "soak")
+RUNS_OF_THEIR_OWN = (
+    "browser",
+    "conformance",
+    "docs",
+    "faults",
+    "hostile",
+    "long",
+    "node",
+    "restarts",
+    "soak",
+)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses; the hooks of folders below come earlier

@@ -1,4 +1,4 @@
-"""docs/guarding-performance.md, done in an empty folder as a reader does it."""
+"""docs/howto/guarding-performance.md, done in an empty folder as a reader does it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.processes import ROOT
 # Not about versions of Python: on one interpreter only.
 pytestmark = pytest.mark.long
 
-TEXT = (ROOT / "docs" / "guarding-performance.md").read_text("utf-8")
+TEXT = (ROOT / "docs" / "howto" / "guarding-performance.md").read_text("utf-8")
 PACKAGES = Path(sockrpc.__file__).parents[1]
 
 

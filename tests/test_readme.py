@@ -88,13 +88,6 @@ def test_the_commands_on_the_first_screen_are_targets_of_make() -> None:
     assert set(names) <= set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
 
 
-def test_the_links_lead_to_files_that_exist() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)#]+)", readme) if "://" not in link]
-    assert "docs/demo.png" in links
-    assert [link for link in links if not (ROOT / link).is_file()] == []
-
-
 async def use_the_tutorial(port: int) -> None:
     uri = f"ws://127.0.0.1:{port}/socket"
     async with asyncio.timeout(2 * PATIENCE), sockrpc.connect(uri) as one, sockrpc.connect(uri) as two:

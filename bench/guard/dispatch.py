@@ -17,7 +17,7 @@ from sockrpc.protocols import ServerProtocol
 from sockrpc.sockets import Hooks, Socket
 from sockrpc.threads import WorkerThreads
 
-# Few enough for one share of the handlers' time (docs/api.md, Limits) even where valgrind slows them.
+# Few enough for one share of the handlers' time (docs/reference/limits.md) even where valgrind slows them.
 CALLS = 40
 
 app = sockrpc.App()

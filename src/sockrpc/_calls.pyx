@@ -44,7 +44,7 @@ cdef class Call(Procedure):
 
     @property
     def abort_reason(self) -> str | None:
-        """Why the call is aborted: 'reset', 'lost', 'timeout' or 'stop'; None while it is not."""
+        """Why the call is aborted ('reset', 'lost', 'timeout' or 'stop'); None while it is not."""
         return self.reason
 
     def raise_if_reset(self) -> None:

@@ -70,7 +70,7 @@ class Socket:
 
     @property
     def remote_address(self) -> Any:
-        """The peer's address: (host, port, ...) over TCP, a string over a unix socket."""
+        """The peer's address, (host, port, ...) over TCP, a string over a unix socket."""
         if self._address is None:
             self._note_address()
         return self._address

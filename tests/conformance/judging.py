@@ -14,7 +14,7 @@ CASES: list[str] = json.loads(Path(__file__).with_name("cases.json").read_text()
 # The suite itself does not judge these: RFC 6455 leaves their outcome open.
 INFORMATIONAL = frozenset({"7.1.6", "7.13.1", "7.13.2"})
 
-# Accepted as lenient: docs/conformance.md has the reasons, and that websockets is as lenient.
+# Accepted as lenient: docs/explanation/conformance.md has the reasons, and that websockets is as lenient.
 NON_STRICT = frozenset({"6.4.3", "6.4.4"})
 
 Results = dict[str, dict[str, Any]]
