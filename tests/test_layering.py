@@ -31,7 +31,7 @@ LAYERS: list[list[str]] = [
     # The two roles do not know each other either, nor does what knows no RPC.
     ["_serving", "_calling", "_messages"],
     ["protocols", "sockets"],
-    ["app", "rooms", "opening", "listening", "handover"],
+    ["app", "rooms", "opening", "listening", "handover", "importing", "loops"],
     ["server", "client"],
     ["runner"],
     # The package itself, which shows what is public.
@@ -247,7 +247,7 @@ def test_the_imports_are_found() -> None:
     assert edges["cli"] >= {"__init__", "demo"}
     assert IMPORTS["_output.pxd"].own == {"_loop", "_websocket"}
     assert "asyncio" in IMPORTS["_loop.pyx"].others
-    assert "uvloop" in IMPORTS["runner.py"].others
+    assert "uvloop" in IMPORTS["loops.py"].others
     assert "rooms" not in IMPORTS["sockets.py"].own
     assert edges["bench"] == {"bench.loopback"}
     assert edges["bench.commands"] >= {"bench.engine", "bench.report", "errors"}

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import base64
 import dataclasses
-import importlib
 import json
 import logging
 import math
@@ -20,6 +19,7 @@ from typing import Any, NoReturn
 import sockrpc
 from sockrpc.bench.loading import add_load_options, print_load
 from sockrpc.handover import named_sockets
+from sockrpc.importing import load
 from sockrpc.limits import ClientLimits, Limits, ServerLimits
 from sockrpc.pages import pages, serve_pages
 
@@ -193,6 +193,8 @@ def given_limits(options: argparse.Namespace, names: frozenset[str]) -> dict[str
 
 def serve(options: argparse.Namespace) -> int:
     """`sockrpc serve`."""
+    # Modules of the current folder are found.
+    sys.path.insert(0, "")
     app = load(options.app)
     page = None
     if options.page is not None:
@@ -258,33 +260,6 @@ def shown_address(address: Any, scheme: str) -> str:
         return f"unix:{address}"
     host, port = address[:2]
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
-
-
-def load(name: str) -> Any:
-    """The object named MODULE:APP; modules of the current folder are found.
-
-    Raises:
-        UsageError: There is no such object.
-    """
-    module_name, colon, attributes = name.partition(":")
-    if not colon or not module_name or not attributes:
-        raise sockrpc.UsageError(f"{name!r} is not MODULE:APP")
-    if not all(module_name.split(".")):
-        raise sockrpc.UsageError(f"there is no module {module_name!r}")
-    sys.path.insert(0, "")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        # Only its own absence is the user's typing error; what it imports in vain is a defect of it.
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise
-        raise sockrpc.UsageError(f"there is no module {module_name!r}") from None
-    for attribute in attributes.split("."):
-        try:
-            found = getattr(found, attribute)
-        except AttributeError:
-            raise sockrpc.UsageError(f"module {module_name!r} has no {attributes!r}") from None
-    return found
 
 
 def connecting(options: argparse.Namespace) -> sockrpc.connect:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import http
 import mimetypes
 from collections.abc import Callable, Mapping
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from websockets.datastructures import Headers
@@ -41,28 +43,35 @@ def pages(page: Path | None = None, *beside: str) -> dict[str, Callable[[], Resp
         page: The page.
         beside: Names of files in the page's folder that it needs.
     """
-    client = resources.files("sockrpc") / "js" / "sockrpc.js"
     routes: dict[str, Callable[[], Response]] = {
-        "/health": lambda: file_response("health.txt", b"ok\n"),
-        "/sockrpc.js": lambda: file_response("sockrpc.js", client.read_bytes()),
+        "/health": functools.partial(file_response, "health.txt", b"ok\n"),
+        "/sockrpc.js": functools.partial(read_response, resources.files("sockrpc") / "js" / "sockrpc.js"),
     }
     if page is not None:
-        routes["/"] = lambda: file_response(page.name, page.read_bytes())
+        routes["/"] = functools.partial(read_response, page)
         for name in beside:
-            file = page.with_name(name)
-            routes[f"/{name}"] = lambda file=file: file_response(file.name, file.read_bytes())  # type: ignore[misc]
+            routes[f"/{name}"] = functools.partial(read_response, page.with_name(name))
     return routes
+
+
+def read_response(file: Traversable) -> Response:
+    """A file as it is now."""
+    return file_response(file.name, file.read_bytes())
 
 
 def serve_pages(
     routes: Mapping[str, Callable[[], Response]],
 ) -> Callable[[Socket, Request], Response | None]:
     """A `process_request` that answers plain GET and HEAD requests of known paths."""
+    # Nothing here is a closure: workers get it by pickle.
+    return functools.partial(answer_page, routes)
 
-    def process_request(socket: Socket, request: Request) -> Response | None:
-        if "Upgrade" in request.headers or request.method not in ("GET", "HEAD"):
-            return None
-        route = routes.get(request.path.partition("?")[0])
-        return None if route is None else route()
 
-    return process_request
+def answer_page(
+    routes: Mapping[str, Callable[[], Response]], socket: Socket, request: Request
+) -> Response | None:
+    """The page at the path of the request, if that is all it wants."""
+    if "Upgrade" in request.headers or request.method not in ("GET", "HEAD"):
+        return None
+    route = routes.get(request.path.partition("?")[0])
+    return None if route is None else route()

@@ -13,15 +13,13 @@ from typing import Literal, Unpack
 from sockrpc.app import App
 from sockrpc.errors import UsageError
 from sockrpc.handover import notify_systemd
+from sockrpc.loops import loop_factory, run_to_end
 from sockrpc.server import ServeOptions, Server, serve
 from sockrpc.sockets import SocketHandler
 
 __all__ = ["run"]
 
 LOG = logging.getLogger("sockrpc.server")
-
-# What is left behind after a stop (tasks that ignore their cancel) gets this long, in seconds.
-LAST_CHANCE = 1.0
 
 
 def run(
@@ -59,31 +57,10 @@ def run(
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        event_loop = make_loop()
+        pass
     else:
         raise UsageError("run can not be called in a running event loop; serve can")
-    try:
-        asyncio.set_event_loop(event_loop)
-        event_loop.run_until_complete(run_server(starting, on_started))
-        event_loop.run_until_complete(finish(event_loop))
-    finally:
-        asyncio.set_event_loop(None)
-        event_loop.close()
-
-
-def loop_factory(kind: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """What makes a loop of the wanted kind."""
-    if kind not in ("auto", "uvloop", "asyncio"):
-        raise UsageError(f"loop is 'auto', 'uvloop' or 'asyncio', not {kind!r}")
-    if kind != "asyncio":
-        try:
-            import uvloop
-        except ImportError:
-            if kind == "uvloop":
-                raise UsageError("uvloop is not installed") from None
-        else:
-            return uvloop.new_event_loop
-    return asyncio.new_event_loop
+    run_to_end(make_loop, lambda: run_server(starting, on_started))
 
 
 async def run_server(starting: serve, on_started: Callable[[Server], None] | None) -> None:
@@ -133,21 +110,3 @@ def signals_stop(server: Server) -> Iterator[None]:
         finally:
             for number in numbers:
                 event_loop.remove_signal_handler(number)
-
-
-async def finish(event_loop: asyncio.AbstractEventLoop) -> None:
-    """End what the application left running; a task that ignores its cancel can not keep the process.
-
-    That is why this is not `asyncio.run`, which waits for such a task for ever.
-    """
-    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in left:
-        task.cancel()
-    if left:
-        await asyncio.wait(left, timeout=LAST_CHANCE)
-    for task in left:
-        if task.done() and not task.cancelled() and task.exception() is not None:
-            event_loop.call_exception_handler(
-                {"message": "unhandled exception while stopping", "exception": task.exception(), "task": task}
-            )
-    await event_loop.shutdown_asyncgens()

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from sockrpc._loop import LoopContext, context_of_running_loop
-from sockrpc.runner import loop_factory
+from sockrpc.loops import loop_factory
 from tests.conformance.peers import connect, echo
 
 

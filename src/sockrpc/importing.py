@@ -1,0 +1,36 @@
+"""Apps by their names, MODULE:APP, as the command line and workers find them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from sockrpc.errors import UsageError
+
+__all__ = ["load"]
+
+
+def load(name: str) -> Any:
+    """The object named MODULE:APP.
+
+    Raises:
+        UsageError: There is no such object.
+    """
+    module_name, colon, attributes = name.partition(":")
+    if not colon or not module_name or not attributes:
+        raise UsageError(f"{name!r} is not MODULE:APP")
+    if not all(module_name.split(".")):
+        raise UsageError(f"there is no module {module_name!r}")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # Only its own absence is the user's typing error; what it imports in vain is a defect of it.
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise
+        raise UsageError(f"there is no module {module_name!r}") from None
+    for attribute in attributes.split("."):
+        try:
+            found = getattr(found, attribute)
+        except AttributeError:
+            raise UsageError(f"module {module_name!r} has no {attributes!r}") from None
+    return found
