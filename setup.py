@@ -6,11 +6,14 @@ import os
 import shlex
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import PlatformError
 
 
 def switched_on(variable: str) -> bool:
@@ -22,6 +25,9 @@ TRACE = switched_on("SOCKRPC_TRACE")
 SANITIZE = switched_on("SOCKRPC_SANITIZE")
 DEBUG = TRACE or SANITIZE or switched_on("SOCKRPC_DEBUG")
 MODE = "trace" if TRACE else "sanitize" if SANITIZE else "debug" if DEBUG else "release"
+# The promise that no lock of the interpreter is needed. Only builds that are tested without it make it:
+# tests/test_threads.py; any other makes a free-threaded Python take its lock back.
+FREE_THREADED = switched_on("SOCKRPC_FREE_THREADED")
 # What is found ends the process: a report that the program survives is a report that is overlooked.
 # Python's own flags bring -fwrapv along, with which no signed overflow is one.
 SANITIZERS = [
@@ -30,22 +36,61 @@ SANITIZERS = [
 CORES = os.cpu_count() or 1
 
 
+def require_compiler() -> None:
+    """Says in one sentence what is missing; compilers and setuptools say it in a hundred lines."""
+    if sys.platform == "win32":
+        # What setuptools says of a missing Visual C++ is a sentence already.
+        return
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+    if shutil.which(compiler) is None:
+        raise PlatformError(
+            "there is no wheel of sockrpc for this Python and system, and compiling it needs a C compiler: "
+            f"{shlex.quote(compiler)} was not found (Debian: apt-get install gcc libc6-dev)"
+        )
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.is_file():
+        raise PlatformError(
+            "there is no wheel of sockrpc for this Python and system, and compiling it needs the headers of "
+            f"Python: {header} was not found "
+            f"(Debian: apt-get install python{sysconfig.get_python_version()}-dev)"
+        )
+
+
+class Build(build):
+    def run(self) -> None:
+        # Before anything is copied: the last line is what people read, and the first is what they wait for.
+        require_compiler()
+        super().run()
+
+
 class BuildExtensions(build_ext):
     def finalize_options(self) -> None:
         super().finalize_options()
         self.parallel = self.parallel or CORES
+
+    def run(self) -> None:
+        require_compiler()
+        super().run()
 
     def build_extensions(self) -> None:
         # By compiler, not by platform: clang and MinGW run on Windows as well.
         if self.compiler.compiler_type == "msvc":
             arguments = ["/O2"]
         else:
-            compiler = self.compiler.compiler_so[0]
-            if shutil.which(compiler) is None:
-                sys.exit(f"sockrpc needs a C compiler: {shlex.quote(compiler)} was not found.")
             arguments = ["-O1", "-g"] if DEBUG else ["-O3", "-g0", "-fvisibility=hidden"]
             arguments += SANITIZERS if SANITIZE else []
-        for extension in self.extensions:
+        # Only here: what asks for metadata or makes an sdist needs no C.
+        translated = cythonize(
+            self.extensions,
+            nthreads=CORES,
+            # coverage finds the C of a .pyx only beside it.
+            build_dir=None if TRACE else "build/cython",
+            compiler_directives={
+                "language_level": 3, "linetrace": TRACE, "freethreading_compatible": FREE_THREADED,
+            },
+        )  # fmt: skip
+        for extension, with_c in zip(self.extensions, translated, strict=True):
+            extension.sources = with_c.sources
             extension.extra_compile_args = arguments
             if SANITIZE:
                 extension.extra_link_args = SANITIZERS
@@ -83,14 +128,8 @@ def extensions() -> list[Extension]:
 # Processes that compile side by side may import this file again.
 if __name__ == "__main__":
     setup(
-        cmdclass={"build_ext": BuildExtensions},
+        cmdclass={"build": Build, "build_ext": BuildExtensions},
         # What is newer than its source is not compiled again, whatever the flags: so one place per mode.
         options={"build": {"build_base": f"build/{MODE}"}},
-        ext_modules=cythonize(
-            extensions(),
-            nthreads=CORES,
-            # coverage finds the C of a .pyx only beside it.
-            build_dir=None if TRACE else "build/cython",
-            compiler_directives={"language_level": 3, "linetrace": TRACE},
-        ),
+        ext_modules=extensions(),
     )

@@ -10,6 +10,7 @@ import re
 import types
 from importlib import resources
 from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,6 +79,8 @@ SIGNATURES = {
     "Client.on": "self, event",
 }
 PUBLIC_MODULES = ["sockrpc", "sockrpc.bench"]
+# What an installed package does not have.
+SOURCE = Path(__file__).parent.parent / "src" / "sockrpc"
 
 
 def all_modules() -> list[types.ModuleType]:
@@ -186,8 +189,7 @@ def test_what_other_modules_import_is_in_all() -> None:
 
 def readonly_fields() -> set[str]:
     """The fields that compiled classes show as they are; these can not have a docstring."""
-    root = resources.files("sockrpc")
-    texts = [each.read_text(encoding="utf-8") for each in root.iterdir() if each.name.endswith(".pxd")]
+    texts = [each.read_text(encoding="utf-8") for each in SOURCE.glob("*.pxd")]
     return {
         name
         for text in texts
@@ -248,16 +250,15 @@ def test_types_are_shipped() -> None:
 def test_every_compiled_module_has_a_stub_and_a_declaration() -> None:
     compiled = {module.__name__.partition(".")[2] for module in MODULES if is_compiled(module)}
     assert len(compiled) >= 11
-    for suffix in (".pyi", ".pxd"):
-        assert {name.removesuffix(suffix) for name in shipped() if name.endswith(suffix)} == compiled
+    assert {name.removesuffix(".pyi") for name in shipped() if name.endswith(".pyi")} == compiled
+    assert {each.stem for each in SOURCE.glob("*.pxd")} == compiled
 
 
 def test_every_source_of_a_compiled_module_is_compiled() -> None:
-    sources = {name.removesuffix(".pyx") for name in shipped() if name.endswith(".pyx")}
-    # An installed package has no sources.
-    assert sources <= {module.__name__.partition(".")[2] for module in MODULES if is_compiled(module)}
+    compiled = {module.__name__.partition(".")[2] for module in MODULES if is_compiled(module)}
+    assert {each.stem for each in SOURCE.glob("*.pyx")} == compiled
 
 
-@pytest.mark.parametrize("path", ["js/sockrpc.js", "js/sockrpc.d.ts"])
+@pytest.mark.parametrize("path", ["js/sockrpc.js", "js/sockrpc.d.ts", "js/package.json", "js/LICENSE"])
 def test_the_javascript_client_is_shipped(path: str) -> None:
     assert resources.files("sockrpc").joinpath(path).is_file()

@@ -105,7 +105,7 @@ def test_the_package_that_npm_would_publish_is_imported_by_its_name(
     output = execute(npm, "pack", "--json", f"--pack-destination={tmp_path}", str(CLIENT), cwd=tmp_path)
     (packed,) = json.loads(output)
     names = {file["path"] for file in packed["files"]}
-    assert names == {"README.md", "package.json", "sockrpc.d.ts", "sockrpc.js"}
+    assert names == {"LICENSE", "README.md", "package.json", "sockrpc.d.ts", "sockrpc.js"}
     with tarfile.open(tmp_path / packed["filename"]) as archive:
         archive.extractall(tmp_path, filter="data")
     modules = tmp_path / "node_modules"

@@ -12,11 +12,14 @@ import re
 import types
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 TPFLAGS_BASETYPE = 1 << 10
+# The declarations are not in an installed package.
+SOURCE = Path(__file__).parent.parent / "src" / "sockrpc"
 FILES = {each.name: each for each in resources.files("sockrpc").iterdir()}
 STUBS = sorted(name.removesuffix(".pyi") for name in FILES if name.endswith(".pyi"))
 
@@ -173,7 +176,7 @@ def test_final_in_the_stub_is_final_at_run_time(stub: Class) -> None:
 @every_class
 def test_what_can_not_be_set_is_a_property(stub: Class) -> None:
     # `cdef readonly` is read-only from Python; an annotated name in a stub promises that it can be set.
-    text = FILES[f"{stub.module}.pxd"].read_text(encoding="utf-8")
+    text = (SOURCE / f"{stub.module}.pxd").read_text(encoding="utf-8")
     match = re.search(rf"^cdef class {stub.name}\b.*?:\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
     body = match.group(1) if match else ""
     readonly = set(re.findall(r"^    cdef readonly [\w ]*?(\w+) *(?:#.*)?$", body, re.MULTILINE))
