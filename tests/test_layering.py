@@ -20,7 +20,7 @@ PACKAGE = "sockrpc"
 LAYERS: list[list[str]] = [
     ["errors", "_debug"],
     # Each alone: framing, names, ids, compression, limits, threads know nothing of each other.
-    ["_websocket", "_frames", "_names", "_dispatch", "compression", "limits", "threads"],
+    ["_websocket", "_frames", "_names", "_dispatch", "_statistics", "compression", "limits", "threads"],
     ["accepting", "blocking", "handshake"],
     ["_loop"],
     ["_output"],
@@ -31,7 +31,7 @@ LAYERS: list[list[str]] = [
     # The two roles do not know each other either, nor does what knows no RPC.
     ["_serving", "_calling", "_messages"],
     ["protocols", "sockets"],
-    ["app", "rooms", "opening", "listening", "handover", "importing", "loops"],
+    ["app", "rooms", "opening", "listening", "handover", "importing", "loops", "counting"],
     ["server", "client"],
     ["runner"],
     # The package itself, which shows what is public.

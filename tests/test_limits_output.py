@@ -186,6 +186,7 @@ async def test_a_member_that_does_not_read_is_disconnected_with_1013_and_the_oth
         for payload in payloads[:queued]:
             assert await slow.receive() == (BINARY, b"\x01\x01e" + payload)
         assert (await slow.closing())[0] == 1013
+        assert here.server.statistics().slow_peers_closed == 1
 
 
 async def test_a_member_disconnected_for_its_slowness_loses_its_calls() -> None:

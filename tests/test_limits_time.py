@@ -79,6 +79,7 @@ async def test_a_peer_that_reads_nothing_is_given_up_after_stall_timeout() -> No
         await until(lambda: there.ended)
         assert there.reasons == ["lost"]
         await other.synchronize()
+        assert here.server.statistics().slow_peers_closed == 1
 
 
 async def test_a_peer_that_reads_slowly_but_steadily_is_not_given_up() -> None:
@@ -122,7 +123,8 @@ async def test_a_queue_that_does_not_move_is_given_up_after_stall_timeout() -> N
         await until(lambda: there.reasons == ["lost"])
         # A queue that is not full stops no reading, however long it stands.
         await other.synchronize()
-        assert here.server.statistics().connections == 1
+        statistics = here.server.statistics()
+        assert (statistics.connections, statistics.slow_peers_closed) == (1, 0)
 
 
 async def test_a_queue_that_moves_slowly_but_steadily_is_not_given_up() -> None:

@@ -199,23 +199,24 @@ async def test_statistics_of_what_was_done(caplog: pytest.LogCaptureFixture) -> 
             server.close()
             assert await raw.closing() == (1001, "server stopping")
     done = server.statistics()
-    assert done == sockrpc.Statistics(
-        connections=0,
-        calls_in_flight=0,
-        calls_running=0,
-        procedures_waiting=0,
-        notifications_running=0,
-        calls_started=10,
-        calls_answered=2,
-        calls_failed=3,
-        calls_reset=1,
-        calls_lost=2,
-        calls_timed_out=1,
-        calls_stopped=1,
-        notifications_started=3,
-        notifications_failed=1,
-        notifications_dropped=1,
-    )
+    expected = {
+        "connections": 0,
+        "calls_in_flight": 0,
+        "calls_running": 0,
+        "procedures_waiting": 0,
+        "notifications_running": 0,
+        "calls_started": 10,
+        "calls_answered": 2,
+        "calls_failed": 3,
+        "calls_reset": 1,
+        "calls_lost": 2,
+        "calls_timed_out": 1,
+        "calls_stopped": 1,
+        "notifications_started": 3,
+        "notifications_failed": 1,
+        "notifications_dropped": 1,
+    }
+    assert {name: getattr(done, name) for name in expected} == expected
     assert "'unknown'" in caplog.text
 
 

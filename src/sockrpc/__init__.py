@@ -7,8 +7,10 @@ next ``await``; losing the connection aborts every call on it.
 from sockrpc._calls import Call
 from sockrpc._frames import SUBPROTOCOL
 from sockrpc._notifications import Notification
+from sockrpc._statistics import Histogram, MethodStatistics
 from sockrpc.app import App
 from sockrpc.client import Client, Listener, Status, connect
+from sockrpc.counting import Statistics
 from sockrpc.errors import (
     ConnectionClosed,
     ConnectionLost,
@@ -22,7 +24,7 @@ from sockrpc.errors import (
 from sockrpc.handover import systemd_sockets
 from sockrpc.rooms import Room
 from sockrpc.runner import run
-from sockrpc.server import Server, Statistics, serve
+from sockrpc.server import Server, serve
 from sockrpc.sockets import Socket
 
 __version__ = "0.1.0"
@@ -35,8 +37,10 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionLost",
     "HandshakeError",
+    "Histogram",
     "Listener",
     "ListenerOverflow",
+    "MethodStatistics",
     "Notification",
     "ProtocolError",
     "RemoteError",

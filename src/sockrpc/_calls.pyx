@@ -12,7 +12,8 @@ import asyncio
 import inspect
 
 from sockrpc._frames cimport encode_payload, write_response
-from sockrpc._service cimport KIND_COROUTINE, KIND_THREAD, Handler, Procedure, is_coroutine
+from sockrpc._service cimport KIND_THREAD, Handler, Procedure, is_coroutine
+from sockrpc._statistics cimport count_answer, observe
 
 from sockrpc.errors import UsageError
 
@@ -312,10 +313,9 @@ cdef class Call(Procedure):
         if self.outcome >= OUTCOME_FAILED or (self.used and result is None):
             return 0
         if self.outcome == OUTCOME_ANSWERED:
-            self.service.log.error(
+            return self.report(
                 "method %r returned a value after it had answered call %d; the value is dropped",
-                self.name, self.id)
-            return 0
+                (self.name, self.id), None)
         try:
             payload = b"" if result is None else encode_payload(result)
         except (TypeError, ValueError) as error:
@@ -330,7 +330,7 @@ cdef class Call(Procedure):
                 return self.fail("was cancelled by something other than an abort", error)
             return self.fail("failed", error)
         if not isinstance(error, CancelledError):
-            self.service.log.error("method %r raised after call %d was over", self.name, self.id, exc_info=error)
+            self.report("method %r raised after call %d was over", (self.name, self.id), error)
         return 0
 
     cdef bint answer(self, bytes payload) except -1:
@@ -339,7 +339,7 @@ cdef class Call(Procedure):
             return False
         self.table.take(self)
         self.outcome = OUTCOME_ANSWERED
-        self.service.calls_answered += 1
+        count_answer(self.tally, self.service.context.tick() - self.since)
         self.connection.send(prefix, write_response(prefix, self.id), payload)
         self.connection.on_answered()
         return True
@@ -349,10 +349,8 @@ cdef class Call(Procedure):
             return 0
         self.table.take(self)
         self.outcome = OUTCOME_FAILED
-        self.service.calls_failed += 1
-        self.service.log.error(
-            "call %d of method %r from %s %s", self.id, self.name, self.connection.peer, what,
-            exc_info=error)
+        self.tally.failed += 1
+        self.report("call %d of method %r from %s %s", (self.id, self.name, self.connection.peer, what), error)
         # Nobody can answer it any more, so what it spawned is of no use.
         if self.spawned:
             self.cancel_work()
@@ -363,7 +361,7 @@ cdef class Call(Procedure):
         self.table.take(self)
         self.outcome = OUTCOME_ABORTED
         self.reason = reason
-        return self.service.count_abort(reason)
+        return self.note_abort(reason)
 
     cdef int abort(self, str reason, bint forced) except -1:
         """Abort the call; `forced` (a timeout, the end of the stop grace) reaches run_to_completion too."""
@@ -371,6 +369,7 @@ cdef class Call(Procedure):
             self.give_up(reason)
         elif self.outcome == OUTCOME_ABORTED and forced and not self.cancelled:
             self.reason = reason
+            self.since = self.service.context.tick()
         if self.reset_waiter is not None and not self.reset_waiter.done():
             self.reset_waiter.set_result(None)
         if self.phase == PHASE_WAITING:
@@ -408,9 +407,9 @@ cdef class Call(Procedure):
 
     cdef int cancel_again(self) except -1:
         """At the end of the abort grace of a stopping server, and only there."""
-        self.service.log.error(
+        self.report(
             "method %r has not ended %s after its abort; it is cancelled again and left behind",
-            self.name, "in its thread" if self.job is not None else "")
+            (self.name, "in its thread" if self.job is not None else ""), None)
         self.delegated = False
         return self.cancel_tasks()
 
@@ -445,6 +444,8 @@ cdef class Call(Procedure):
             self.queue.remove(self)
         self.task = None
         self.spawned = None
+        if self.cancelled and self.outcome == OUTCOME_ABORTED:
+            observe(&self.tally.unwinding, self.service.context.tick() - self.since)
         if self.phase == PHASE_RUNNING:
             self.phase = PHASE_OVER
             self.connection.on_work_ended(self)
@@ -484,8 +485,7 @@ cdef class Call(Procedure):
                 if stopped and isinstance(error, CancelledError):
                     # The end of the stop grace.
                     raise
-                self.service.log.error(
-                    "an undo hook of method %r, call %d, failed", self.name, self.id, exc_info=error)
+                self.report("an undo hook of method %r, call %d, failed", (self.name, self.id), error)
                 if stopped:
                     self.hooks = None
 

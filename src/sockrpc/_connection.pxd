@@ -29,6 +29,8 @@ cdef class Connection(Output):
     cdef double deadline             # loop time at which the transport is aborted; 0: none
 
     # Input
+    cdef double read_at              # when the latest read arrived, by `clock`
+    cdef uint64_t read_bytes
     cdef bint in_feed                # the parser's window is being worked through
     cdef bint reading_held           # transport.pause_reading was called
     cdef bint parsing_stopped        # by a full waiting queue
@@ -59,6 +61,7 @@ cdef class Connection(Output):
     cdef int on_text(self, const uint8_t *data, Py_ssize_t size) except -1      # checked to be UTF-8
     cdef int on_end(self) except -1          # once, when the connection has ended
     cdef int on_lost(self) except -1         # once, when the transport is gone
+    cdef int on_slow(self) except -1         # the peer has not read for `stall_timeout`: it is dropped
     cdef int on_output_open(self) except -1  # output is below the low-water mark again
 
     cdef int feed(self) except -1

@@ -14,7 +14,7 @@ from libc.string cimport memcpy
 import asyncio
 
 from sockrpc._debug cimport DEBUG, free_isolated, isolate
-from sockrpc._loop cimport RECEIVE_BYTES, clock
+from sockrpc._loop cimport RECEIVE_BYTES
 from sockrpc._output cimport Output
 from sockrpc._websocket cimport (
     EVENT_BINARY, EVENT_CLOSE, EVENT_COMPRESSED_BINARY, EVENT_COMPRESSED_TEXT, EVENT_FAULT, EVENT_NEED_DATA,
@@ -60,6 +60,9 @@ cdef class Connection(Output):
     cdef int on_lost(self) except -1:
         raise NotImplementedError
 
+    cdef int on_slow(self) except -1:
+        return 0
+
     cdef int on_output_open(self) except -1:
         raise NotImplementedError
 
@@ -97,6 +100,7 @@ cdef class Connection(Output):
     def buffer_updated(self, Py_ssize_t size) -> None:
         """Called by the transport: `size` bytes were received."""
         self.heard = True
+        self.read_bytes += size
         if self.state == STATE_CONNECTING:
             # It may end the connection, or open it, before it returns.
             self.handshake.receive(PyBytes_FromStringAndSize(<char *> self.context.receive_data, size))
@@ -106,6 +110,7 @@ cdef class Connection(Output):
         if self.refused:
             self.close_transport()
             return
+        self.read_at = self.context.tick()
         if self.receiving_directly:
             self.receiving_directly = False
             self.parser.received(size)
@@ -188,6 +193,7 @@ cdef class Connection(Output):
     def begin(self) -> None:
         """Work through what came with the opening request, after `open`."""
         if self.state == STATE_OPEN and not self.parsing_stopped:
+            self.read_at = self.context.tick()
             self.feed()
 
     def write_handshake(self, data: bytes) -> None:
@@ -221,7 +227,8 @@ cdef class Connection(Output):
     # Input
 
     cdef int feed(self) except -1:
-        cdef double until = 0.0
+        cdef double seen = self.context.now
+        cdef double until = seen + FAIR_SHARE
         cdef int event
         self.in_feed = True
         try:
@@ -230,8 +237,6 @@ cdef class Connection(Output):
                 if event == EVENT_NEED_DATA:
                     break
                 if self.state == STATE_OPEN:
-                    if until == 0.0:
-                        until = clock() + FAIR_SHARE
                     if event == EVENT_BINARY:
                         if DEBUG and self.parser.isolated:
                             self.handle_isolated()
@@ -241,7 +246,9 @@ cdef class Connection(Output):
                         self.handle_event(event)
                     if self.ran_handler:
                         self.ran_handler = False
-                        if clock() >= until:
+                        # An answer has read the clock already.
+                        seen = self.context.now if self.context.now != seen else self.context.tick()
+                        if seen >= until:
                             self.yielded = True
                             break
                 elif event == EVENT_CLOSE or event == EVENT_FAULT:
@@ -335,6 +342,7 @@ cdef class Connection(Output):
         if self.yielded:
             self.yielded = False
             if self.state == STATE_OPEN or self.state == STATE_CLOSING:
+                self.context.tick()
                 self.feed()
         return 0
 

@@ -20,6 +20,8 @@ cdef class WatchedConnection(Connection):
         # Executed by the next sweep that still finds it: a blocked loop reads before it judges.
         cdef bint overdue = self.find_overdue(now)
         if overdue and self.overdue:
+            if not self.deadline and self.output_stalled_since:
+                self.on_slow()
             self.drop(self.verdict(now))
         self.overdue = overdue
         if self.state == STATE_OPEN:

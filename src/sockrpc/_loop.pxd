@@ -26,12 +26,14 @@ cdef class LoopContext:
     cdef PyObject *starting          # borrowed: the procedure whose handler's first step runs right now
     cdef set members
     cdef Py_ssize_t users            # members and servers; at 0 the context is forgotten
+    cdef double now                  # the last reading of `tick`
     cdef list dirty
     cdef list postponed
     cdef object timer                # of the sweep
     cdef double interval             # seconds between two sweeps
     cdef object task_factory_kwargs
 
+    cdef double tick(self) noexcept  # read the clock
     cdef int add(self, Member member, double interval) except -1
     cdef int remove(self, Member member) except -1
     cdef int schedule_flush(self, Member member) except -1

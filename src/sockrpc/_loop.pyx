@@ -134,6 +134,10 @@ cdef class LoopContext:
             if contexts.get(self.loop) is self:
                 del contexts[self.loop]
 
+    cdef double tick(self) noexcept:
+        self.now = sockrpc_clock()
+        return self.now
+
     cdef int add(self, Member member, double interval) except -1:
         self.members.add(member)
         self.users += 1

@@ -74,8 +74,7 @@ cdef class Notification(Procedure):
 
     def _failed(self, error: BaseException) -> None:
         self.service.notifications_failed += 1
-        self.service.log.error(
-            "the handler of event %r from %s failed", self.name, self.connection.peer, exc_info=error)
+        self.report("the handler of event %r from %s failed", (self.name, self.connection.peer), error)
 
 
 def shared_notification(name: bytes, payload: bytes) -> bytes:

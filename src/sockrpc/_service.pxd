@@ -1,5 +1,6 @@
 # What serves calls shares: the handlers, the state of one server, the queues of procedures.
 
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint64_t
 
 from sockrpc._keepalive cimport WatchedConnection
@@ -7,6 +8,7 @@ from sockrpc._output cimport Settings
 from sockrpc._dispatch cimport Entry
 from sockrpc._loop cimport LoopContext
 from sockrpc._names cimport NameTable
+from sockrpc._statistics cimport Tally
 
 cdef enum Kind:
     KIND_INLINE = 0        # a plain function, called while the read is parsed
@@ -19,6 +21,7 @@ cdef class Handler:
     cdef readonly int kind
     cdef readonly double timeout            # seconds, 0: none
     cdef readonly bint run_to_completion
+    cdef Tally tally
 
 cdef bint is_coroutine(object result) except -1
 
@@ -34,28 +37,32 @@ cdef class Service:
     cdef readonly set working              # connections with anything left: open, or with work that unwinds
     cdef readonly set tasks                # notification handlers, undo hooks, hooks of the application
     cdef readonly bint stopping
+    cdef readonly uint64_t accepted        # transports of this server so far
     cdef readonly Py_ssize_t attached      # transports of this server, in the handshake or open
     cdef object idle_waiter        # future of `wait_idle`
     cdef readonly object log
 
     cdef uint64_t calls_started
-    cdef uint64_t calls_answered
-    cdef uint64_t calls_failed
-    cdef uint64_t calls_reset
-    cdef uint64_t calls_lost
-    cdef uint64_t calls_timed_out
-    cdef uint64_t calls_stopped
+    cdef Tally others              # calls of methods that nobody registered, and all in the socket form
+    cdef uint64_t slow_peers_closed
+    cdef uint64_t bytes_received     # over connections whose transports are gone; and
+    cdef uint64_t bytes_sent
     cdef uint64_t notifications_started
     cdef uint64_t notifications_failed
     cdef uint64_t notifications_dropped
 
-    cdef int count_abort(self, str reason) except -1
+    # Of a handler, which may be NULL.
+    cdef inline Tally *tally_of(self, PyObject *handler) noexcept:
+        return &self.others if handler == NULL else &(<Handler> handler).tally
+
     cdef int check_idle(self) except -1
 
 # A node of the queue that it is in: waiting, or active (with work that must be kept alive).
 cdef class Procedure(Entry):
     cdef Host connection
     cdef Service service
+    cdef double since                # when it was read; of an aborted call, when its abort began
+    cdef Tally *tally                # of its method; NULL for a notification
     cdef str name
     cdef readonly bytes payload
     cdef Procedure previous
@@ -63,6 +70,9 @@ cdef class Procedure(Entry):
     cdef ProcedureQueue queue        # the queue it is in, None if it is in none
 
     cdef int begin(self) except -1
+    cdef int note_abort(self, str reason) except -1
+    # Log an error of it: a format, its arguments, the exception or None.
+    cdef int report(self, str text, tuple args, object error) except -1
     cdef bint owns(self, object task) except -1   # it is one of the tasks that do its work
 
 # First in, first out, and anything may leave from the middle.
@@ -76,11 +86,15 @@ cdef class ProcedureQueue:
 
 # A connection as a procedure sees it.
 cdef class Host(WatchedConnection):
+    cdef readonly Service service
     cdef readonly object socket      # sockrpc.Socket
+    cdef readonly uint64_t number    # of the connection, for logs: no two in one process have the same
     cdef ProcedureQueue active       # calls with work that must be kept alive
     cdef ProcedureQueue handling     # notifications whose handlers have not ended
     cdef Py_ssize_t notifying        # notification handlers that have not ended
 
+    cdef int attach(self) except -1                             # its transport is there
+    cdef int keep_transferred(self) except -1                   # its transport is gone: count what it carried
     cdef int on_answered(self) except -1                        # an answer was appended to the output
     cdef int on_left_waiting(self, Procedure procedure) except -1   # it was aborted before it started
     cdef int on_work_ended(self, Procedure procedure) except -1     # nothing is left of it

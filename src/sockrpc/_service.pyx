@@ -14,6 +14,7 @@ from sockrpc._output cimport Settings
 from sockrpc._dispatch cimport Entry
 from sockrpc._loop cimport LoopContext
 from sockrpc._names cimport NameTable
+from sockrpc._statistics cimport Tally, add_outcomes, count_abort, shown
 
 
 @cython.final
@@ -43,9 +44,19 @@ cdef class Handler:
         else:
             self.kind = KIND_INLINE
 
+    def copy(self) -> Handler:
+        """The same with counts of its own: each server has its own."""
+        return Handler(
+            self.name, self.function, timeout=self.timeout, run_to_completion=self.run_to_completion,
+            thread=self.kind == KIND_THREAD)
+
     def __dealloc__(self):
         if DEBUG:
             count_freed(<PyObject *> self)
+
+
+# In this process.
+cdef uint64_t connections_made = 0
 
 
 cdef bint is_coroutine(object result) except -1:
@@ -139,27 +150,38 @@ cdef class Service:
                     procedure = procedure.following
         return None
 
-    cdef int count_abort(self, str reason) except -1:
-        if reason == "reset":
-            self.calls_reset += 1
-        elif reason == "lost":
-            self.calls_lost += 1
-        elif reason == "timeout":
-            self.calls_timed_out += 1
-        else:
-            self.calls_stopped += 1
-        return 0
+    def by_method(self) -> tuple[dict[str, object], object]:
+        """What was counted of the calls of each method, and of all others."""
+        cdef Handler handler
+        cdef dict methods = {}
+        for _, handler in () if self.methods is None else self.methods.kept:
+            methods[handler.name] = shown(&handler.tally)
+        return methods, shown(&self.others)
 
     def counters(self) -> dict[str, int]:
         """The counters since the server began."""
+        cdef Tally total = self.others
+        cdef Host connection
+        cdef uint64_t received = 0
+        cdef uint64_t sent = 0
+        cdef Handler handler
+        for _, handler in () if self.methods is None else self.methods.kept:
+            add_outcomes(&total, &handler.tally)
+        for connection in self.working:
+            received += connection.read_bytes
+            sent += connection.written_bytes
         return {
             "calls_started": self.calls_started,
-            "calls_answered": self.calls_answered,
-            "calls_failed": self.calls_failed,
-            "calls_reset": self.calls_reset,
-            "calls_lost": self.calls_lost,
-            "calls_timed_out": self.calls_timed_out,
-            "calls_stopped": self.calls_stopped,
+            "calls_answered": total.answered,
+            "calls_failed": total.failed,
+            "calls_reset": total.reset,
+            "calls_lost": total.lost,
+            "calls_timed_out": total.timed_out,
+            "calls_stopped": total.stopped,
+            "connections_accepted": self.accepted,
+            "slow_peers_closed": self.slow_peers_closed,
+            "bytes_received": self.bytes_received + received,
+            "bytes_sent": self.bytes_sent + sent,
             "notifications_started": self.notifications_started,
             "notifications_failed": self.notifications_failed,
             "notifications_dropped": self.notifications_dropped,
@@ -174,6 +196,22 @@ cdef class Procedure(Entry):
 
     cdef bint owns(self, object task) except -1:
         raise NotImplementedError
+
+    cdef int note_abort(self, str reason) except -1:
+        self.since = self.connection.read_at if reason == "reset" else self.service.context.tick()
+        return count_abort(self.tally, reason)
+
+    cdef int report(self, str text, tuple args, object error) except -1:
+        self.service.log.error(text, *args, exc_info=error, extra=self._log_fields)
+        return 0
+
+    @property
+    @cython.nonecheck(True)
+    def _log_fields(self) -> dict[str, object]:
+        fields = self.connection.log_fields
+        if hasattr(self, "method"):
+            return {**fields, "request_id": self.id, "method": self.name}
+        return {**fields, "event": self.name}
 
     @property
     @cython.nonecheck(True)
@@ -239,6 +277,38 @@ cdef class ProcedureQueue:
 cdef class Host(WatchedConnection):
     """A connection as a procedure sees it."""
 
+    def __cinit__(self, *args, **kwargs):
+        global connections_made
+        connections_made += 1
+        self.number = connections_made
+
+    cdef int on_slow(self) except -1:
+        self.service.slow_peers_closed += 1
+        return 0
+
+    def close_slow(self) -> None:
+        """Close the connection of a peer that reads too slowly."""
+        if not self.ended:
+            self.on_slow()
+            self.start_close(1013, "too slow")
+
+    cdef int attach(self) except -1:
+        self.service.accepted += 1
+        self.service.attached += 1
+        self.service.working.add(self)
+        return 0
+
+    cdef int keep_transferred(self) except -1:
+        self.service.bytes_received += self.read_bytes
+        self.service.bytes_sent += self.written_bytes
+        self.read_bytes = self.written_bytes = 0
+        return 0
+
+    @property
+    def transferred(self) -> tuple[int, int]:
+        """Bytes received, and bytes given to the transport."""
+        return self.read_bytes, self.written_bytes
+
     cdef int on_answered(self) except -1:
         raise NotImplementedError
 
@@ -252,3 +322,15 @@ cdef class Host(WatchedConnection):
     def peer(self) -> str:
         """The peer's address, for logs."""
         return repr(self.socket.remote_address)
+
+    @property
+    def log_fields(self) -> dict[str, object]:
+        """What the records of a connection carry."""
+        return {"connection_id": self.number, "remote_address": shown_address(self.socket.remote_address)}
+
+
+def shown_address(address: object) -> str:
+    """A peer's address in one word: HOST:PORT, or the path of its unix socket, which may be empty."""
+    if type(address) is tuple:
+        return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+    return "" if address is None else str(address)

@@ -3,10 +3,9 @@
 from libc.stdint cimport uint8_t, uint32_t
 
 from sockrpc._frames cimport Frame
-from sockrpc._service cimport Host, Procedure, ProcedureQueue, Service
+from sockrpc._service cimport Host, Procedure, ProcedureQueue
 
 cdef class ServerConnection(Host):
-    cdef readonly Service service
     cdef bint is_attached            # counts in `service.attached`
     cdef ProcedureQueue waiting      # calls and notifications that may not start yet, in order of arrival
     cdef Py_ssize_t waiting_bytes    # of payload

@@ -70,8 +70,7 @@ cdef class ServerConnection(Host):
         # here nothing refers to it but the transport.
         self.socket = self.service.make_socket(self)
         self.is_attached = True
-        self.service.attached += 1
-        self.service.working.add(self)
+        self.attach()
         Connection.connection_made(self, transport)
 
     def refuse(self, data: bytes, unread: bool = False) -> None:
@@ -180,7 +179,8 @@ cdef class ServerConnection(Host):
             return 0
         if handler == NULL and self.service.methods is not None:
             self.service.calls_started += 1
-            self.service.calls_failed += 1
+            self.service.others.received += 1
+            self.service.others.failed += 1
             self.service.log.warning(
                 "call %d from %s failed: nobody registered method %r", frame.id, self.peer, name)
             return 0
@@ -193,6 +193,9 @@ cdef class ServerConnection(Host):
             call.handler = <Handler> handler
             name = call.handler.name
         call.name = name
+        call.since = self.read_at
+        call.tally = self.service.tally_of(handler)
+        call.tally.received += 1
         self.table.insert(call)
         return self.arrive(call)
 
@@ -452,6 +455,7 @@ cdef class ServerConnection(Host):
         return 0
 
     cdef int on_lost(self) except -1:
+        self.keep_transferred()
         if self.is_attached:
             self.service.attached -= 1
         return self.forget_if_over()

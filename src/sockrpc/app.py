@@ -150,7 +150,7 @@ class App:
     def _tables(self) -> tuple[NameTable, NameTable]:
         """Handlers of methods and of events, by their names in UTF-8."""
         return (
-            NameTable({name.encode(): handler for name, handler in self._methods.items()}),
+            NameTable({name.encode(): handler.copy() for name, handler in self._methods.items()}),
             NameTable({name.encode(): handler for name, handler in self._events.items()}),
         )
 

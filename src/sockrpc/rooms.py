@@ -79,7 +79,7 @@ class Room:
             if connection.has_ended:
                 continue
             if connection.is_full():
-                connection.close(1013, "too slow")
+                connection.close_slow()
                 continue
             if connection.is_compressed:
                 # What was sent before goes into it, so no two members get the same bytes.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import socket as socket_module
 import ssl as ssl_module
@@ -19,6 +18,7 @@ from sockrpc.accepting import descriptors_for_connections
 from sockrpc.app import App
 from sockrpc.blocking import LoopWatch
 from sockrpc.compression import CompressionName, check_name
+from sockrpc.counting import Statistics, count
 from sockrpc.errors import UsageError
 from sockrpc.handshake import Origins
 from sockrpc.limits import Limits, ServerLimits, make_limits
@@ -28,38 +28,11 @@ from sockrpc.protocols import ServerProtocol
 from sockrpc.sockets import Hooks, Socket, SocketHandler
 from sockrpc.threads import WorkerThreads
 
-__all__ = ["ServeOptions", "Server", "Statistics", "serve"]
+__all__ = ["ServeOptions", "Server", "serve"]
 
 LOG = logging.getLogger("sockrpc.server")
 
 LARGEST_PORT = 65_535
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Statistics:
-    """What a server does and has done since it began.
-
-    Each started call has been answered, has failed, was aborted (reset by its client, lost with its
-    connection, timed out by its own method, or stopped with the server), or is in flight. Calls of
-    unknown methods count as started and failed; calls that were aborted while they waited count as
-    aborted only.
-    """
-
-    connections: int
-    calls_in_flight: int
-    calls_running: int
-    procedures_waiting: int
-    notifications_running: int
-    calls_started: int
-    calls_answered: int
-    calls_failed: int
-    calls_reset: int
-    calls_lost: int
-    calls_timed_out: int
-    calls_stopped: int
-    notifications_started: int
-    notifications_failed: int
-    notifications_dropped: int
 
 
 class Server:
@@ -89,21 +62,7 @@ class Server:
 
     def statistics(self) -> Statistics:
         """Counts of what is going on and of what was done."""
-        running = waiting = notifying = in_flight = 0
-        for connection in self._service.working:
-            loads = connection.load
-            running += loads[0]
-            waiting += loads[1]
-            notifying += loads[2]
-            in_flight += connection.in_flight
-        return Statistics(
-            connections=len(self._service.connections),
-            calls_in_flight=in_flight,
-            calls_running=running,
-            procedures_waiting=waiting,
-            notifications_running=notifying,
-            **self._service.counters(),
-        )
+        return count(self._service)
 
     def close(self) -> None:
         """Begin to stop; `wait_closed` waits for the end.
