@@ -29,8 +29,10 @@ from environments import (
 from packages import install_packages
 
 BUILD = ROOT / "build" / "fuzz"
+IGNORED = ROOT / "scripts" / "fuzz-ignored.txt"
 COUNTERS = (
-    "-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+    "-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer "
+    f"-fsanitize-ignorelist={IGNORED}"
 )
 # libFuzzer's own: seconds for one input, and megabytes.
 OPTIONS = ["-timeout=30", "-rss_limit_mb=4096", "-max_len=600", "-print_final_stats=1"]

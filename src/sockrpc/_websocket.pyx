@@ -365,7 +365,10 @@ cdef class Parser:
         # empty ones cost the sender a frame each and us nothing.
         cdef Py_ssize_t valid
         buffer_append(&self.message, self.data, self.size)
-        if self.message_opcode == OPCODE_TEXT and not self.message_compressed:
+        if (
+            self.message_opcode == OPCODE_TEXT and not self.message_compressed
+            and self.message.size > self.checked
+        ):
             # Now, because the rest of a message that is wrong already may never come.
             valid = utf8_prefix(self.message.data + self.checked, self.message.size - self.checked, False)
             if valid < 0:
