@@ -32,7 +32,10 @@ LAYERS: list[list[str]] = [
     ["_serving", "_calling", "_messages"],
     ["protocols", "sockets"],
     ["app", "rooms", "opening", "listening", "handover", "importing", "loops", "counting"],
-    ["server", "client"],
+    ["server", "client", "sharing"],
+    ["worker"],
+    ["supervisor"],
+    ["workers"],
     ["runner"],
     # The package itself, which shows what is public.
     ["__init__"],

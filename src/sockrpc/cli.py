@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import base64
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -90,6 +91,13 @@ def make_parser() -> argparse.ArgumentParser:
     serving.add_argument("app", metavar="MODULE:APP", help="an App, or a coroutine function of one socket")
     add_serving_options(serving)
     serving.add_argument("--path", help="answer on this path only")
+    serving.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that serve on the same port (%(default)s)",
+    )
     serving.add_argument("--page", type=Path, metavar="FILE", help="serve this page at /, and /sockrpc.js")
 
     add_serving_options(command("demo", demo, "serve the tutorial's procedures and its page"))
@@ -195,7 +203,7 @@ def serve(options: argparse.Namespace) -> int:
     """`sockrpc serve`."""
     # Modules of the current folder are found.
     sys.path.insert(0, "")
-    app = load(options.app)
+    app = options.app if options.workers != 1 else load(options.app)
     page = None
     if options.page is not None:
         if not options.page.is_file():
@@ -216,40 +224,67 @@ def demo(options: argparse.Namespace) -> int:
 
 def run_server(options: argparse.Namespace, app: Any, **more: Any) -> int:
     """Serve until a signal comes."""
-    logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    workers = getattr(options, "workers", 1)
+    log = functools.partial(start_log, options.log_level, workers)
+    log()
     tls = None
     if options.ssl_certfile is not None:
-        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        tls.load_cert_chain(options.ssl_certfile, options.ssl_keyfile)
+        tls = functools.partial(server_context, options.ssl_certfile, options.ssl_keyfile)
     elif options.ssl_keyfile is not None:
         raise sockrpc.UsageError("--ssl-keyfile needs --ssl-certfile")
     origins: Any = options.origin
     if origins is not None and "*" in origins:
         origins = "*"
 
-    def started(server: sockrpc.Server) -> None:
-        for each in server.sockets[: None if options.fd else 1]:
-            where = shown_address(each.getsockname(), "https" if tls else "http")
+    def listening(addresses: Sequence[Any]) -> None:
+        for each in addresses[: None if options.fd else 1]:
+            where = shown_address(each, "https" if tls else "http")
+            told: dict[str, Any] = {"listening": where}
+            if workers != 1:
+                told["workers"] = workers
+                where += f" ({workers} workers)"
             # Flushed, because whoever waits for this line may read a pipe.
-            print(json.dumps({"listening": where}) if options.json else where, flush=True)
+            print(json.dumps(told) if options.json else where, flush=True)
 
-    limits = given_limits(options, ServerLimits.__optional_keys__)
-    sockrpc.run(
-        app,
-        options.host,
-        options.port,
-        uds=options.uds,
-        sock=None if options.fd is None else named_sockets(options.fd),
-        reuse_port=options.reuse_port or None,
-        ssl=tls,
-        origins=origins,
-        compression=options.compression,
-        loop=options.loop,
-        on_started=started,
-        **limits,
+    arguments = {
+        "uds": options.uds,
+        "sock": None if options.fd is None else named_sockets(options.fd),
+        "reuse_port": options.reuse_port or None,
+        "ssl": tls,
+        "origins": origins,
+        "compression": options.compression,
+        "loop": options.loop,
+        **given_limits(options, ServerLimits.__optional_keys__),
         **more,
-    )
+    }
+    if workers != 1:
+        from sockrpc.workers import run_workers
+
+        run_workers(
+            app, workers, options.host, options.port, prepare=log, on_listening=listening, **arguments
+        )
+    else:
+        sockrpc.run(
+            app,
+            options.host,
+            options.port,
+            on_started=lambda server: listening([each.getsockname() for each in server.sockets]),
+            **arguments,
+        )
     return 0
+
+
+def start_log(level: str, workers: int) -> None:
+    """Log to stderr; with workers, each line tells whose it is."""
+    process = " [%(process)d]" if workers != 1 else ""
+    logging.basicConfig(level=level, format=f"%(asctime)s{process} %(levelname)s %(name)s: %(message)s")
+
+
+def server_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
+    """What serves wss."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    return context
 
 
 def shown_address(address: Any, scheme: str) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 from sockrpc.errors import UsageError
 
-__all__ = ["load"]
+__all__ = ["WORKER_NAME", "in_worker", "load"]
+
+# What multiprocessing calls the process of a worker, before its number.
+WORKER_NAME = "sockrpc worker"
 
 
 def load(name: str) -> Any:
@@ -34,3 +38,10 @@ def load(name: str) -> Any:
         except AttributeError:
             raise UsageError(f"module {module_name!r} has no {attributes!r}") from None
     return found
+
+
+def in_worker() -> bool:
+    """True in a process that is a worker, also while it imports the program."""
+    # Whoever has not imported it was not started by it.
+    multiprocessing = sys.modules.get("multiprocessing")
+    return multiprocessing is not None and multiprocessing.current_process().name.startswith(WORKER_NAME)

@@ -14,11 +14,11 @@ import struct
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sockrpc.accepting import Acceptor, serve_line
 
-__all__ = ["Listening", "Place", "remove_stale_socket", "tls_options"]
+__all__ = ["Listening", "Place", "Queue", "remove_stale_socket", "tls_options"]
 
 LOG = logging.getLogger("sockrpc.server")
 
@@ -51,6 +51,7 @@ NO_NEW_CONNECTIONS = (
 MakeProtocol = Callable[..., asyncio.BaseProtocol]
 Keep = Callable[["asyncio.Task[None]"], None]
 Listen = Callable[[], Awaitable[asyncio.AbstractServer]]
+Queue = Literal["ours", "theirs"]
 
 
 class Place(NamedTuple):
@@ -136,20 +137,28 @@ class Listening:
             each.listen(place.backlog)
             yield functools.partial(unix if each.family == AF_UNIX else tcp, sock=each)
 
-    def stop(self) -> asyncio.Task[None] | None:
+    def stop(self, queue: Queue | None = None) -> asyncio.Task[None] | None:
         """Listen no longer, but let in who has connected; returns what goes on with that, if anything.
+
+        Args:
+            queue: What becomes of it where other processes hold the same sockets: "ours" is let in,
+                as all of them stop; "theirs" is left to them. By default that of sockets that were
+                handed over is theirs, unless the port is shared.
 
         Where others share the port, the system has chosen this listener for some whose handshake is
         still under way. What begins a connection is dropped from here on, so that its repetition, a
         second later, reaches the others; and what is under way gets its time.
         """
         later = None
-        filtered = [turn_new_ones_away(each) for each in self.sockets if shares_its_port(each)]
+        filtered = [
+            turn_new_ones_away(each) for each in self.sockets if queue is None and shares_its_port(each)
+        ]
         if any(filtered):
             later = asyncio.get_running_loop().create_task(self._stop_later())
             self._keep(later)
         else:
-            self._let_in_queued()
+            if queue != "theirs":
+                self._let_in_queued(queue == "ours")
             self._close()
         self.sockets = ()
         return later
@@ -170,12 +179,12 @@ class Listening:
             listener.close()
         self._remove_socket_file()
 
-    def _let_in_queued(self) -> None:
+    def _let_in_queued(self, is_ours: bool = False) -> None:
         """Accept what the system still holds; it would send each of them a TCP reset."""
         for listener in self._listeners:
             for each in getattr(listener, "sockets", ()):
                 # One that was handed over goes on elsewhere, with all that it holds.
-                if not self._place.sockets or shares_its_port(each):
+                if is_ours or not self._place.sockets or shares_its_port(each):
                     for connection in accept_all(each, self._place.backlog):
                         self._keep(asyncio.get_running_loop().create_task(self._let_in(connection)))
 

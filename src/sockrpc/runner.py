@@ -13,20 +13,24 @@ from typing import Literal, Unpack
 from sockrpc.app import App
 from sockrpc.errors import UsageError
 from sockrpc.handover import notify_systemd
+from sockrpc.importing import in_worker, load
 from sockrpc.loops import loop_factory, run_to_end
 from sockrpc.server import ServeOptions, Server, serve
 from sockrpc.sockets import SocketHandler
 
 __all__ = ["run"]
 
+RUNNING = "run can not be called in a running event loop; serve can"
+
 LOG = logging.getLogger("sockrpc.server")
 
 
 def run(
-    app: App | SocketHandler,
+    app: App | SocketHandler | str,
     host: str | None = None,
     port: int | None = None,
     *,
+    workers: int = 1,
     loop: Literal["auto", "uvloop", "asyncio"] = "auto",
     on_started: Callable[[Server], None] | None = None,
     **options: Unpack[ServeOptions],
@@ -36,30 +40,55 @@ def run(
     systemd is told when the server listens and when it begins to stop, where it asks for that.
     Blocks. Must be called from the main thread, outside any event loop.
 
+    With more than one of `workers`, so many processes serve on the same port, and this one supervises
+    them: a worker that dies is replaced, and all stop together. Each imports the app, and the program,
+    anew (call `run` under `if __name__ == "__main__":`), gets the other arguments by pickle, and has rooms,
+    counters, limits and all that the app keeps in memory for itself: nothing is shared among them. A worker
+    that fails before it has served ends everything, with its error.
+
     Args:
-        app: An `App`, or a coroutine function of one `Socket`.
+        app: An `App`, a coroutine function of one `Socket`, or where either is found: "module:app".
         host: The address to listen on, 127.0.0.1 by default.
         port: The TCP port, 3000 by default.
+        workers: How many processes serve; with more than one, `app` is "module:app".
         loop: "auto" takes uvloop where it is installed.
-        on_started: Called with the server when it listens.
+        on_started: Called with the server when it listens; in each worker, with its own.
         options: Everything else that `serve` takes, limits included.
 
     Raises:
         OSError: The address can not be listened on.
         UsageError: The arguments do not fit together.
+        SockRPCError: A worker failed before it served, or had to be killed as it did not stop.
     """
-    if options.get("uds") is None and options.get("sock") is None:
-        host = "127.0.0.1" if host is None else host
-        port = 3000 if port is None else port
-    # Checks the arguments before there is a loop to clean up.
-    starting = serve(app, host, port, **options)
-    make_loop = loop_factory(loop)
+    if in_worker():
+        raise UsageError(
+            "run was called in a worker, while it imported the program: "
+            'put it under `if __name__ == "__main__":`'
+        )
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        pass
+        is_running = False
     else:
-        raise UsageError("run can not be called in a running event loop; serve can")
+        is_running = True
+    if workers != 1:
+        if not isinstance(app, str):
+            raise UsageError(f"workers import the app by themselves: write run('module:app'), not {app!r}")
+        if is_running:
+            raise UsageError(RUNNING)
+        from sockrpc.workers import run_workers
+
+        run_workers(app, workers, host, port, loop=loop, on_started=on_started, **options)
+        return
+    if options.get("uds") is None and options.get("sock") is None:
+        host = "127.0.0.1" if host is None else host
+        port = 3000 if port is None else port
+    loaded = load(app) if isinstance(app, str) else app
+    # Checks the arguments before there is a loop to clean up.
+    starting = serve(loaded, host, port, **options)
+    make_loop = loop_factory(loop)
+    if is_running:
+        raise UsageError(RUNNING)
     run_to_end(make_loop, lambda: run_server(starting, on_started))
 
 

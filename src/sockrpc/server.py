@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket as socket_module
 import ssl as ssl_module
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -22,7 +22,7 @@ from sockrpc.counting import Statistics, count
 from sockrpc.errors import UsageError
 from sockrpc.handshake import Origins
 from sockrpc.limits import Limits, ServerLimits, make_limits
-from sockrpc.listening import Listening, Place, tls_options
+from sockrpc.listening import Listening, Place, Queue, tls_options
 from sockrpc.opening import Arrivals, FullLog, OpeningPolicy, ProcessRequest, ServerOpening
 from sockrpc.protocols import ServerProtocol
 from sockrpc.sockets import Hooks, Socket, SocketHandler
@@ -72,9 +72,13 @@ class Server:
         is not answered within `stop_grace` is aborted, cancelled again `abort_grace` later and then
         left behind.
         """
+        self._close()
+
+    def _close(self, queue: Queue | None = None) -> None:
+        """The same for one of several workers, who knows what becomes of the `queue` of its sockets."""
         if self._stopping is None:
             self._service.begin_stop()
-            last = None if self._listening is None else self._listening.stop()
+            last = None if self._listening is None else self._listening.stop(queue)
             for connection in list(self._service.working):
                 connection.drain()
             loop = asyncio.get_running_loop()
@@ -154,7 +158,7 @@ class ServeOptions(ServerLimits, total=False):
     path: str | None
     uds: str | None
     sock: socket_module.socket | Sequence[socket_module.socket] | None
-    ssl: ssl_module.SSLContext | None
+    ssl: ssl_module.SSLContext | Callable[[], ssl_module.SSLContext] | None
     origins: Origins
     process_request: ProcessRequest | None
     compression: CompressionName | None
@@ -179,7 +183,7 @@ class serve:
         uds: A path: listen on this unix socket instead of host and port.
         sock: Listen on this bound socket instead, or on several. They are closed at the stop, and
             go on elsewhere if another process holds them too.
-        ssl: A server context, for wss.
+        ssl: A server context, for wss, or a function that makes it.
         origins: Origins of browsers let in beside the server's own host; "*" lets all in.
         process_request: Called with the socket and each HTTP request before anything else; returns
             None to go on, or the `websockets.http11.Response` to send instead.
@@ -202,7 +206,7 @@ class serve:
         path: str | None = None,
         uds: str | None = None,
         sock: socket_module.socket | Sequence[socket_module.socket] | None = None,
-        ssl: ssl_module.SSLContext | None = None,
+        ssl: ssl_module.SSLContext | Callable[[], ssl_module.SSLContext] | None = None,
         origins: Origins = None,
         process_request: ProcessRequest | None = None,
         compression: CompressionName | None = None,
@@ -226,7 +230,8 @@ class serve:
             raise UsageError("origins is a collection of origins, or '*'")
         self._app = app
         self._limits = make_limits(limits, ServerLimits.__optional_keys__)
-        tls = tls_options(ssl, self._limits.handshake_timeout, self._limits.close_timeout)
+        context = ssl() if callable(ssl) else ssl
+        tls = tls_options(context, self._limits.handshake_timeout, self._limits.close_timeout)
         max_connections = self._limits.max_connections or descriptors_for_connections()
         self._place = Place(host, port, uds, sockets, backlog, reuse_port, tls, max_connections)
         self._policy = OpeningPolicy(
