@@ -380,7 +380,8 @@ cdef class Parser:
         cdef uint8_t opcode = self.message_opcode
         buffer_append(&self.message, self.data, self.size)
         self.message_opcode = 0
-        self.data = self.message.data
+        # An empty message has no memory; a null pointer is none that may be read, not even zero bytes of it.
+        self.data = self.message.data if self.message.size else self.cursor
         self.size = self.message.size
         # The memory stays until `keep`, as the caller reads it there; only its size is forgotten.
         self.message.size = 0

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from sockrpc._debug import is_debug
 from tests.hostile.peer import PATIENCE, Peer
 from tests.processes import ROOT
 
@@ -193,6 +194,8 @@ def attack(
         leaves: Bytes by which it may be larger afterwards.
         blocks: Blocks in use that it may have more of afterwards.
         slowest: Seconds that the slowest answer to the witness may take; 99 % take 40 % of it at most.
+
+    A debug build is judged by its blocks only.
     """
     measured = Measured()
     # Collecting garbage stops everything: the witness is not to see that.
@@ -208,7 +211,7 @@ def attack(
     while True:
         measured.blocks = there.give_back() - blocks_before
         measured.left = there.memory("VmRSS") - before
-        given_back = measured.left <= leaves and measured.blocks <= blocks
+        given_back = (measured.left <= leaves or is_debug()) and measured.blocks <= blocks
         if given_back or time.monotonic() > until:
             break
     measured.calls, measured.slowest, measured.usual = seen["calls"], seen["slowest"], seen["usual"]
@@ -219,9 +222,12 @@ def attack(
         f" 99 % in {measured.usual * 1000:.1f} ms, the slowest {measured.slowest * 1000:.1f} ms"
     )
     assert there.process.poll() is None, "the server has died"
+    assert given_back, "the memory has not come back"
+    if is_debug():
+        # Slow on purpose, and AddressSanitizer keeps what was freed: there the blocks are what counts.
+        return
     assert measured.seconds <= within
     assert measured.grown <= grows
-    assert given_back, "the memory has not come back"
     assert measured.slowest <= slowest
     assert measured.usual <= slowest * USUAL
     # It has not just been waiting; ten of them are made after the attack.
