@@ -78,9 +78,9 @@ SIGNATURES = {
     "Client.notify": "self, event, payload=b''",
     "Client.on": "self, event",
 }
-PUBLIC_MODULES = ["sockrpc", "sockrpc.bench"]
 # What an installed package does not have.
 SOURCE = Path(__file__).parent.parent / "src" / "sockrpc"
+PUBLIC_MODULES = ["sockrpc", "sockrpc.bench", "sockrpc.testing"]
 
 
 def all_modules() -> list[types.ModuleType]:

@@ -40,7 +40,10 @@ LAYERS: list[list[str]] = [
     # The package itself, which shows what is public.
     ["__init__"],
     # What is built on the package, like an application.
-    ["testing", "demo", "pages", "bench.loopback", "bench.verdict", "bench.worker", "bench.example"],
+    ["testing.memory", "demo", "pages", "bench.loopback", "bench.verdict", "bench.worker", "bench.example"],
+    ["testing.line"],
+    ["testing.joined"],
+    ["testing", "testing.fixtures"],
     ["bench", "bench.engine", "bench.load", "bench.fixtures"],
     ["bench.counts", "bench.selftest", "bench.loading"],
     ["bench.report"],
@@ -69,7 +72,7 @@ MUST_NOT_IMPORT: dict[str, set[str]] = {
 }
 THIRD_PARTY = {"websockets", "uvloop"}
 # Who imports it has it: tests do.
-PYTEST_PLUGIN = "bench.fixtures"
+PYTEST_PLUGINS = {"bench.fixtures", "testing.fixtures"}
 # They run in environments that have another sockrpc, or one without `sockrpc.bench`.
 SELF_CONTAINED = {"bench.worker": set[str](), "bench.loopback": {"__init__"}, "bench.example": {"__init__"}}
 
@@ -180,7 +183,7 @@ def test_there_are_no_cycles() -> None:
 
 @every_file
 def test_nothing_is_imported_but_the_standard_library_and_two_packages(name: str) -> None:
-    allowed = THIRD_PARTY | ({"pytest"} if module_of(name) == PYTEST_PLUGIN else set())
+    allowed = THIRD_PARTY | ({"pytest"} if module_of(name) in PYTEST_PLUGINS else set())
     assert IMPORTS[name].others - sys.stdlib_module_names - allowed == set()
 
 

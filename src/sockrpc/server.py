@@ -245,7 +245,8 @@ class serve:
         )
         self._server: Server | None = None
 
-    async def _start(self) -> Server:
+    def _make(self) -> tuple[Server, Callable[..., ServerProtocol]]:
+        """The server, which listens on nothing yet, and what makes the protocol of each connection."""
         loop = asyncio.get_running_loop()
         context = context_of_running_loop()
         if isinstance(self._app, App):
@@ -274,11 +275,15 @@ class serve:
                 server._watch.start()
             return ServerProtocol(service, ServerOpening(service, self._policy, server._arrivals, crowded))
 
-        server._listening = Listening(self._place, accept, service.keep, FullLog().tell)
+        return server, accept
+
+    async def _start(self) -> Server:
+        server, accept = self._make()
+        server._listening = Listening(self._place, accept, server._service.keep, FullLog().tell)
         try:
             await server._listening.open()
         except BaseException:
-            context.release()
+            server._context.release()
             raise
         return server
 

@@ -1,0 +1,288 @@
+"""Apps and clients joined in memory: the real engine on both sides, and a line that the test holds."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Generator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Unpack
+
+from sockrpc.app import App
+from sockrpc.client import Client
+from sockrpc.client import connect as connect_by_socket
+from sockrpc.compression import CompressionName
+from sockrpc.handshake import Origins
+from sockrpc.limits import ClientLimits, ServerLimits
+from sockrpc.opening import ProcessRequest
+from sockrpc.protocols import ClientProtocol, ServerProtocol
+from sockrpc.server import Server
+from sockrpc.server import serve as serve_by_socket
+from sockrpc.sockets import SocketHandler
+from sockrpc.testing.line import Direction, Line
+
+__all__ = ["MemoryClient", "MemoryServer", "connect", "serve"]
+
+Headers = Mapping[str, str] | Sequence[tuple[str, str]]
+
+# What clients are said to have as their addresses: ports from here on (RFC 6335 section 6).
+FIRST_PORT = 49_152
+
+# Turns of the loop without any news after which nothing more is expected of handlers that do not wait.
+QUIET_TURNS = 10
+
+
+class MemoryClient(Client):
+    """A `sockrpc.Client` in memory, and its line.
+
+    Attributes:
+        server: The `sockrpc.Server` at the other end: `statistics()`, `connections`, `close()`.
+        to_server: What the client sends: `hold()`, `deliver()`, `release()`.
+        to_client: What the server sends.
+    """
+
+    server: Server
+    to_server: Direction
+    to_client: Direction
+
+    def __init__(self, connection: ClientProtocol, server: Server, line: Line) -> None:
+        super().__init__(connection)
+        self.server = server
+        self.to_server = line.to_server
+        self.to_client = line.to_client
+        self._line = line
+
+    def lose(self) -> None:
+        """Lose the connection, as by a TCP reset: both ends notice at once, what was on its way is gone.
+
+        Calls in flight fail with `ConnectionLost`; on the server they are aborted.
+        """
+        self._line.lose()
+
+    async def settle(self) -> None:
+        """Wait until all that may go has been delivered, and handlers have done what they do without waiting.
+
+        What is held stays held. It is turns of the loop that are waited for, no time.
+        """
+        quiet = 0
+        while quiet < QUIET_TURNS:
+            quiet = quiet + 1 if self._line.is_quiet else 0
+            await asyncio.sleep(0)
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection and wait until it is gone; what is held is released first."""
+        self.to_server.release()
+        self.to_client.release()
+        await super().close(code, reason)
+
+
+class MemoryConnect(connect_by_socket):
+    """How a client comes to a server in memory: what `sockrpc.connect` does, but for the socket."""
+
+    def __init__(
+        self, joined: MemoryServer, remote_address: tuple[str, int] | None, uri: str, **options: Any
+    ) -> None:
+        super().__init__(uri, **options)
+        self._joined = joined
+        self._remote_address = remote_address
+        self._line: Line
+
+    async def _open_transport(self, connection: ClientProtocol) -> None:
+        self._line = self._joined._join(connection, self._remote_address)
+
+    async def _connect(self) -> MemoryClient:
+        client = await super()._connect()
+        joined = MemoryClient(client._connection, self._joined.server, self._line)  # type: ignore[arg-type]
+        self._joined._clients.append(joined)
+        return joined
+
+    def __await__(self) -> Generator[Any, None, MemoryClient]:
+        return self._connect().__await__()
+
+    async def __aenter__(self) -> MemoryClient:
+        self._client = client = await self._connect()
+        return client
+
+
+class MemoryServer:
+    """A server in memory; made by `serve`.
+
+    Attributes:
+        server: The `sockrpc.Server`: `statistics()`, `connections`, `close()`.
+    """
+
+    def __init__(
+        self, server: Server, accept: Callable[[], ServerProtocol], path: str, compression: Any
+    ) -> None:
+        self.server = server
+        self._accept = accept
+        self._path = path
+        self._compression = compression
+        self._ports = itertools.count(FIRST_PORT)
+        self._clients: list[MemoryClient] = []
+
+    def connect(
+        self,
+        *,
+        path: str | None = None,
+        headers: Headers = (),
+        origin: str | None = None,
+        remote_address: tuple[str, int] | None = None,
+        **limits: Unpack[ClientLimits],
+    ) -> MemoryConnect:
+        """One more client: `async with server.connect() as client`, or `await server.connect()`.
+
+        Those that are left open are closed with the server.
+
+        Args:
+            path: Path and query of the opening request.
+            headers: Further headers of it.
+            origin: Its Origin; none by default.
+            remote_address: What the server takes for the client's address; 127.0.0.1 and a port of its own.
+            limits: See `sockrpc.limits.ClientLimits`.
+
+        Raises:
+            HandshakeError: The server refused; `status` says how.
+            UsageError: The arguments do not fit together.
+        """
+        uri = "ws://localhost" + (self._path if path is None else path)
+        options: dict[str, Any] = {"headers": headers, "origin": origin, "compression": self._compression}
+        return MemoryConnect(self, remote_address, uri, **options, **limits)
+
+    def _join(self, client: ClientProtocol, remote_address: tuple[str, int] | None) -> Line:
+        return Line(self._accept(), client, remote_address or ("127.0.0.1", next(self._ports)))
+
+    async def _stop(self) -> None:
+        for client in self._clients:
+            await client.close()
+        self.server.close()
+        await self.server.wait_closed()
+
+
+class serve:
+    """Serve an app in memory, without any socket.
+
+        async with sockrpc.testing.serve(app) as server, server.connect() as one, server.connect() as two: ...
+
+    The frames, the limits, the hooks and the opening handshake are those of `sockrpc.serve`. At the end of
+    the block the clients are closed, and the server stops gracefully.
+
+    Args:
+        app: An `App`, or a coroutine function of one `Socket`.
+        path: The path on which the endpoint answers, and clients ask; None: every path.
+        origins: As for `sockrpc.serve`.
+        process_request: As for `sockrpc.serve`.
+        compression: "deflate": agreed to, and offered by the clients.
+        limits: See `sockrpc.limits.ServerLimits`.
+
+    Raises:
+        UsageError: The arguments do not fit together.
+    """
+
+    def __init__(
+        self,
+        app: App | SocketHandler,
+        *,
+        path: str | None = None,
+        origins: Origins = None,
+        process_request: ProcessRequest | None = None,
+        compression: CompressionName | None = None,
+        **limits: Unpack[ServerLimits],
+    ) -> None:
+        self._serve = serve_by_socket(
+            app,
+            None,
+            0,
+            path=path,
+            origins=origins,
+            process_request=process_request,
+            compression=compression,
+            **limits,
+        )
+        self._path = path or "/"
+        self._compression = compression
+        self._joined: MemoryServer | None = None
+
+    async def __aenter__(self) -> MemoryServer:
+        server, accept = self._serve._make()
+        self._joined = MemoryServer(server, accept, self._path, self._compression)
+        return self._joined
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._joined is not None
+        await self._joined._stop()
+
+
+class connect:
+    """A client joined to an app in memory, without any socket.
+
+        async with sockrpc.testing.connect(app) as client:
+            assert await client.call("uppercase", "hello") == b"HELLO"
+
+    It is a `sockrpc.Client` with a few switches more: see `MemoryClient`. For several clients of one
+    server, and for limits of the client, see `serve`. A call whose handler fails is not answered, in
+    memory either: give `timeout` where one might.
+
+    Args:
+        app: An `App`, or a coroutine function of one `Socket`.
+        path: The path on which the endpoint answers, and the client asks; None: every path.
+        headers: Further headers of the opening request.
+        origin: Its Origin; none by default.
+        remote_address: What the server takes for the client's address.
+        origins: As for `sockrpc.serve`.
+        process_request: As for `sockrpc.serve`.
+        compression: "deflate": offered, and agreed to.
+        limits: Those of the server, see `sockrpc.limits.ServerLimits`.
+
+    Raises:
+        HandshakeError: The server refused; `status` says how.
+        UsageError: The arguments do not fit together.
+    """
+
+    def __init__(
+        self,
+        app: App | SocketHandler,
+        *,
+        path: str | None = None,
+        headers: Headers = (),
+        origin: str | None = None,
+        remote_address: tuple[str, int] | None = None,
+        origins: Origins = None,
+        process_request: ProcessRequest | None = None,
+        compression: CompressionName | None = None,
+        **limits: Unpack[ServerLimits],
+    ) -> None:
+        self._serve = serve(
+            app,
+            path=path,
+            origins=origins,
+            process_request=process_request,
+            compression=compression,
+            **limits,
+        )
+        self._options: dict[str, Any] = {
+            "headers": headers,
+            "origin": origin,
+            "remote_address": remote_address,
+        }
+
+    async def __aenter__(self) -> MemoryClient:
+        server = await self._serve.__aenter__()
+        try:
+            return await server.connect(**self._options)
+        except BaseException:
+            await server._stop()
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._serve.__aexit__(kind, error, traceback)
