@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import sockrpc
+import sockrpc.testing
 from sockrpc import cli
 from sockrpc.limits import ClientLimits, Limits, ServerLimits
 
