@@ -7,6 +7,7 @@
 ##   make bench   benchmarks on the newest interpreter       (ARGS="-k frames")
 ##   make conformance   every case of Autobahn's test-suite, both roles (needs a Python 2.7, or WSTEST)
 ##   make bench-targets   every promise about speed, measured  (ARGS="--only small")
+##   make bench-workers   two workers against one            (ARGS="--workers 1 2 4")
 ##   make bench-peers     the comparison with other servers    (ARGS="--rounds 3")
 ##   make guard   is it slower than a revision?              (BASE=main  ARGS="--only reset"  ARGS=--no-counts)
 ##   make guard-selftest   is a slowdown found, and noise not blamed?
@@ -23,7 +24,7 @@
 
 # Thin on purpose: how environments are made and tests are run stands in scripts/, typed and linted.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench conformance soak fuzz cover wheel clean asan asan-quick bench-targets bench-peers guard guard-selftest
+.PHONY: help demo test check docs bench conformance soak fuzz cover wheel clean asan asan-quick bench-targets bench-workers bench-peers guard guard-selftest
 export PYTHONS PYTEST_ARGS JOBS
 
 IN = scripts/python scripts/environments.py
@@ -64,6 +65,9 @@ IN_BENCH = @$(IN) --group test --group bench 'bench-{minor}' --
 
 bench-targets:
 	$(IN_BENCH) python -m bench.targets $(ARGS)
+
+bench-workers:
+	$(IN_BENCH) python -m bench.workers $(ARGS)
 
 bench-peers:
 	@scripts/python scripts/packages.py h2load nghttp2-client

@@ -3,7 +3,8 @@
 The load generator needs processor time too, and nobody is kept on a core of his own: with two cores,
 two workers and the generator share them. So "echo", of which the generator costs about as much as the
 server, says what the machine has left; "work", of which it costs next to nothing, what workers add.
-The best rounds are those with the fewest neighbours on the machine.
+The best rounds are those with the fewest neighbours on the machine. What a call costs the servers in
+processor time does not depend on neighbours: if that stays the same, a core more is worth a core.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 from bench import machine
 from bench.arena import ROOT
 from bench.loading import PATIENCE, LoadError, program
+from bench.memory import processor_seconds
 from bench.tables import markdown, number, paired_ratio, spread
 
 METHODS = ("echo", "work")
@@ -44,6 +46,12 @@ class Served:
         if not line:
             raise RuntimeError(f"the server did not start: {log.read_text()}")
         self.port = int(json.loads(line)["listening"].rstrip("/").rpartition(":")[2])
+
+    def processor_seconds(self) -> float:
+        """What the server's processes have used so far."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return sum(map(processor_seconds, [pid, *map(int, children)]))
 
     def stop(self) -> None:
         self.process.terminate()
@@ -98,6 +106,9 @@ def main() -> int:
     rates: dict[str, dict[int, list[float]]] = {
         method: {count: [] for count in options.workers} for method in METHODS
     }
+    costs: dict[str, dict[int, list[float]]] = {
+        method: {count: [] for count in options.workers} for method in METHODS
+    }
     raw: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         servers: list[Served] = []
@@ -106,9 +117,12 @@ def main() -> int:
             for _ in range(options.rounds):
                 for method in METHODS:
                     for server in servers:
+                        before = server.processor_seconds()
                         result = measure(
                             server.port, method, options.connections, options.in_flight, options.seconds
                         )
+                        spent = server.processor_seconds() - before
+                        costs[method][server.workers].append(1e6 * spent / result["answers"])
                         rates[method][server.workers].append(float(result["answers_per_second"]))
                         raw.append({"workers": server.workers, "method": method, **result})
         finally:
@@ -129,11 +143,20 @@ def main() -> int:
                     number(best / max(first)),
                     number(paired_ratio(mine, first)),
                     f"{spread(ratios):.0%}",
+                    number(min(costs[method][count])),
                 ]
             )
     load = f"{options.connections} connections, {options.in_flight} calls in flight on each"
     print(f"{os.cpu_count()} cores; {load}\n")
-    head = ["method", "workers", "calls/s, best round", f"best against {base}", "median of pairs", "spread"]
+    head = [
+        "method",
+        "workers",
+        "calls/s, best round",
+        f"best against {base}",
+        "median of pairs",
+        "spread",
+        "server µs/call",
+    ]
     print(markdown(head, rows))
     if options.json is not None:
         options.json.write_text(json.dumps(raw))

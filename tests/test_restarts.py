@@ -18,8 +18,8 @@ import pytest
 
 import sockrpc
 from tests.command import POSIX, Command
-from tests.processes import ROOT
-from tests.rolling import Generation, Outcome, roll
+from tests.processes import ROOT, eventually
+from tests.rolling import Generation, Outcome, roll, under_load
 from tests.support import started
 
 pytestmark = [POSIX, pytest.mark.long]
@@ -75,6 +75,31 @@ def test_restarts_with_so_reuseport_where_the_system_migrates_connections() -> N
 
 def test_restarts_with_so_reuseport_where_it_does_not() -> None:
     is_good(roll_in_namespace(restarts=10, how="port", migrate=False))
+
+
+def test_workers_that_are_replaced_one_after_the_other() -> None:
+    outcome = asyncio.run(replace_workers(5))
+    assert outcome.failures == {}
+    assert outcome.connections > 4 * 2 * outcome.restarts
+    assert outcome.told_to_go >= outcome.restarts
+    assert outcome.answered > 0
+
+
+async def replace_workers(times: int) -> Outcome:
+    """Send SIGHUP so many times to a server of two workers under load."""
+    outcome = Outcome(times)
+    # Of this folder: what it serves answers "work" and "echo".
+    words = ("serve", "tests.generation:app", "--workers", "2", "--port", "0")
+    with Command(*words, cwd=ROOT, PYTHONPATH=os.pathsep.join(sys.path)) as server:
+        uri = (await asyncio.to_thread(server.line)).partition(" ")[0].replace("http", "ws")
+        async with under_load(uri, outcome):
+            for i in range(times):
+                server.process.send_signal(signal.SIGHUP)
+                await asyncio.to_thread(eventually, lambda i=i: len(server.logged("serves")) == 2 * (i + 2))
+        server.process.terminate()
+        assert await asyncio.to_thread(server.end) == 0
+        assert not server.logged("ERROR")
+    return outcome
 
 
 # One server that is told to stop while it is busy.

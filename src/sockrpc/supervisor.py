@@ -195,7 +195,7 @@ class Supervisor:
         if number == getattr(signal, "SIGHUP", None):
             if not self._stopping and self._is_ready:
                 LOG.info("all workers are replaced, one after the other")
-                self._to_replace = [slot for slot in range(self._count) if slot not in self._to_replace]
+                self._to_replace = list(range(self._count))
                 self._replace_next()
         elif self._stopping:
             self._hurry()
@@ -253,7 +253,8 @@ class Supervisor:
             del self._current[slot]
             somebody_serves = any(each.state == "serving" for each in self._current.values())
             if not self._is_ready or (worker.state == "starting" and not somebody_serves):
-                text = f"{worker} {worker.ending()} before it served"
+                who = "it" if worker.state == "starting" else "all"
+                text = f"{worker} {worker.ending()} before {who} served"
                 self._error = worker.error or SockRPCError(text)
                 self._stop()
             else:
