@@ -19,6 +19,7 @@ PACKAGE = "sockrpc"
 # From the bottom up. A module imports from lower lines only, not from its own.
 LAYERS: list[list[str]] = [
     ["errors", "_debug"],
+    ["_memory"],
     # Each alone: framing, names, ids, compression, limits, threads know nothing of each other.
     ["_websocket", "_frames", "_names", "_dispatch", "_statistics", "compression", "limits", "threads"],
     ["accepting", "blocking", "handshake"],
@@ -59,6 +60,7 @@ IO = {"asyncio", "socket", "ssl", "select", "selectors", "threading", "uvloop"}
 MUST_NOT_IMPORT: dict[str, set[str]] = {
     "errors": IO | {"logging"},
     "limits": IO | {"logging"},
+    "_memory": IO | {"logging"},
     "_websocket": IO | {"logging"},
     "_frames": IO | {"logging"},
     "_names": IO | {"logging"},
@@ -251,7 +253,7 @@ def test_the_imports_are_found() -> None:
     assert edges["_calling"] >= {"_connection", "_frames", "_websocket", "errors"}
     assert edges["_connection"] >= {"_output", "_dispatch", "_loop"}
     assert edges["cli"] >= {"__init__", "demo"}
-    assert IMPORTS["_output.pxd"].own == {"_loop", "_websocket"}
+    assert IMPORTS["_output.pxd"].own == {"_loop", "_memory"}
     assert "asyncio" in IMPORTS["_loop.pyx"].others
     assert "uvloop" in IMPORTS["loops.py"].others
     assert "rooms" not in IMPORTS["sockets.py"].own

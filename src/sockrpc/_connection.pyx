@@ -15,10 +15,11 @@ import asyncio
 
 from sockrpc._debug cimport DEBUG, free_isolated, isolate
 from sockrpc._loop cimport RECEIVE_BYTES
+from sockrpc._memory cimport buffer_free
 from sockrpc._output cimport Output
 from sockrpc._websocket cimport (
     EVENT_BINARY, EVENT_CLOSE, EVENT_COMPRESSED_BINARY, EVENT_COMPRESSED_TEXT, EVENT_FAULT, EVENT_NEED_DATA,
-    EVENT_PING, EVENT_TEXT, OPCODE_CLOSE, OPCODE_PONG, buffer_free, close_payload, utf8_fault, utf8_prefix,
+    EVENT_PING, EVENT_TEXT, LARGE_FRAME_BYTES, OPCODE_CLOSE, OPCODE_PONG, close_payload, utf8_fault, utf8_prefix,
 )
 
 from sockrpc.errors import ConnectionClosed, ConnectionLost, ProtocolError
@@ -30,9 +31,8 @@ cdef double FAIR_SHARE = 0.005
 cdef double LONGEST_REFUSAL = 1.0
 
 cdef enum:
-    # From here on a frame is received directly into the parser, without a copy on the way ...
-    DIRECT_BYTES = 64 * 1024
-    # ... in steps, so that a length alone reserves no memory to speak of.
+    # Large frames are received directly into the parser, without a copy on the way, in steps: a length
+    # alone reserves no memory to speak of.
     DIRECT_STEP_BYTES = 1024 * 1024
     # Full receive buffers before other connections get their turn: while they are full, libuv reads 32
     # of them in one iteration, in which a million frames fit.
@@ -71,6 +71,7 @@ cdef class Connection(Output):
     def connection_made(self, transport) -> None:
         """Called by the transport: it is connected; the opening handshake begins."""
         self.transport = transport
+        self.parser.spares = &self.context.spares
         # asyncio's own writelines does not call pause_writing (3.12.0 to 3.13.0), or joins the parts.
         self.vectored = not isinstance(transport, asyncio.Transport)
         # One less, because a transport pauses above its mark and we do at ours.
@@ -90,7 +91,7 @@ cdef class Connection(Output):
     def get_buffer(self, sizehint):
         """Called by the transport: where to put what it receives next."""
         cdef Py_ssize_t room
-        if self.state == STATE_OPEN and self.parser.missing >= DIRECT_BYTES and not self.reading_held:
+        if self.state == STATE_OPEN and self.parser.missing >= LARGE_FRAME_BYTES and not self.reading_held:
             room = min(self.parser.missing, DIRECT_STEP_BYTES)
             self.receiving_directly = True
             return PyMemoryView_FromMemory(<char *> self.parser.reserve(room), room, PyBUF_WRITE)
@@ -297,7 +298,9 @@ cdef class Connection(Output):
         # In a block of its own: neither what stands before and behind the message can be read by
         # mistake, nor the message once it has been handled.
         cdef Py_ssize_t size = self.parser.size
-        cdef const uint8_t *data = isolate(self.parser.data, size)
+        cdef const uint8_t *data
+        self.parser.unmask()
+        data = isolate(self.parser.data, size)
         try:
             return self.on_message(data, size)
         finally:

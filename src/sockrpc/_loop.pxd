@@ -3,7 +3,7 @@
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t
 
-from sockrpc._websocket cimport Buffer
+from sockrpc._memory cimport Buffer, Spares
 
 # A connection as its loop sees it. Each method is called by the LoopContext; none may raise.
 cdef enum:
@@ -23,6 +23,7 @@ cdef class LoopContext:
     cdef uint8_t *receive_data       # of `receive_view`
     cdef object receive_view         # memoryview, RECEIVE_BYTES long: the one receive buffer of the loop
     cdef Buffer spare_output         # the last flushed output buffer, lent to the next connection
+    cdef Spares spares               # for large messages of any connection
     cdef PyObject *starting          # borrowed: the procedure whose handler's first step runs right now
     cdef set members
     cdef Py_ssize_t users            # members and servers; at 0 the context is forgotten

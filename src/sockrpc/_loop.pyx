@@ -12,7 +12,7 @@ import asyncio
 import sys
 
 from sockrpc._debug cimport DEBUG, count_created, count_freed
-from sockrpc._websocket cimport Buffer, buffer_free
+from sockrpc._memory cimport buffer_free, spares_age, spares_free
 
 cdef extern from *:
     """
@@ -119,6 +119,12 @@ cdef class LoopContext:
         if DEBUG:
             count_freed(<PyObject *> self)
         buffer_free(&self.spare_output)
+        spares_free(&self.spares)
+
+    @property
+    def spare_bytes(self) -> int:
+        """Bytes that are kept for the large messages to come."""
+        return self.spares.bytes
 
     def acquire(self) -> None:
         """Keep the context until `release`; a server does, so that churn does not rebuild it."""
@@ -163,6 +169,7 @@ cdef class LoopContext:
         cdef Member member
         cdef double now = self.loop.time()
         self.timer = None
+        spares_age(&self.spares)
         if not self.members:
             # Nobody to look at; the next `add` starts it again.
             self.interval = LONGEST_INTERVAL

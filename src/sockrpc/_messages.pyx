@@ -3,7 +3,6 @@
 The WebSocket level is judged through it by suites that know nothing of RPC.
 """
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t
 
@@ -50,7 +49,7 @@ cdef class MessageConnection(WatchedConnection):
             self.write_soon(False)
 
     cdef int on_message(self, const uint8_t *data, Py_ssize_t size) except -1:
-        return self.pass_on(PyBytes_FromStringAndSize(<const char *> data, size))
+        return self.pass_on(self.parser.copy(data, size))
 
     cdef int on_text(self, const uint8_t *data, Py_ssize_t size) except -1:
         return self.pass_on(PyUnicode_DecodeUTF8(<const char *> data, size, NULL))

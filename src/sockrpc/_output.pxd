@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from sockrpc._loop cimport LoopContext, Member
-from sockrpc._websocket cimport Buffer
+from sockrpc._memory cimport Buffer
 
 # A copy of sockrpc.limits.Limits in C types; times in seconds, 0 is off.
 cdef class Settings:

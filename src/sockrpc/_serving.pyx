@@ -1,7 +1,7 @@
 """The server's end of one connection: what frames mean, when calls start, what ends them."""
 
 cimport cython
-from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.ref cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t
@@ -188,7 +188,7 @@ cdef class ServerConnection(Host):
         call.id = frame.id
         call.connection = self
         call.service = self.service
-        call.payload = PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size)
+        call.payload = self.parser.copy(frame.payload, frame.payload_size)
         if handler != NULL:
             call.handler = <Handler> handler
             name = call.handler.name
@@ -225,7 +225,7 @@ cdef class ServerConnection(Host):
         notification = Notification.__new__(Notification)
         notification.connection = self
         notification.service = self.service
-        notification.payload = PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size)
+        notification.payload = self.parser.copy(frame.payload, frame.payload_size)
         if handler != NULL:
             notification.handler = <Handler> handler
             name = notification.handler.name

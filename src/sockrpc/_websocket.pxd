@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from sockrpc._memory cimport Buffer, Spares
+
 cdef enum Role:
     ROLE_SERVER = 0      # receives masked frames, sends unmasked ones
     ROLE_CLIENT = 1
@@ -27,24 +29,25 @@ cdef enum:
     RESERVED_1 = 0x40          # RFC 7692 6: set in the first frame of a compressed message
     MAX_CONTROL_BYTES = 125    # RFC 6455 5.5
     MAX_HEADER_BYTES = 14      # 2 + 8 + 4
-
-# A growable piece of memory. `data` is NULL while nothing is kept.
-cdef struct Buffer:
-    uint8_t *data
-    Py_ssize_t size            # bytes in use
-    Py_ssize_t capacity        # bytes allocated
-
-cdef int buffer_reserve(Buffer *buffer, Py_ssize_t extra) except -1
-cdef int buffer_append(Buffer *buffer, const uint8_t *data, Py_ssize_t size) except -1
-cdef void buffer_free(Buffer *buffer) noexcept
+    # From so many missing bytes on an incomplete frame is large: it is worth memory that was used before,
+    # and to be received directly into it.
+    LARGE_FRAME_BYTES = 64 * 1024
+    # A binary message of so many bytes is unmasked while it is copied, which saves a pass over it ...
+    LATE_MASK_BYTES = 4 * 1024
+    # ... but for so many bytes, which say what it is: more than an RPC frame has before its payload.
+    CLEAR_BYTES = 512
 
 cdef class Parser:
     cdef readonly str close_reason     # of EVENT_CLOSE and EVENT_FAULT
-    cdef uint8_t *data               # of the last event; valid until the next call on this parser
+    # Of the last event; valid until the next call on this parser. Of EVENT_BINARY only the first
+    # CLEAR_BYTES may be looked at: what stands behind them is for `copy`, or for `unmask` before.
+    cdef uint8_t *data
     cdef Py_ssize_t size
     cdef readonly int close_code
 
     cdef Role role
+    cdef uint8_t *masked             # where the part of `data` begins that is masked still; NULL: none
+    cdef uint8_t[4] mask             # of that
     cdef bint dead                   # a fault or a close frame was seen: the rest is ignored
     cdef bint compression            # an extension is agreed on that compresses messages
     cdef uint8_t message_opcode      # of the fragmented message under way, 0 if none
@@ -53,6 +56,7 @@ cdef class Parser:
     cdef Buffer message              # payloads of the fragments so far
     cdef Py_ssize_t checked          # how much of `message` is known to be UTF-8, if it is text
     cdef Buffer tail                 # bytes of an incomplete frame, kept between reads
+    cdef Spares *spares              # where the tail of a large frame comes from; NULL: from the system
     cdef uint8_t *cursor             # the window: what is not yet parsed
     cdef uint8_t *end
     cdef bint window_is_tail         # the window lies in `tail`, not in the caller's memory
@@ -63,6 +67,10 @@ cdef class Parser:
     cdef int offer(self, uint8_t *data, Py_ssize_t size) except -1
     # The next event in the window: one of Event.
     cdef int next(self) except -1
+    # A part of the last message; or of other memory, where nothing of that is masked.
+    cdef bytes copy(self, const uint8_t *start, Py_ssize_t size)
+    # After this all of `data` is clear.
+    cdef int unmask(self) except -1
     # Must be called before the offered memory is used for something else.
     cdef int keep(self) except -1
     # Bytes that are offered or kept and not yet parsed.

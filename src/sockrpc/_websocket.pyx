@@ -5,7 +5,6 @@ Nothing here knows what a message means, and nothing here does I/O or reads a cl
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.ref cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8, PyUnicode_DecodeUTF8Stateful
 from libc.stdint cimport uint8_t, uint64_t
@@ -13,53 +12,16 @@ from libc.string cimport memcpy, memmove
 
 import os
 
-from sockrpc._debug cimport DEBUG, SANITIZE, count_created, count_freed, count_memory
+from sockrpc._debug cimport DEBUG, count_created, count_freed
+from sockrpc._memory cimport buffer_append, buffer_free, buffer_reserve, spares_give, spares_take
 
 from sockrpc.errors import UsageError
 
 cdef Py_ssize_t DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
-cdef Py_ssize_t SMALLEST_BUFFER = 512
-
 cdef enum:
     # How much longer than the limit a compressed message may be, beside a share of the limit itself.
     COMPRESSED_SLACK_BYTES = 1024
-
-
-cdef int buffer_reserve(Buffer *buffer, Py_ssize_t extra) except -1:
-    cdef Py_ssize_t wanted = buffer.size + extra
-    cdef Py_ssize_t capacity
-    cdef void *grown
-    if wanted <= buffer.capacity:
-        return 0
-    # No room to spare where AddressSanitizer is to see what is written beyond `size`.
-    capacity = wanted if SANITIZE else max(wanted, buffer.capacity * 2, SMALLEST_BUFFER)
-    grown = PyMem_Realloc(buffer.data, capacity)
-    if grown == NULL:
-        raise MemoryError
-    if DEBUG:
-        count_memory(0 if buffer.data != NULL else 1, capacity - buffer.capacity)
-    buffer.data = <uint8_t *> grown
-    buffer.capacity = capacity
-    return 0
-
-
-cdef int buffer_append(Buffer *buffer, const uint8_t *data, Py_ssize_t size) except -1:
-    if size == 0:
-        return 0
-    buffer_reserve(buffer, size)
-    memcpy(buffer.data + buffer.size, data, size)
-    buffer.size += size
-    return 0
-
-
-cdef void buffer_free(Buffer *buffer) noexcept:
-    if DEBUG and buffer.data != NULL:
-        count_memory(-1, -buffer.capacity)
-    PyMem_Free(buffer.data)
-    buffer.data = NULL
-    buffer.size = 0
-    buffer.capacity = 0
 
 
 cdef Py_ssize_t write_header(uint8_t *out, uint8_t opcode, Py_ssize_t size, const uint8_t *mask) noexcept nogil:
@@ -86,7 +48,8 @@ cdef Py_ssize_t write_header(uint8_t *out, uint8_t opcode, Py_ssize_t size, cons
     return n
 
 
-cdef void apply_mask(uint8_t *data, Py_ssize_t size, const uint8_t *mask) noexcept nogil:
+# Inline, so that compilers see whether `out` is `data` itself, and make vectors of either.
+cdef inline void mask_into(uint8_t *out, const uint8_t *data, Py_ssize_t size, const uint8_t *mask) noexcept nogil:
     # memcpy instead of a cast: `data` is not aligned; compilers turn it into one load and one store.
     cdef uint64_t word
     cdef uint64_t key
@@ -98,11 +61,15 @@ cdef void apply_mask(uint8_t *data, Py_ssize_t size, const uint8_t *mask) noexce
     while i + 8 <= size:
         memcpy(&word, data + i, 8)
         word ^= key
-        memcpy(data + i, &word, 8)
+        memcpy(out + i, &word, 8)
         i += 8
     while i < size:
-        data[i] ^= mask[i & 3]
+        out[i] = data[i] ^ mask[i & 3]
         i += 1
+
+
+cdef void apply_mask(uint8_t *data, Py_ssize_t size, const uint8_t *mask) noexcept nogil:
+    mask_into(data, data, size, mask)
 
 
 # One system call serves this many masks.
@@ -236,13 +203,19 @@ cdef class Parser:
         if not self.message_opcode and self.message.data != NULL:
             buffer_free(&self.message)
         if self.dead or rest == 0:
-            if self.tail.data != NULL:
+            if self.tail.data == NULL:
+                pass
+            elif self.spares == NULL:
                 buffer_free(&self.tail)
+            else:
+                spares_give(self.spares, &self.tail)
         elif self.window_is_tail:
             if self.cursor != self.tail.data:
                 memmove(self.tail.data, self.cursor, rest)
             self.tail.size = rest
         else:
+            if self.missing >= LARGE_FRAME_BYTES and self.spares != NULL:
+                spares_take(self.spares, &self.tail)
             buffer_append(&self.tail, self.cursor, rest)
         if rest and not self.dead:
             self.cursor = self.tail.data
@@ -325,8 +298,14 @@ cdef class Parser:
                 return EVENT_NEED_DATA
             payload = self.cursor + header
             self.cursor = payload + length
+            self.masked = NULL
             if self.role == ROLE_SERVER:
-                apply_mask(payload, <Py_ssize_t> length, mask)
+                if length >= LATE_MASK_BYTES and first == 0x80 | OPCODE_BINARY:
+                    self.masked = payload + CLEAR_BYTES
+                    memcpy(self.mask, mask, 4)
+                    apply_mask(payload, CLEAR_BYTES, mask)
+                else:
+                    apply_mask(payload, <Py_ssize_t> length, mask)
 
             self.data = payload
             self.size = <Py_ssize_t> length
@@ -351,6 +330,30 @@ cdef class Parser:
                 return self.text(0)
             if self.fragment() == EVENT_FAULT:
                 return EVENT_FAULT
+
+    cdef bytes copy(self, const uint8_t *start, Py_ssize_t size):
+        cdef bytes copied
+        cdef uint8_t *out
+        cdef Py_ssize_t clear
+        cdef uint8_t mask[4]
+        cdef int i
+        if self.masked == NULL:
+            return PyBytes_FromStringAndSize(<const char *> start, size)
+        copied = PyBytes_FromStringAndSize(NULL, size)
+        out = <uint8_t *> PyBytes_AS_STRING(copied)
+        clear = min(max(self.masked - start, 0), size)
+        memcpy(out, start, clear)
+        for i in range(4):
+            mask[i] = self.mask[(start + clear - self.data + i) & 3]
+        mask_into(out + clear, start + clear, size - clear, mask)
+        return copied
+
+    cdef int unmask(self) except -1:
+        if self.masked != NULL:
+            # CLEAR_BYTES is a multiple of the mask's length.
+            apply_mask(self.masked, self.data + self.size - self.masked, self.mask)
+            self.masked = NULL
+        return 0
 
     cdef bint has_room(self, uint8_t first, uint64_t length) noexcept:
         cdef Py_ssize_t most = self.max_message_bytes
@@ -440,7 +443,7 @@ cdef class Parser:
                     self.close_code.to_bytes(2, "big") + self.close_reason.encode(),
                 ))
                 break
-            events.append((EVENT_NAMES[event], PyBytes_FromStringAndSize(<char *> self.data, self.size)))
+            events.append((EVENT_NAMES[event], self.copy(self.data, self.size)))
         self.keep()
         return events
 
