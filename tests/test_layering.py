@@ -18,10 +18,10 @@ PACKAGE = "sockrpc"
 
 # From the bottom up. A module imports from lower lines only, not from its own.
 LAYERS: list[list[str]] = [
-    ["errors", "_debug"],
+    ["errors", "_debug", "_statistics", "logs"],
     ["_memory"],
     # Each alone: framing, names, ids, compression, limits, threads know nothing of each other.
-    ["_websocket", "_frames", "_names", "_dispatch", "_statistics", "compression", "limits", "threads"],
+    ["_websocket", "_frames", "_names", "_dispatch", "compression", "limits", "threads"],
     ["accepting", "blocking", "handshake"],
     ["_loop"],
     ["_output"],
@@ -41,6 +41,7 @@ LAYERS: list[list[str]] = [
     # The package itself, which shows what is public.
     ["__init__"],
     # What is built on the package, like an application.
+    ["prometheus"],
     ["testing.memory", "demo", "pages", "bench.loopback", "bench.verdict", "bench.worker", "bench.example"],
     ["testing.line"],
     ["testing.joined"],
@@ -50,6 +51,7 @@ LAYERS: list[list[str]] = [
     ["bench.report"],
     ["bench.commands"],
     ["bench.__main__"],
+    ["operating"],
     ["cli"],
     ["__main__"],
 ]
@@ -72,7 +74,7 @@ MUST_NOT_IMPORT: dict[str, set[str]] = {
     "client": {"struct"},
     "server": {"struct"},
 }
-THIRD_PARTY = {"websockets", "uvloop"}
+THIRD_PARTY = {"websockets", "uvloop", "prometheus_client"}
 # Who imports it has it: tests do.
 PYTEST_PLUGINS = {"bench.fixtures", "testing.fixtures"}
 # They run in environments that have another sockrpc, or one without `sockrpc.bench`.

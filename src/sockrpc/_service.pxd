@@ -1,7 +1,7 @@
 # What serves calls shares: the handlers, the state of one server, the queues of procedures.
 
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from sockrpc._keepalive cimport WatchedConnection
 from sockrpc._output cimport Settings
@@ -93,6 +93,7 @@ cdef class Host(WatchedConnection):
     cdef ProcedureQueue handling     # notifications whose handlers have not ended
     cdef Py_ssize_t notifying        # notification handlers that have not ended
 
+    cdef int on_unknown(self, uint32_t id, str method) except -1  # a call of what nobody registered
     cdef int attach(self) except -1                             # its transport is there
     cdef int keep_transferred(self) except -1                   # its transport is gone: count what it carried
     cdef int on_answered(self) except -1                        # an answer was appended to the output

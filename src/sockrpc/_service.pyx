@@ -2,7 +2,7 @@
 
 cimport cython
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 import asyncio
 import inspect
@@ -291,6 +291,15 @@ cdef class Host(WatchedConnection):
         if not self.ended:
             self.on_slow()
             self.start_close(1013, "too slow")
+
+    cdef int on_unknown(self, uint32_t id, str method) except -1:
+        self.service.calls_started += 1
+        self.service.others.received += 1
+        self.service.others.failed += 1
+        self.service.log.warning(
+            "call %d from %s failed: nobody registered method %r", id, self.peer, method,
+            extra={**self.log_fields, "request_id": id, "method": method})
+        return 0
 
     cdef int attach(self) except -1:
         self.service.accepted += 1

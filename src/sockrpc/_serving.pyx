@@ -178,12 +178,7 @@ cdef class ServerConnection(Host):
             # The 1001 close is on its way; no new call starts.
             return 0
         if handler == NULL and self.service.methods is not None:
-            self.service.calls_started += 1
-            self.service.others.received += 1
-            self.service.others.failed += 1
-            self.service.log.warning(
-                "call %d from %s failed: nobody registered method %r", frame.id, self.peer, name)
-            return 0
+            return self.on_unknown(frame.id, name)
         call = Call.__new__(Call)
         call.id = frame.id
         call.connection = self

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["LoopWatch"]
 
@@ -24,6 +24,15 @@ QUESTIONS = 4
 
 # A block that lasts so many times `blocked_warning` is told before it ends, as it may never end.
 STILL_BLOCKED = 3
+
+
+class Culprit(NamedTuple):
+    """Who held up the loop: its `id`, as nothing is to be kept alive, what to call it, where it stands."""
+
+    id: int
+    who: str
+    where: str
+    fields: dict[str, object]
 
 
 class LoopWatch:
@@ -65,7 +74,7 @@ class LoopWatch:
         interval = self._threshold / QUESTIONS
         since = before = time.monotonic()
         worked = time.process_time()
-        culprit: tuple[int, str, str] | None = None
+        culprit: Culprit | None = None
         told = False
         while not self._stopped.wait(interval):
             now, worked_before, worked = time.monotonic(), worked, time.process_time()
@@ -86,7 +95,7 @@ class LoopWatch:
                     return
                 continue
             found = self._look()
-            if found is None or (culprit is not None and found[0] != culprit[0]):
+            if found is None or (culprit is not None and found.id != culprit.id):
                 # Others have had their turn: none of them blocks the loop by itself so far.
                 since, told = now, False
             culprit = found or culprit
@@ -94,12 +103,11 @@ class LoopWatch:
                 told = True
                 self._tell("%s blocks the event loop, for %.1f s by now, at %s", found, now - since)
 
-    def _tell(self, text: str, culprit: tuple[int, str, str], seconds: float) -> None:
-        _, who, where = culprit
-        LOG.warning(text, who, seconds, where)
+    def _tell(self, text: str, culprit: Culprit, seconds: float) -> None:
+        LOG.warning(text, culprit.who, seconds, culprit.where, extra=culprit.fields)
 
-    def _look(self) -> tuple[int, str, str] | None:
-        """Who runs right now (its `id`, as nothing is to be kept alive), what to call it, where it stands."""
+    def _look(self) -> Culprit | None:
+        """Who runs right now."""
         task = asyncio.current_task(self._loop)
         procedure = self._find(task)
         frame = sys._current_frames().get(self._watched)
@@ -108,10 +116,10 @@ class LoopWatch:
         code = frame.f_code
         where = f"{Path(code.co_filename).name}:{frame.f_lineno} in {code.co_name}"
         if procedure is not None:
-            return id(procedure), describe(procedure), where
+            return Culprit(id(procedure), describe(procedure), where, procedure._log_fields)
         assert task is not None
         name = getattr(task.get_coro(), "__qualname__", "a coroutine")
-        return id(task), f"task {task.get_name()!r} ({name})", where
+        return Culprit(id(task), f"task {task.get_name()!r} ({name})", where, {})
 
 
 def find_nobody(task: Any) -> None:

@@ -8,7 +8,6 @@ import base64
 import dataclasses
 import functools
 import json
-import logging
 import math
 import os
 import ssl
@@ -22,6 +21,7 @@ from sockrpc.bench.loading import add_load_options, print_load
 from sockrpc.handover import named_sockets
 from sockrpc.importing import load
 from sockrpc.limits import ClientLimits, Limits, ServerLimits
+from sockrpc.operating import Operation, add_operating_options
 from sockrpc.pages import pages, serve_pages
 
 __all__ = ["main"]
@@ -147,8 +147,8 @@ def add_serving_options(parser: argparse.ArgumentParser) -> None:
         "--origin", action="append", metavar="ORIGIN", help="let in pages of this origin too; * lets in all"
     )
     parser.add_argument("--loop", choices=["auto", "uvloop", "asyncio"], default="auto", help="(%(default)s)")
-    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     add_common_options(parser)
+    add_operating_options(parser)
     add_limit_options(parser, ServerLimits.__optional_keys__)
 
 
@@ -225,8 +225,8 @@ def demo(options: argparse.Namespace) -> int:
 def run_server(options: argparse.Namespace, app: Any, **more: Any) -> int:
     """Serve until a signal comes."""
     workers = getattr(options, "workers", 1)
-    log = functools.partial(start_log, options.log_level, workers)
-    log()
+    operation = Operation(options)
+    operation.configure_logs()
     tls = None
     if options.ssl_certfile is not None:
         tls = functools.partial(server_context, options.ssl_certfile, options.ssl_keyfile)
@@ -261,23 +261,23 @@ def run_server(options: argparse.Namespace, app: Any, **more: Any) -> int:
         from sockrpc.workers import run_workers
 
         run_workers(
-            app, workers, options.host, options.port, prepare=log, on_listening=listening, **arguments
-        )
-    else:
-        sockrpc.run(
             app,
+            workers,
             options.host,
             options.port,
-            on_started=lambda server: listening([each.getsockname() for each in server.sockets]),
+            prepare=operation.configure_logs,
+            on_started=operation.started,
+            on_listening=listening,
             **arguments,
         )
+    else:
+
+        def started(server: sockrpc.Server) -> None:
+            operation.started(server)
+            listening([each.getsockname() for each in server.sockets])
+
+        sockrpc.run(app, options.host, options.port, on_started=started, **arguments)
     return 0
-
-
-def start_log(level: str, workers: int) -> None:
-    """Log to stderr; with workers, each line tells whose it is."""
-    process = " [%(process)d]" if workers != 1 else ""
-    logging.basicConfig(level=level, format=f"%(asctime)s{process} %(levelname)s %(name)s: %(message)s")
 
 
 def server_context(certificate: Path, key: Path | None) -> ssl.SSLContext:

@@ -140,6 +140,11 @@ class ServerOpening:
             # It came before the stop: it is let in, and told then.
             connection.drain()
 
+    @property
+    def log_fields(self) -> dict[str, object]:
+        """What the records of its connection carry."""
+        return {} if self.connection is None else self.connection.log_fields
+
     def turn_away(self, text: str) -> None:
         """Send a 503 before the request was read."""
         connection, self.connection = self.connection, None
@@ -192,7 +197,7 @@ class ServerOpening:
 
     def failed(self, error: Exception) -> None:
         """`process_request` raised: its text is for our log, not for the peer."""
-        LOG.error("process_request failed", exc_info=error)
+        LOG.error("process_request failed", exc_info=error, extra=self.log_fields)
         self.refuse(plain_response(http.HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error.\n"))
 
     def decide(self, request: Request, response: Response | None) -> None:
@@ -210,7 +215,7 @@ class ServerOpening:
         response = self.handshake.answer(request, path=self.policy.path, origins=self.policy.origins)
         if response.status_code != 101:
             if response.status_code == 403:
-                LOG.warning("refused: %s", response.body.decode().strip())
+                LOG.warning("refused: %s", response.body.decode().strip(), extra=self.log_fields)
             self.refuse(response, head=head)
             return
         connection.write_handshake(response.serialize())

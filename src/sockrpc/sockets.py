@@ -185,8 +185,7 @@ class Socket:
             self._hooks = Hooks()
             # The end of the connection cancels it; whoever else does makes it fail.
             if not (is_cancelled() and self._connection.has_ended):
-                log = self._connection.service.log
-                log.exception("the on_connect hook for %r failed", self.remote_address)
+                self._log_failure("the on_connect hook for %r failed")
             self._connection.close(1011, "on_connect failed")
             if is_cancelled():
                 raise
@@ -203,8 +202,7 @@ class Socket:
             # is being cancelled at the end of a stop.
             expected = isinstance(error, ConnectionLost | ConnectionClosed) or is_cancelled()
             if not (self._connection.has_ended and expected):
-                log = self._connection.service.log
-                log.exception("the coroutine of %r failed", self.remote_address)
+                self._log_failure("the coroutine of %r failed")
             self._connection.close(1011, "internal error")
             if is_cancelled():
                 raise
@@ -240,8 +238,11 @@ class Socket:
         except (Exception, asyncio.CancelledError):
             if is_cancelled():
                 raise
-            log = self._connection.service.log
-            log.exception("the on_disconnect hook for %r failed", self.remote_address)
+            self._log_failure("the on_disconnect hook for %r failed")
+
+    def _log_failure(self, text: str) -> None:
+        connection = self._connection
+        connection.service.log.error(text, self.remote_address, extra=connection.log_fields)
 
 
 SocketHandler = Callable[[Socket], Awaitable[None]]

@@ -1,0 +1,107 @@
+"""What `sockrpc serve` and `sockrpc demo` take for whoever operates a server: logs, metrics, the view."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from typing import TYPE_CHECKING, Any
+
+import sockrpc
+from sockrpc import logs
+
+if TYPE_CHECKING:
+    import argparse
+
+    from sockrpc.prometheus import MetricsServer
+
+__all__ = ["Operation", "add_operating_options"]
+
+METRICS_HOST = "127.0.0.1"
+LARGEST_PORT = 65_535
+
+# The loop itself refers to tasks only weakly.
+RUNNING: set[asyncio.Task[Any]] = set()
+
+
+def add_operating_options(parser: argparse.ArgumentParser) -> None:
+    """The flags."""
+    group = parser.add_argument_group("operating")
+    group.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    group.add_argument(
+        "--log-format", choices=logs.FORMATS, default="text", help="json: one object a line (%(default)s)"
+    )
+    group.add_argument(
+        "--metrics-port", type=int, metavar="N", help="serve metrics for Prometheus here; 0: any free port"
+    )
+    group.add_argument("--metrics-host", default=METRICS_HOST, metavar="HOST", help="(%(default)s)")
+
+
+class Operation:
+    """What runs beside a server, from when it has started until it has stopped.
+
+    With several worker processes each has metrics of its own, on the first free port from
+    `--metrics-port` on. It can be pickled, for them.
+
+    Args:
+        options: Of the command line.
+
+    Raises:
+        UsageError: The options can not be met.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._log = (options.log_level, options.log_format)
+        self._port: int | None = options.metrics_port
+        self._host: str = options.metrics_host
+        self._processes: int = getattr(options, "workers", None) or 1
+        if self._port is not None:
+            metrics_server()
+            if not 0 <= self._port <= LARGEST_PORT:
+                raise sockrpc.UsageError(f"--metrics-port is 0 to {LARGEST_PORT}, not {self._port}")
+        elif self._host != METRICS_HOST:
+            raise sockrpc.UsageError("--metrics-host needs --metrics-port")
+
+    def configure_logs(self) -> None:
+        """Begin to log, in this process."""
+        logs.configure(*self._log, processes=self._processes)
+
+    def started(self, server: sockrpc.Server) -> None:
+        """The server listens, in this process and in the running loop."""
+        if self._port is not None:
+            metrics = self._serve_metrics(server, self._port)
+            task = asyncio.get_running_loop().create_task(close_after(server, metrics))
+            RUNNING.add(task)
+            task.add_done_callback(RUNNING.discard)
+
+    def _serve_metrics(self, server: sockrpc.Server, first: int) -> MetricsServer:
+        serve = metrics_server()
+        for port in range(first, first + self._processes - 1):
+            try:
+                return serve(server, port, self._host)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+        return serve(server, first + self._processes - 1, self._host)
+
+
+async def close_after(server: sockrpc.Server, metrics: MetricsServer) -> None:
+    """Serve metrics as long as there is a server that they are of."""
+    try:
+        await server.wait_closed()
+    finally:
+        metrics.close()
+
+
+def metrics_server() -> type[MetricsServer]:
+    """What serves metrics.
+
+    Raises:
+        UsageError: prometheus_client is not installed.
+    """
+    try:
+        from sockrpc.prometheus import MetricsServer
+    except ModuleNotFoundError as error:
+        if error.name != "prometheus_client":
+            raise
+        raise sockrpc.UsageError("--metrics-port needs prometheus-client: sockrpc[prometheus]") from None
+    return MetricsServer
