@@ -242,7 +242,7 @@ class Socket:
 
     def _log_failure(self, text: str) -> None:
         connection = self._connection
-        connection.service.log.error(text, self.remote_address, extra=connection.log_fields)
+        connection.service.log.error(text, self.remote_address, exc_info=True, extra=connection.log_fields)
 
 
 SocketHandler = Callable[[Socket], Awaitable[None]]
