@@ -8,6 +8,7 @@ import time
 import pytest
 
 import sockrpc
+from sockrpc.blocking import has_interpreter_lock
 from tests.support import notify, request, serving, until
 
 THRESHOLD = 0.1
@@ -50,6 +51,9 @@ def blocking_app() -> sockrpc.App:
     return app
 
 
+@pytest.mark.skipif(
+    not has_interpreter_lock(), reason="what runs may be looked at under the interpreter's lock only"
+)
 @pytest.mark.parametrize(
     ("sent", "who"),
     [

@@ -43,6 +43,7 @@ cdef double SHORTEST_INTERVAL = 0.005
 cdef bint EAGER = sys.version_info >= (3, 12)
 
 cdef object Task = asyncio.Task
+# Of all threads: other loops may come and go wherever the interpreter may turn to another thread.
 cdef dict contexts = {}
 
 
@@ -75,8 +76,9 @@ cdef LoopContext context_of(object loop):
     cdef LoopContext context = contexts.get(loop)
     if context is None:
         # A loop that was closed over its connections never said good-bye.
-        for other in [each for each in contexts if each.is_closed()]:
-            del contexts[other]
+        for other in list(contexts):
+            if other.is_closed():
+                contexts.pop(other, None)
         context = LoopContext(loop)
         contexts[loop] = context
     return context
@@ -89,7 +91,7 @@ def context_of_running_loop() -> LoopContext:
 
 def live_contexts() -> int:
     """The number of open loops that have a context: 0 when no connection and no server is left."""
-    return len([loop for loop in contexts if not loop.is_closed()])
+    return len([loop for loop in list(contexts) if not loop.is_closed()])
 
 
 @cython.final

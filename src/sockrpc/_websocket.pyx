@@ -72,11 +72,25 @@ cdef void apply_mask(uint8_t *data, Py_ssize_t size, const uint8_t *mask) noexce
     mask_into(data, data, size, mask)
 
 
-# One system call serves this many masks.
-cdef enum:
-    MASK_POOL_BYTES = 4096
-cdef bytes mask_pool = b""
-cdef Py_ssize_t mask_pool_used = MASK_POOL_BYTES
+cdef extern from *:
+    """
+    /* One system call serves this many masks. */
+    #define SOCKRPC_MASK_POOL_BYTES 4096
+    /* Without the interpreter's lock two threads would take the same masks. */
+    #if !defined(Py_GIL_DISABLED)
+    #define SOCKRPC_THREAD_LOCAL
+    #elif defined(_MSC_VER)
+    #define SOCKRPC_THREAD_LOCAL __declspec(thread)
+    #else
+    #define SOCKRPC_THREAD_LOCAL __thread
+    #endif
+    static SOCKRPC_THREAD_LOCAL char sockrpc_mask_pool[SOCKRPC_MASK_POOL_BYTES];
+    static SOCKRPC_THREAD_LOCAL Py_ssize_t sockrpc_mask_pool_used = SOCKRPC_MASK_POOL_BYTES;
+    """
+    enum:
+        MASK_POOL_BYTES "SOCKRPC_MASK_POOL_BYTES"
+    char *mask_pool "sockrpc_mask_pool"
+    Py_ssize_t mask_pool_used "sockrpc_mask_pool_used"
 
 
 def _forget_masks() -> None:
@@ -90,11 +104,13 @@ if hasattr(os, "register_at_fork"):
 
 
 cdef int fresh_mask(uint8_t *out) except -1:
-    global mask_pool, mask_pool_used
+    global mask_pool_used
+    cdef bytes fresh
     if mask_pool_used >= MASK_POOL_BYTES:
-        mask_pool = os.urandom(MASK_POOL_BYTES)
+        fresh = os.urandom(MASK_POOL_BYTES)
+        memcpy(mask_pool, PyBytes_AS_STRING(fresh), MASK_POOL_BYTES)
         mask_pool_used = 0
-    memcpy(out, PyBytes_AS_STRING(mask_pool) + mask_pool_used, 4)
+    memcpy(out, mask_pool + mask_pool_used, 4)
     mask_pool_used += 4
     return 0
 

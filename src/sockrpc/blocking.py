@@ -47,7 +47,9 @@ class LoopWatch:
     def __init__(self, loop: asyncio.AbstractEventLoop, threshold: float, find: Callable[[Any], Any]) -> None:
         self._loop = loop
         self._threshold = threshold
-        self._find = find
+        # It looks at what the loop's thread may change meanwhile, and only the interpreter's lock keeps it
+        # from that. Without the lock a block is told by its task and its place alone.
+        self._find = find if has_interpreter_lock() else find_nobody
         self._stopped = threading.Event()
         self._answered = time.monotonic()
         self._is_asked = False
@@ -120,6 +122,12 @@ class LoopWatch:
         assert task is not None
         name = getattr(task.get_coro(), "__qualname__", "a coroutine")
         return Culprit(id(task), f"task {task.get_name()!r} ({name})", where, {})
+
+
+def has_interpreter_lock() -> bool:
+    """False where threads of Python run at the same time."""
+    is_enabled: Callable[[], bool] | None = getattr(sys, "_is_gil_enabled", None)
+    return is_enabled is None or is_enabled()
 
 
 def find_nobody(task: Any) -> None:
