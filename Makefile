@@ -2,7 +2,8 @@
 ##
 ##   make demo    build, install and run the demo server     (ARGS="--port 8000")
 ##   make test    the tests on every CPython >= 3.11 found   (PYTHONS="3.11 3.13"  PYTEST_ARGS="-k reset"  JOBS=1)
-##   make check   static checks: lint, format, types, stubs
+##   make check   static checks: lint, format, types on all systems, stubs, workflows
+##   make lint    the part of it that is about pyproject.toml and .github
 ##   make docs    the documentation, built strictly, into build/docs/
 ##   make bench   benchmarks on the newest interpreter       (ARGS="-k frames")
 ##   make conformance   every case of Autobahn's test-suite, both roles (needs a Python 2.7, or WSTEST)
@@ -17,6 +18,7 @@
 ##   make asan-quick   the part of them that runs with every change
 ##   make cover   line coverage; fails if a line of a .pyx is not executed
 ##   make wheel   source distribution and wheel into dist/
+##   make wheels  both proved: tags, contents, installing, the tests, a build for aarch64  (ARGS="sdist wheel")
 ##   make clean   remove all that the others made
 ##
 ## PYTHONS also chooses the interpreter of the other targets; the newest released one is the default.
@@ -24,11 +26,12 @@
 
 # Thin on purpose: how environments are made and tests are run stands in scripts/, typed and linted.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench conformance soak fuzz cover wheel clean asan asan-quick bench-targets bench-workers bench-peers guard guard-selftest
+.PHONY: help demo test check lint wheels docs bench conformance soak fuzz cover wheel clean asan asan-quick bench-targets bench-workers bench-peers guard guard-selftest
 export PYTHONS PYTEST_ARGS JOBS
 
 IN = scripts/python scripts/environments.py
 IN_CHECK = @$(IN) --group lint check --
+IN_LINT = @$(IN) --group workflows --no-package --hashed scripts/actionlint.txt workflows --
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -39,10 +42,18 @@ demo:
 test:
 	@scripts/python scripts/test_all.py
 
-check:
+lint:
+	$(IN_LINT) validate-pyproject pyproject.toml
+	$(IN_LINT) yamllint --strict .github .yamllint.yaml
+	$(IN_LINT) actionlint -shellcheck= -pyflakes= $(wildcard .github/workflows/*.yml)
+	$(IN_LINT) zizmor --offline --no-progress --quiet --persona pedantic .github
+
+check: lint
 	$(IN_CHECK) ruff check .
 	$(IN_CHECK) ruff format --check .
 	$(IN_CHECK) mypy
+	$(IN_CHECK) mypy --platform win32 --cache-dir .mypy_cache/win32 src/sockrpc
+	$(IN_CHECK) mypy --platform darwin --cache-dir .mypy_cache/darwin src/sockrpc
 	$(IN_CHECK) python -m mypy.stubtest sockrpc --concise --ignore-disjoint-bases --allowlist scripts/stubtest-allowed.txt --ignore-unused-allowlist
 ifneq ($(wildcard tests/typing),)
 	$(IN_CHECK) mypy tests/typing
@@ -98,6 +109,9 @@ cover:
 	@SOCKRPC_TRACE=1 $(IN) --group test --group coverage --editable cover -- \
 	    sh -c 'coverage run -m pytest -m "not once" "$$@"; code=$$?; coverage report; \
 	        coverage report --include="src/sockrpc/*.pyx" --omit="*/_debug.pyx" --fail-under=100 || code=1; exit $$code' cover $(ARGS)
+
+wheels:
+	@scripts/python scripts/wheels.py $(ARGS)
 
 wheel:
 	@$(IN) --group wheels --no-package wheel -- python -m build

@@ -97,6 +97,8 @@ class BuildExtensions(build_ext):
             elif sys.platform == "linux" and not DEBUG:
                 # -g0 alone leaves the symbols of Python's own start files in the wheel.
                 extension.extra_link_args = ["-Wl,-s"]
+            elif sys.platform == "darwin" and not DEBUG:
+                extension.extra_link_args = ["-Wl,-S", "-Wl,-x"]
         super().build_extensions()
 
 

@@ -180,9 +180,17 @@ def build_wheel(interpreter: Interpreter, root: Path = ROOT) -> Path:
 
 
 def make_environment(
-    interpreter: Interpreter, name: str, groups: list[str], *, package: bool = True, editable: bool = False
+    interpreter: Interpreter,
+    name: str,
+    groups: list[str],
+    *,
+    package: bool = True,
+    editable: bool = False,
+    hashed: Path | None = None,
 ) -> Path:
     """Brings the environment up to date, doing only what is left to do, and returns its Python.
+
+    What the file `hashed` requires is installed only as the very files it names.
 
     Raises:
         SetUpError: A step failed, or the interpreter lacks what it takes; the message says what.
@@ -199,6 +207,10 @@ def make_environment(
     if package:
         requirements += read_project()["project"]["dependencies"]
         environment.make(requirements, (f"{compiler_settings()} {digest_sources()}", "sockrpc", install))
+    elif hashed:
+        arguments = ("--no-deps", "--require-hashes", "--requirement", str(hashed))
+        step = (hashed.read_text(), hashed.name, lambda: environment.pip("install", *arguments))
+        environment.make(requirements, step)
     else:
         environment.make(requirements)
     return environment.python
@@ -224,13 +236,19 @@ def main() -> None:
     parser.add_argument("command", metavar="COMMAND", nargs="+")
     parser.add_argument("--group", action="append", default=[], help="a dependency group of pyproject.toml")
     parser.add_argument("--no-package", action="store_true", help="only the groups, not the package itself")
+    parser.add_argument("--hashed", type=Path, help="with --no-package: a file of requirements with hashes")
     parser.add_argument("--editable", action="store_true", help="build and import in the source tree")
     options = parser.parse_args()
     try:
         interpreter = choose_interpreter()
         name = options.name.format(minor=interpreter.minor)
         python = make_environment(
-            interpreter, name, options.group, package=not options.no_package, editable=options.editable
+            interpreter,
+            name,
+            options.group,
+            package=not options.no_package,
+            editable=options.editable,
+            hashed=options.hashed,
         )
     except SetUpError as error:
         sys.exit(f"error: {error}")

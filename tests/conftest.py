@@ -7,11 +7,14 @@ import gc
 import importlib.util
 import inspect
 import logging
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import sockrpc
 from sockrpc._debug import is_debug, live
 from sockrpc._dispatch import live_entries
 from sockrpc._loop import live_contexts
@@ -35,9 +38,16 @@ RUNS_OF_THEIR_OWN = (
     "hostile",
     "long",
     "node",
+    "packaging",
     "restarts",
     "soak",
 )
+
+
+def pytest_configure() -> None:
+    # Set where a wheel is what has to be tested.
+    if os.environ.get("SOCKRPC_INSTALLED") and "site-packages" not in Path(sockrpc.__file__).parts:
+        raise pytest.UsageError(f"the tests would run on {sockrpc.__file__}, which is not installed")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses; the hooks of folders below come earlier

@@ -129,3 +129,12 @@ async def test_the_file_of_a_socket_that_was_handed_over_is_left_alone(path: Pat
         assert path.is_socket()
         async with sockrpc.serve(Work().app(), sock=listening.dup()):
             assert await works(path)
+
+
+async def test_where_there_are_no_unix_sockets_a_path_is_an_error_of_usage(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockrpc.listening, "AF_UNIX", None)
+    with pytest.raises(sockrpc.UsageError, match="no unix sockets"):
+        await serve_at(path)
+    assert not path.exists()

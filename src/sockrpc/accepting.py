@@ -14,6 +14,7 @@ import errno
 import functools
 import os
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -188,11 +189,10 @@ async def serve_line(
 
 def soft_limit() -> int | None:
     """The soft limit of file descriptors; None if there is none."""
-    try:
-        import resource
-    except ImportError:
-        # Windows has no such limit.
+    if sys.platform == "win32":
         return None
+    import resource
+
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft == resource.RLIM_INFINITY else soft
 

@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import socket as socket_module
+import sys
 from collections.abc import Sequence
 
 from sockrpc.errors import UsageError
@@ -124,7 +125,7 @@ def notify_systemd(state: str) -> None:
     Never waits; what can not be told is logged.
     """
     address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
+    if not address or sys.platform == "win32":
         return
     try:
         with socket_module.socket(socket_module.AF_UNIX, socket_module.SOCK_DGRAM) as line:

@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from sockrpc.accepting import Acceptor, serve_line
+from sockrpc.errors import UsageError
 
 __all__ = ["Listening", "Place", "Queue", "remove_stale_socket", "tls_options"]
 
 LOG = logging.getLogger("sockrpc.server")
 
-AF_UNIX = getattr(socket_module, "AF_UNIX", None)
+AF_UNIX: int | None = None
+if sys.platform != "win32":
+    # The loops of Windows have no unix sockets, whatever its module `socket` has.
+    AF_UNIX = socket_module.AF_UNIX
 SO_REUSEPORT = getattr(socket_module, "SO_REUSEPORT", None)
 
 # The loop of Windows has no add_reader, and descriptors do not run out there.
@@ -130,6 +134,8 @@ class Listening:
         kept: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
         unix = functools.partial(loop.create_unix_server, self._make_protocol, **common, **kept)
         if place.uds is not None:
+            if AF_UNIX is None:
+                raise UsageError("this system has no unix sockets: `uds` can not be used")
             remove_stale_socket(place.uds)
             yield functools.partial(unix, place.uds)
         for each in place.sockets:
@@ -278,7 +284,8 @@ def remove_stale_socket(path: str) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise FileExistsError(f"{path} exists and is not a socket")
-    with socket_module.socket(socket_module.AF_UNIX) as probe:
+    assert AF_UNIX is not None
+    with socket_module.socket(AF_UNIX) as probe:
         # Not waited for: a server whose backlog is full is a server.
         probe.setblocking(False)
         try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,10 @@ HEADLINES = {
 
 def machine() -> dict[str, Any]:
     """What the figures belong to."""
-    try:
-        load: list[float] | None = list(os.getloadavg())
-    except (AttributeError, OSError):
-        load = None
+    load: list[float] | None = None
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):
+            load = list(os.getloadavg())
     return {
         "system": platform.platform(),
         "processor": processor(),
