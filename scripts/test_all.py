@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from autobahn import NO_PYTHON, provide_wstest
 from common import ROOT, SetUpError, clean_environ
-from environments import make_environment
+from environments import build_wheel, make_environment
 from interpreters import Interpreter, find_interpreters, wanted_minors
 from packages import install_missing, provide_browser, provide_network_tools, provide_valgrind
 
@@ -32,6 +32,8 @@ SUPPORTED_MINORS = [f"3.{minor}" for minor in range(11, 16)]
 ORDINARY = "not once"
 # What is not about Python's versions runs on one interpreter only, with what it needs beside Python.
 CLIENTS = ("browser", "node")
+# `wheels` is the group with the tools of the run `packaging`.
+GROUPS = ("test", *CLIENTS, "wheels")
 NO_TESTS_COLLECTED = 5
 # Far above what a whole run takes: single tests have time-outs of their own.
 RUN_LIMIT_SECONDS = 900
@@ -152,6 +154,8 @@ def outcome(future: Future[Made], run: Run, runs: list[Run]) -> Made | None:
 
 
 def main() -> int:
+    # Nothing but the wheel that was built and installed may be what is tested.
+    os.environ["SOCKRPC_INSTALLED"] = "1"
     shutil.rmtree(REPORTS, ignore_errors=True)
     REPORTS.mkdir(parents=True)
     cores = os.cpu_count() or 1
@@ -171,7 +175,7 @@ def main() -> int:
         # Where it can not be had, the tests that count instructions are skipped, and say why.
         valgrind = pool.submit(provide_valgrind)
         making = [pool.submit(make_environment, i, f"test-{i.minor}", ["test"]) for i in interpreters]
-        making_clients = pool.submit(make_environment, newest, f"clients-{newest.minor}", ["test", *CLIENTS])
+        making_clients = pool.submit(make_environment, newest, f"clients-{newest.minor}", list(GROUPS))
         pythons: dict[Interpreter, Path] = {}
         for interpreter, future in zip(interpreters, making, strict=True):
             made = outcome(future, Run(interpreter, "tests"), runs)
@@ -186,6 +190,8 @@ def main() -> int:
         chromium = outcome(browser, Run(newest, "browser"), runs)
         if python is not None:
             clients = [what for what in CLIENTS if what != "browser" or chromium is not None]
+            os.environ["SOCKRPC_WHEEL"] = str(build_wheel(newest))
+            clients.append("packaging")
             os.environ["CHROMIUM"] = chromium or ""
             wstest = outcome(autobahn, Run(newest, "conformance"), runs)
             if wstest:

@@ -1,0 +1,160 @@
+"""A build for another machine, by zig's C compiler, and a look at whether it works there, by qemu.
+
+A smoke test: what is released is made by cibuildwheel on machines of that kind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from common import ROOT, SetUpError, clean_environ
+from distributions import Wrong
+from environments import execute, make_environment, read_project
+from interpreters import Interpreter, find_interpreters
+from packages import install_packages
+
+MACHINE = "aarch64"
+DEBIAN_MACHINE = "arm64"
+# The C library that the build is for; zig brings it along.
+LIBRARY = "2.17"
+TAG = f"manylinux_2_17_{MACHINE}"
+WORK = ROOT / "build" / "cross"
+# Bytes, tables, calls, resets, several threads: on both loops, in what qemu does in a minute.
+TESTS = ("tests/test_frames.py", "tests/test_messages.py", "tests/test_app.py", "tests/test_threads.py")
+REQUIREMENTS = ("pytest>=9", "pytest-timeout>=2.4", "hypothesis>=6.140")
+PLATFORMS = ("manylinux2014", "manylinux_2_17", "manylinux_2_28")
+
+
+def compile_wheel(source: Path, interpreter: Interpreter) -> Path:
+    """The wheel, whose policy auditwheel confirms.
+
+    Raises:
+        SetUpError: It does not compile.
+        Wrong: It asks for more than the policy allows.
+    """
+    python = make_environment(interpreter, f"cross-{interpreter.minor}", ["cross"], package=False)
+    compiler = WORK / "cc"
+    WORK.mkdir(parents=True, exist_ok=True)
+    # A file, as a command of several words is nothing that all read alike.
+    compiler.write_text(
+        f'#!/bin/sh\nexec "{python}" -m ziglang cc -target {MACHINE}-linux-gnu.{LIBRARY} "$@"\n'
+    )
+    compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
+    wheels = WORK / "wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    version = interpreter.minor.replace(".", "")
+    done = subprocess.run(
+        [
+            str(python),
+            "-m",
+            "pip",
+            "wheel",
+            "--no-build-isolation",
+            "--no-deps",
+            "-w",
+            str(wheels),
+            str(source),
+        ],
+        env={
+            **clean_environ(),
+            "CC": str(compiler),
+            "LDSHARED": f"{compiler} -shared",
+            "CFLAGS": "",
+            "ZIG_GLOBAL_CACHE_DIR": str(WORK / "zig"),
+            "_PYTHON_HOST_PLATFORM": f"linux-{MACHINE}",
+            "SETUPTOOLS_EXT_SUFFIX": f".cpython-{version}-{MACHINE}-linux-gnu.so",
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        raise SetUpError(f"zig's compiler failed:\n{done.stdout}")
+    wheel = next(wheels.glob("*.whl"))
+    shown = subprocess.run(
+        [str(python), "-m", "auditwheel", "show", str(wheel)], capture_output=True, text=True, check=False
+    )
+    if f'"{TAG}"' not in shown.stdout:
+        raise Wrong(f"{wheel.name} is not of the policy {TAG}:\n{shown.stdout}{shown.stderr}")
+    return wheel
+
+
+def provide_system() -> tuple[str, Path, str] | None:
+    """qemu, the root of a system for it, and the version of Python in there; None where there is none."""
+    if sys.platform != "linux" or shutil.which("apt-get") is None or os.geteuid() != 0:
+        return None
+    if shutil.which(f"qemu-{MACHINE}-static") is None:
+        install_packages(["qemu-user-static"])
+    qemu = shutil.which(f"qemu-{MACHINE}-static")
+    if qemu is None:
+        return None
+    root, apt = WORK / "root", WORK / "apt"
+    found = sorted(root.glob("usr/bin/python3.[0-9]*[0-9]"))
+    if not found:
+        for folder in ("lists/partial", "cache/archives/partial"):
+            (apt / folder).mkdir(parents=True, exist_ok=True)
+        (apt / "status").touch()
+        # Beside the packages of this machine, and none of its affair.
+        command = ["apt-get", "-qq", "-o", f"APT::Architecture={DEBIAN_MACHINE}"]
+        command += ["-o", f"APT::Architectures={DEBIAN_MACHINE}", "-o", "APT::Sandbox::User=root"]
+        command += ["-o", f"Dir::State::lists={apt / 'lists'}", "-o", f"Dir::State::status={apt / 'status'}"]
+        command += ["-o", f"Dir::Cache={apt / 'cache'}"]
+        subprocess.run([*command, "update"], stdin=subprocess.DEVNULL, check=False)
+        execute([*command, "install", "-y", "--no-install-recommends", "--download-only", "python3"])
+        for package in sorted((apt / "cache" / "archives").glob("*.deb")):
+            execute(["dpkg-deb", "--extract", str(package), str(root)])
+        found = sorted(root.glob("usr/bin/python3.[0-9]*[0-9]"))
+    return (qemu, root, found[0].name.removeprefix("python")) if found else None
+
+
+def run_tests(source: Path, wheel: Path, system: tuple[str, Path, str]) -> str:
+    qemu, root, minor = system
+    packages = WORK / "packages"
+    shutil.rmtree(packages, ignore_errors=True)
+    platforms = [word for name in PLATFORMS for word in ("--platform", f"{name}_{MACHINE}")]
+    install = [sys.executable, "-m", "pip", "-q", "install", "--target", str(packages)]
+    install += [
+        "--disable-pip-version-check",
+        *platforms,
+        "--python-version",
+        minor,
+        "--only-binary",
+        ":all:",
+    ]
+    execute([*install, *REQUIREMENTS, *read_project()["project"]["dependencies"]])
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(packages)
+    pytest = ["-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=600"]
+    done = subprocess.run(
+        [qemu, "-L", str(root), str(root / f"usr/bin/python{minor}"), *pytest, *TESTS],
+        cwd=source,
+        env={**clean_environ(), "PYTHONPATH": str(packages), "PYTHONHOME": str(root / "usr")},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        raise Wrong(f"under qemu the tests ended with {done.returncode}:\n{done.stdout}")
+    return done.stdout.rstrip().splitlines()[-1]
+
+
+def prove(source: Path, newest: Interpreter) -> str:
+    """Builds, and runs some tests where that can be done; says which."""
+    system = provide_system()
+    same = [i for i in find_interpreters()[0] if system and i.minor == system[2] and i.is_ready]
+    wheel = compile_wheel(source, same[0] if same else newest)
+    if not system or not same:
+        return f"{wheel.name}: {TAG}; not run: there is no qemu with a Python that is here, too"
+    return f"{wheel.name}: {TAG}; under qemu: {run_tests(source, wheel, system)}"
