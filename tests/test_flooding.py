@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import ssl
 
 import pytest
 
 import sockrpc
+from tests.deflate import compressed, deflating
 from tests.http_peer import ask_to_open
 from tests.pair import MemoryServer
-from tests.support import PING, frame, opening, request, serving
+from tests.support import PING, frame, opening, request, serving, until
 
 # The loop's receive buffer; a read that fills it tells that there is more.
 FULL = 256 * 1024
@@ -70,3 +73,34 @@ async def test_every_token_may_be_a_method_as_far_as_its_first_bytes_tell(method
         answer = await ask_to_open(here.port, opening().replace(b"GET", method.encode(), 1))
         assert answer.body != b"This is not an HTTP/1.1 request.\n"
         assert answer.status != 101
+
+
+async def test_calls_of_unknown_methods_are_held_to_a_connection_s_turn(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls = 5_000
+    async with MemoryServer(sockrpc.App()) as here:
+        raw, pair = here.raw(capacity=8 * FULL)
+        raw.send(request(1, "unknown") * calls, request(2, "unknown", b"last"))
+        pair.server.receive(FULL - 1)
+        failed = here.server.statistics().calls_failed
+        assert 0 < failed < calls, "each writes a line into the log, and all of them were one turn"
+        assert not pair.server.is_reading()
+        await until(lambda: here.server.statistics().calls_failed == calls + 1)
+    assert len(caplog.records) == calls + 1
+
+
+async def test_compressed_messages_are_held_to_a_connection_s_turn() -> None:
+    messages, most = 32, 4 * 2**20
+    notification = b"\x01\x07nothing" + bytes(most - 100)
+    async with serving(sockrpc.App(), compression="deflate") as here, await deflating(here.port) as raw:
+        parts = [compressed(raw.deflate.compress(notification)) for _ in range(messages)]
+        data = b"".join(part for (part,) in parts)
+        assert len(data) < FULL, "all of them may come in one read"
+        dropped = [0]
+        await raw.send(data)
+        while dropped[-1] < messages:
+            await asyncio.sleep(0)
+            dropped.append(here.server.statistics().notifications_dropped)
+        largest = max(after - before for before, after in itertools.pairwise(dropped))
+        assert largest <= messages // 2, "many milliseconds of decompression were one turn"

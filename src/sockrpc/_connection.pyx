@@ -282,6 +282,8 @@ cdef class Connection(Output):
     cdef int decompress(self, bint is_text) except -1:
         cdef bytes message
         cdef const uint8_t *data
+        # A few bytes may stand for a whole `max_message_bytes`, which takes longer than most handlers.
+        self.ran_handler = True
         try:
             message = self.compression.decompress(
                 PyBytes_FromStringAndSize(<char *> self.parser.data, self.parser.size), self.settings.max_message_bytes)

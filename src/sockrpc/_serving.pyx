@@ -178,6 +178,8 @@ cdef class ServerConnection(Host):
             # The 1001 close is on its way; no new call starts.
             return 0
         if handler == NULL and self.service.methods is not None:
+            # A line in the log costs more than most handlers.
+            self.ran_handler = True
             return self.on_unknown(frame.id, name)
         call = Call.__new__(Call)
         call.id = frame.id
