@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from websockets.http11 import Request
 
 import sockrpc
+from tests.pair import MemoryServer
 from tests.support import BINARY, CLOSE, RawClient, Serving, frame, request, serving, started, until
 from tests.work import Work
 
@@ -170,6 +172,53 @@ async def test_a_member_below_its_limit_is_kept_however_slow() -> None:
         while await slow.receive() != last:
             pass
         await slow.synchronize()
+
+
+async def test_members_that_are_disconnected_together_do_not_close_each_other_down_the_stack() -> None:
+    room = sockrpc.Room()
+    app = sockrpc.App()
+    gone: list[sockrpc.Socket] = []
+    app.on_connect(room.join)
+
+    @app.on_disconnect
+    def tell_the_others(socket: sockrpc.Socket) -> None:
+        gone.append(socket)
+        room.broadcast("left", str(len(gone)))
+
+    # Above what Python's own limit of recursion lets through, several frames for each of them.
+    count = 400
+    limits = {"output_high_bytes": 1024, "output_low_bytes": 0, "output_max_bytes": 1024}
+    async with MemoryServer(app, **limits) as here:
+        for _ in range(count):
+            here.raw(capacity=512)
+        await until(lambda: len(room) == count)
+        assert room.broadcast("m", bytes(2048)) == count
+        # Nobody has read it.
+        assert room.broadcast("m") == 0
+        assert len(room) == 0
+        await until(lambda: len(gone) == count)
+        assert len(set(gone)) == count
+
+
+async def test_a_member_that_is_not_open_yet_is_passed_over() -> None:
+    room = sockrpc.Room()
+    told: list[Any] = []
+
+    async def process_request(socket: sockrpc.Socket, request: Request) -> None:
+        room.join(socket)
+        told.append(room.broadcast("m"))
+        told.append(socket.notify_nowait("m"))
+        with pytest.raises(sockrpc.UsageError, match="not answered yet"):
+            await socket.notify("m")
+
+    async with serving(sockrpc.App(), process_request=process_request) as here:
+        # The client would fail if anything came before the answer to its opening request.
+        async with await here.raw() as raw:
+            assert told == [0, False]
+            await raw.synchronize()
+            assert room.broadcast("m", "now") == 1
+            assert await raw.receive() == (BINARY, MESSAGE + b"now")
+        await until(lambda: len(room) == 0)
 
 
 async def test_mistakes_are_usage_errors_and_nothing_is_sent() -> None:

@@ -24,8 +24,7 @@ from sockrpc._websocket cimport (
 
 from sockrpc.errors import ConnectionClosed, ConnectionLost, ProtocolError
 
-# How long the handlers of one read may run before other connections get their turn, in seconds.
-cdef double FAIR_SHARE = 0.005
+FAIR_SHARE = 0.005
 
 # How long a connection that is refused before its request came may take to send it, in seconds.
 cdef double LONGEST_REFUSAL = 1.0
@@ -483,6 +482,11 @@ cdef class Connection(Output):
     def reason_ended(self) -> Exception:
         """Why the connection can carry nothing more, as the exception to raise."""
         return self.error()
+
+    @property
+    def is_open(self) -> bool:
+        """True between the opening handshake and the end."""
+        return self.state == STATE_OPEN
 
     @property
     def has_ended(self) -> bool:

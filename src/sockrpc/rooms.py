@@ -53,7 +53,7 @@ class Room:
         """Send a notification to every member, the sender included. Never waits.
 
         A member whose unsent output is above `output_max_bytes` is disconnected with 1013; the others
-        notice nothing.
+        notice nothing. One that is not open yet (it joined in `process_request`) is passed over.
 
         Args:
             event: The name.
@@ -71,15 +71,16 @@ class Room:
         name, encoded = encode(event, payload)
         frame = shared_notification(name, encoded)
         queued = 0
-        # A copy: disconnecting a member changes the set.
+        slow = []
+        # A copy: where a write makes room at once, handlers may start in it, and join or leave.
         for socket in list(self._members):
             if socket is exclude:
                 continue
             connection = socket._connection
-            if connection.has_ended:
+            if not connection.is_open:
                 continue
             if connection.is_full():
-                connection.close_slow()
+                slow.append(socket)
                 continue
             if connection.is_compressed:
                 # What was sent before goes into it, so no two members get the same bytes.
@@ -87,6 +88,12 @@ class Room:
             else:
                 connection.send_frame(frame)
             queued += 1
+        # All of them leave before the first is closed: its on_disconnect may broadcast in its turn, and
+        # would close the next one from inside that, and so on down the stack.
+        for socket in slow:
+            self._forget(socket)
+        for socket in slow:
+            socket._connection.close_slow()
         return queued
 
     def _forget(self, socket: Socket) -> None:

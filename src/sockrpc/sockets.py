@@ -99,7 +99,8 @@ class Socket:
 
         Raises:
             ConnectionLost: The connection has ended; ConnectionClosed, if by us.
-            UsageError: The event's name is longer than 255 bytes.
+            UsageError: The event's name is longer than 255 bytes, or the connection is not open yet
+                (in `process_request`).
         """
         name, encoded = encode(event, payload)
         connection = self._connection
@@ -107,17 +108,19 @@ class Socket:
             await connection.drained()
         if connection.has_ended:
             raise connection.reason_ended()
+        if not connection.is_open:
+            raise UsageError("the opening request is not answered yet; nothing can be sent before that")
         connection.notify(name, encoded)
 
     def notify_nowait(self, event: str, payload: str | bytes | bytearray | memoryview = b"") -> bool:
         """Send a notification without ever waiting.
 
         Returns False, and does nothing, if the unsent output is above `output_max_bytes` or the
-        connection has ended.
+        connection has ended or is not open yet.
         """
         name, encoded = encode(event, payload)
         connection = self._connection
-        if connection.has_ended or connection.is_full():
+        if not connection.is_open or connection.is_full():
             return False
         connection.notify(name, encoded)
         return True
