@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import sockrpc
+from sockrpc.threads import WorkerThreads
 from tests.support import PATIENCE, request, reset, serving, until
 
 
@@ -145,6 +149,76 @@ async def test_a_reset_withdraws_a_call_that_waits_for_a_thread() -> None:
         assert await raw.answer() == (3, b"answer of 3")
         await raw.synchronize()
     assert [call.payload for call in work.calls] == [b"1", b"3"]
+
+
+@pytest.fixture
+def no_more_threads() -> Iterator[None]:
+    """From here on the system has no thread for us: none has room for a stack like that."""
+    before = threading.stack_size(2**47)
+    yield
+    threading.stack_size(before)
+
+
+out_of_threads = pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows takes the size of a stack in 32 bits only"
+)
+
+
+@out_of_threads
+async def test_without_a_thread_to_be_had_the_call_fails_and_the_connection_lives(
+    no_more_threads: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = ThreadWork()
+    async with serving(work.app(), max_threads=1) as here, await here.raw() as raw:
+        for id in range(3):
+            await raw.send(request(id, "work"), request(9, "echo", b"x"))
+            assert await raw.answer() == (9, b"x")
+            await until(lambda failed=id + 1: here.server.statistics().calls_failed == failed)
+        threading.stack_size(0)
+        # And there is room for it once there are threads again.
+        work.end(b"")
+        await raw.send(request(1, "work"))
+        assert await raw.answer() == (1, b"answer of ")
+    assert "can't start new thread" in caplog.text
+    assert "nobody watches" in caplog.text
+
+
+@out_of_threads
+async def test_without_another_thread_to_be_had_a_call_waits_for_those_there_are() -> None:
+    work = ThreadWork()
+    async with serving(work.app(), max_threads=2) as here, await here.raw() as raw:
+        await raw.send(request(1, "work", b"1"))
+        await until(lambda: work.calls)
+        before = threading.stack_size(2**47)
+        try:
+            await raw.send(request(2, "work", b"2"), request(9, "echo", b"x"))
+            assert await raw.answer() == (9, b"x")
+        finally:
+            threading.stack_size(before)
+        assert len(work.calls) == 1
+        work.end(b"2")
+        work.end(b"1")
+        assert [await raw.answer() for _ in range(2)] == [(1, b"answer of 1"), (2, b"answer of 2")]
+    assert work.most == 1
+
+
+def test_what_waits_for_a_thread_is_withdrawn_in_the_same_time_however_much_waits() -> None:
+    """Each reset of such a call withdraws one; a peer may reset the last first."""
+
+    def seconds(count: int) -> float:
+        threads = WorkerThreads(asyncio.new_event_loop(), 1)
+        threads._threads = 1  # which is busy for as long as this takes
+        jobs = [threads.submit(abs, 0, lambda: None, lambda *_: None) for _ in range(count)]
+        began = time.process_time()
+        assert all(threads.withdraw(job) for job in reversed(jobs))
+        ended = time.process_time()
+        assert not threads.withdraw(jobs[0])
+        threads._loop.close()
+        return ended - began
+
+    few, many = (min(seconds(count) for _ in range(3)) for count in (1_000, 16_000))
+    # 16 times as many; it was 256 times as long.
+    assert many < 64 * few
 
 
 async def test_the_loss_withdraws_calls_that_wait_for_a_thread() -> None:

@@ -61,7 +61,11 @@ class LoopWatch:
         if self._thread is None:
             self._watched = threading.get_ident()
             self._thread = threading.Thread(target=self._watch, name="sockrpc-watch", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError as error:
+                # The system has no thread left; connections are served all the same.
+                LOG.warning("nobody watches for what blocks the event loop: %s", error)
 
     def stop(self) -> None:
         """End; the thread ends soon, and holds nothing of the server until then."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from queue import SimpleQueue
 
@@ -55,7 +55,8 @@ class WorkerThreads:
         self._max_threads = max_threads
         self._threads = 0
         self._idle: list[SimpleQueue[Job | None]] = []
-        self._pending: deque[Job] = deque()
+        # In order of arrival; a mass of resets takes them out of the middle.
+        self._pending: OrderedDict[Job, None] = OrderedDict()
         self._closed = False
 
     def submit(
@@ -77,22 +78,16 @@ class WorkerThreads:
         if self._idle:
             self._assign(self._idle.pop(), job)
         elif self._threads < self._max_threads:
-            self._threads += 1
-            inbox: SimpleQueue[Job | None] = SimpleQueue()
-            threading.Thread(
-                target=self._work, args=(inbox,), name=f"sockrpc-{self._threads}", daemon=True
-            ).start()
-            self._assign(inbox, job)
+            self._start_thread(job)
         else:
-            self._pending.append(job)
+            self._pending[job] = None
         return job
 
     def withdraw(self, job: Job) -> bool:
         """Take back a job that no thread has taken; False if one has."""
-        try:
-            self._pending.remove(job)
-        except ValueError:
+        if job not in self._pending:
             return False
+        del self._pending[job]
         return True
 
     def close(self) -> None:
@@ -101,6 +96,21 @@ class WorkerThreads:
         for inbox in self._idle:
             inbox.put(None)
         self._idle.clear()
+
+    def _start_thread(self, job: Job) -> None:
+        inbox: SimpleQueue[Job | None] = SimpleQueue()
+        name = f"sockrpc-{self._threads + 1}"
+        try:
+            threading.Thread(target=self._work, args=(inbox,), name=name, daemon=True).start()
+        except RuntimeError as error:
+            # The system has no thread left for us: the job waits for one that we have.
+            if self._threads:
+                self._pending[job] = None
+            else:
+                self._loop.call_soon(job.done, None, error)
+            return
+        self._threads += 1
+        self._assign(inbox, job)
 
     def _assign(self, inbox: SimpleQueue[Job | None], job: Job) -> None:
         job.started()
@@ -120,7 +130,7 @@ class WorkerThreads:
         self, inbox: SimpleQueue[Job | None], job: Job, result: object, error: BaseException | None
     ) -> None:
         if self._pending:
-            self._assign(inbox, self._pending.popleft())
+            self._assign(inbox, self._pending.popitem(last=False)[0])
         elif self._closed:
             inbox.put(None)
         else:
