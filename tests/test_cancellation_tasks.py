@@ -216,6 +216,31 @@ async def test_an_on_connect_hook_that_ends_by_cancelled_error_has_failed(
     assert len(caplog.records) == 1
 
 
+async def test_what_is_spawned_after_the_work_of_an_answered_call_was_cancelled_is_cancelled_too() -> None:
+    """The call is no aborted one, and yet nothing of it may outlive its connection."""
+    app = sockrpc.App()
+    spawned: list[asyncio.Task[object]] = []
+
+    async def go_on() -> None:
+        await asyncio.Event().wait()
+
+    @app.method("work")
+    async def work(call: sockrpc.Call) -> None:
+        await call.respond(b"early")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            spawned.append(call.spawn_and_abort_on_reset(go_on()))
+
+    async with serving(app) as here:
+        async with await here.raw() as raw:
+            await raw.send(request(1, "work"))
+            assert await raw.answer() == (1, b"early")
+        await until(lambda: spawned and spawned[0].done())
+        assert spawned[0].cancelled()
+        await until(lambda: here.server.statistics().calls_running == 0)
+
+
 async def test_an_abort_in_the_middle_of_the_handler_s_first_step() -> None:
     """Row 4: the handler itself may be what ends the connection, before its task is known to the call."""
     app = sockrpc.App()

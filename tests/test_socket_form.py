@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
 
 import sockrpc
 from examples import tutorial
-from tests.support import BINARY, notify, request, reset, serving, started, until
+from tests.support import BINARY, PATIENCE, notify, request, reset, serving, started, until
 
 
 @pytest.mark.parametrize("form", ["app", "handle_socket"])
@@ -136,6 +137,68 @@ async def test_cancelling_the_iteration_loses_nothing() -> None:
             await raw.send(notify(str(i)))
         assert await raw.closing() == (1000, "")
     assert taken == [str(i) for i in range(12)]
+
+
+async def test_several_may_iterate_over_one_socket() -> None:
+    taken: list[tuple[int, bytes]] = []
+    over: list[int] = []
+    may_answer = asyncio.Event()
+
+    async def handle_socket(socket: sockrpc.Socket) -> None:
+        async def work(number: int) -> None:
+            async for call in socket:
+                assert isinstance(call, sockrpc.Call)
+                taken.append((number, call.payload))
+                await may_answer.wait()
+                await call.respond(b"")
+            over.append(number)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(3):
+                group.create_task(work(number))
+
+    async with serving(handle_socket) as here:
+        async with await here.raw() as raw:
+            await raw.synchronize()
+            for id in range(3):
+                await raw.send(request(id, "work", b"%d" % id))
+                await until(lambda count=id + 1: len(taken) == count)
+            assert {number for number, _ in taken} == {0, 1, 2}
+            assert [payload for _, payload in taken] == [b"0", b"1", b"2"]
+            may_answer.set()
+            assert {await raw.answer() for _ in range(3)} == {(id, b"") for id in range(3)}
+            await raw.synchronize()
+        await until(lambda: len(over) == 3)
+
+
+async def test_a_call_that_another_thread_drops_has_failed_and_the_next_one_has_its_turn(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    may_drop, has_dropped = threading.Event(), threading.Event()
+
+    def hold(calls: list[Any]) -> None:
+        may_drop.wait(PATIENCE)
+        calls.clear()
+        has_dropped.set()
+
+    async def handle_socket(socket: sockrpc.Socket) -> None:
+        calls: list[Any] = [await anext(aiter(socket))]
+        threading.Thread(target=hold, args=(calls,)).start()
+        async for call in socket:
+            await call.respond(b"next")  # type: ignore[union-attr]
+
+    async with serving(handle_socket, max_in_flight=1) as here, await here.raw() as raw:
+        # In debug mode a loop refuses what is done to it in another thread.
+        asyncio.get_running_loop().set_debug(True)
+        await raw.send(request(1, "dropped"), request(2, "next"))
+        await raw.synchronize()
+        assert here.server.statistics().procedures_waiting == 1
+        may_drop.set()
+        await raw.wait(asyncio.to_thread(has_dropped.wait, PATIENCE))
+        assert await raw.answer() == (2, b"next")
+        assert here.server.statistics().calls_failed == 1
+        asyncio.get_running_loop().set_debug(False)
+    assert "'dropped'" in caplog.text
 
 
 async def test_the_iterator_ends_when_the_connection_is_lost() -> None:

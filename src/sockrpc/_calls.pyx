@@ -28,10 +28,13 @@ cdef class Call(Procedure):
         raise TypeError("a Call is made by the server that received it")
 
     def __del__(self):
-        # Only in the socket form can a call be dropped while it is in flight: elsewhere its work holds it.
+        # Only in the socket form, and by any thread: elsewhere a call in flight is held by its work.
         if self.table is not None:
-            self.fail("was dropped without an answer", None)
-            self.settle()
+            self.service.context.call_in_loop(self._dropped)
+
+    def _dropped(self) -> None:
+        self.fail("was dropped without an answer", None)
+        self.settle()
 
     @property
     def method(self) -> str:
@@ -80,8 +83,8 @@ cdef class Call(Procedure):
     def spawn_and_abort_on_reset(self, coroutine) -> asyncio.Task:
         """Run a coroutine in a task of its own that an abort of this call cancels.
 
-        On a call that has been aborted the task is cancelled before its first step. If all work that
-        was spawned ends and the call is not answered, it has failed.
+        On a call whose work has been cancelled the task is cancelled before its first step. If all work
+        that was spawned ends and the call is not answered, it has failed.
 
         Raises:
             UsageError: The call is over: it was answered and its work has ended.
@@ -96,7 +99,7 @@ cdef class Call(Procedure):
         # Not eagerly: the caller goes on first, as with asyncio.create_task.
         task = self.service.context.loop.create_task(coroutine)
         self.used = True
-        if self.reason is not None and (self.phase == PHASE_OVER or self.cancelled):
+        if self.phase == PHASE_OVER or self.cancelled:
             self.service.keep(task)
             task.cancel()
             return task
@@ -181,8 +184,7 @@ cdef class Call(Procedure):
         cdef Handler handler = self.handler
         self.phase = PHASE_RUNNING
         if handler.kind == KIND_THREAD:
-            self.job = self.service.threads.submit(
-                handler.function, self, self._thread_started, self._thread_ended)
+            self.job = self.service.threads.submit(handler.function, self, self._thread_started, self._thread_ended)
             return self.hold()
         if handler.timeout:
             self.start_timer()
@@ -408,8 +410,8 @@ cdef class Call(Procedure):
     cdef int cancel_again(self) except -1:
         """At the end of the abort grace of a stopping server, and only there."""
         self.report(
-            "method %r has not ended %s after its abort; it is cancelled again and left behind",
-            (self.name, "in its thread" if self.job is not None else ""), None)
+            "method %r has not ended%s after its abort; it is cancelled again and left behind",
+            (self.name, " in its thread" if self.job is not None else ""), None)
         self.delegated = False
         return self.cancel_tasks()
 

@@ -226,6 +226,13 @@ cdef class LoopContext:
         # A defect of ours, or no memory; the other connections go on.
         self.loop.call_exception_handler({"message": "sockrpc: unexpected exception", "exception": error})
 
+    def call_in_loop(self, callback) -> None:
+        """Call it in the loop's thread: now, if that is this one or the loop does not run, else soon."""
+        if asyncio._get_running_loop() is self.loop or not self.loop.is_running():
+            callback()
+        else:
+            self.loop.call_soon_threadsafe(callback)
+
     def start(self, coroutine) -> asyncio.Task[object]:
         """A task for a coroutine; where the interpreter can, its first step has run when this returns."""
         return self.start_task(coroutine)

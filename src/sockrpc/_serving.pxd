@@ -16,7 +16,7 @@ cdef class ServerConnection(Host):
     cdef bint grace_over             # and what had not ended by itself was aborted
     cdef bint pumping
     cdef list aborting               # calls of a connection that has ended whose abort has its turn
-    cdef object taker                # future of the socket form's iterator while it waits
+    cdef list takers                 # futures of the socket form's iterators that wait, None if there are none
 
     cdef int on_request(self, Frame *frame) except -1
     cdef int on_reset(self, Frame *frame) except -1
@@ -27,7 +27,7 @@ cdef class ServerConnection(Host):
     cdef Procedure next_waiting(self)
     cdef int pump(self) except -1
     cdef int check_waiting_room(self) except -1
-    cdef int wake_taker(self) except -1
+    cdef int wake_takers(self) except -1
     cdef str decode_name(self, Frame *frame)
     cdef int forget_if_over(self) except -1
     cdef int hasten_opening(self) except -1

@@ -11,7 +11,7 @@ import asyncio
 from sockrpc._calls cimport (
     OUTCOME_ABORTED, OUTCOME_ANSWERED, OUTCOME_FAILED, OUTCOME_NONE, PHASE_RUNNING, PHASE_WAITING, Call,
 )
-from sockrpc._connection cimport STATE_CLOSING, STATE_CONNECTING, Connection
+from sockrpc._connection cimport FAIR_SHARE, STATE_CLOSING, STATE_CONNECTING, Connection
 from sockrpc._dispatch cimport Entry, RequestTable
 from sockrpc._frames cimport (
     FAULT_NONE, MAX_NAME_BYTES, OPCODE_NOTIFY, OPCODE_REQUEST, OPCODE_RESET, RECEIVER_SERVER, Fault, Frame,
@@ -23,9 +23,6 @@ from sockrpc._notifications cimport Notification
 from sockrpc._service cimport Handler, Host, Procedure, ProcedureQueue, Service
 from sockrpc._websocket cimport Parser
 
-
-# How long the calls that were waiting may run before other connections get their turn, in seconds.
-cdef double FAIR_SHARE = 0.005
 
 cdef enum:
     # Of a connection that ends, so many calls are cancelled before other connections get their turn:
@@ -137,16 +134,20 @@ cdef class ServerConnection(Host):
         return procedure
 
     def wait_procedure(self):
-        """A future that is done when `take` may have something, or the connection has ended."""
-        self.taker = self.context.loop.create_future()
+        """A future that is done when `take` may have something, or the connection has ended; several may wait."""
+        taker = self.context.loop.create_future()
+        self.takers = [taker, *[each for each in self.takers or () if not each.done()]]
         if self.ended:
-            self.taker.set_result(None)
-        return self.taker
+            self.wake_takers()
+        return taker
 
-    cdef int wake_taker(self) except -1:
-        if self.taker is not None and not self.taker.done():
-            if self.ended or (self.waiting.head is not None and self.may_start(self.waiting.head)):
-                self.taker.set_result(None)
+    cdef int wake_takers(self) except -1:
+        cdef Procedure first = self.waiting.head
+        if self.takers is not None and (self.ended or (first is not None and self.may_start(first))):
+            for taker in self.takers:
+                if not taker.done():
+                    taker.set_result(None)
+            self.takers = None
         return 0
 
     # Frames
@@ -246,7 +247,7 @@ cdef class ServerConnection(Host):
         self.waiting_bytes += PyBytes_GET_SIZE(procedure.payload)
         self.check_waiting_room()
         if self.service.methods is None:
-            self.wake_taker()
+            self.wake_takers()
         return 0
 
     cdef bint may_start(self, Procedure procedure) noexcept:
@@ -298,7 +299,7 @@ cdef class ServerConnection(Host):
         if self.pumping or self.waiting.head is None:
             return 0
         if self.service.methods is None:
-            return self.wake_taker()
+            return self.wake_takers()
         until = clock() + FAIR_SHARE
         self.pumping = True
         try:
@@ -424,7 +425,7 @@ cdef class ServerConnection(Host):
         ]
         self.abort_some()
         self.socket._ended()
-        self.wake_taker()
+        self.wake_takers()
         # What is left to start are notifications: the client did not wait for them. They are dropped
         # only where the application never let the connection in.
         while self.shut and self.waiting.head is not None:
