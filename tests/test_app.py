@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from functools import partial
 from typing import Any
 
@@ -167,6 +168,8 @@ def test_registration_mistakes_are_usage_errors() -> None:
         app.method("b", thread=True)(coroutine)
     with pytest.raises(sockrpc.UsageError, match="positive"):
         app.method("c", timeout=0)(coroutine)
+    with pytest.raises(sockrpc.UsageError, match="positive"):
+        app.method("d", timeout=math.nan)(coroutine)
     with pytest.raises(sockrpc.UsageError, match="no name"):
         app.method()(partial(coroutine))
     app.method("x" * 255)(lambda call: b"")

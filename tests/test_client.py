@@ -115,6 +115,21 @@ async def test_requests_and_notifications_go_out_in_the_order_in_which_they_were
         assert [each for each in results if each is not None] == [b"%d" % i for i in range(1, id + 1)]
 
 
+async def test_a_notification_does_not_overtake_requests_that_wait_for_a_slow_server() -> None:
+    payload = bytes(1024 * 1024)
+    async with connected(output_high_bytes=256 * 1024, output_low_bytes=64 * 1024) as (client, peer):
+        # The first goes out alone and at once; the others are gathered, and stop at the high-water mark.
+        calls = [asyncio.ensure_future(client.call(name, payload)) for name in ("", "a", "b", "c", "d", "e")]
+        notifying = asyncio.ensure_future(client.notify("after"))
+        for id in range(1, len(calls) + 1):
+            assert await peer.request() == id
+        assert await peer.receive() == (BINARY, b"\x01\x05after")
+        await notifying
+        for id in range(1, len(calls) + 1):
+            await peer.answer(id)
+        assert await asyncio.gather(*calls) == [b"answer"] * len(calls)
+
+
 async def test_ids_count_on_whatever_became_of_the_calls_before() -> None:
     async with connected() as (client, peer):
         with pytest.raises(sockrpc.UsageError):

@@ -117,6 +117,19 @@ async def test_what_it_raises_is_logged_and_not_told(
 
 
 @both
+async def test_a_cancelled_error_of_its_own_is_a_failure_and_answered_at_once(
+    coroutine: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def hook(socket: sockrpc.Socket, request: Request) -> None:
+        # As by awaiting a task that somebody else has cancelled.
+        raise asyncio.CancelledError
+
+    async with serving(echoing(), process_request=made(coroutine, hook)) as here:
+        assert (await ask(here.port, opening())).status == 500
+    assert "process_request" in caplog.text
+
+
+@both
 @pytest.mark.parametrize("value", [True, "go away"], ids=repr)
 async def test_a_value_that_is_no_response_is_a_failure_of_the_hook(
     coroutine: bool, value: object, caplog: pytest.LogCaptureFixture

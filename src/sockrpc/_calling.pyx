@@ -203,11 +203,16 @@ cdef class ClientConnection(WatchedConnection):
             self.write_requests()
         return Connection.flush(self)
 
+    def is_writable(self) -> bool:
+        """False while output is above the high-water mark, or requests wait to be written."""
+        if self.first_unsent is not None:
+            self.write_requests()
+        return not self.write_paused and self.first_unsent is None
+
     def notify(self, name: bytes, payload: bytes) -> None:
-        """Append a notification to the output, behind the requests that were made before it."""
+        """Append a notification to the output; `is_writable` has written the requests made before it."""
         cdef uint8_t prefix[2 + MAX_NAME_BYTES]
         cdef const uint8_t *data = name
-        self.write_requests()
         self.send(prefix, write_notify(prefix, data, PyBytes_GET_SIZE(name)), payload)
         self.write_soon(self.table.count == 0)
 

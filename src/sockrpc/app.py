@@ -87,7 +87,7 @@ class App:
             if timeout is not None:
                 if not coroutine and not thread:
                     raise UsageError("a plain function runs inline and can not be interrupted by a timeout")
-                if timeout <= 0:
+                if not timeout > 0:
                     raise UsageError("timeout is a positive number of seconds")
             handler = Handler(
                 checked_name(function, chosen),

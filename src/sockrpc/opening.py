@@ -19,7 +19,7 @@ from sockrpc._service import Service
 from sockrpc._serving import ServerConnection
 from sockrpc.compression import CompressionName
 from sockrpc.handshake import Origins, ServerHandshake, plain_response, serialize_response
-from sockrpc.sockets import Socket
+from sockrpc.sockets import Socket, is_cancelled
 
 __all__ = ["Arrivals", "FullLog", "OpeningPolicy", "ProcessRequest", "ServerOpening"]
 
@@ -175,7 +175,7 @@ class ServerOpening:
             return
         try:
             result = self.policy.process_request(self.connection.socket, outcome)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             self.failed(error)
             return
         if inspect.isawaitable(result):
@@ -188,14 +188,17 @@ class ServerOpening:
         """Wait for what the application says, as long as the handshake may take."""
         try:
             response = await result
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            # The end of the connection cancels it, or that of a stop; whoever else does makes it fail.
+            if is_cancelled():
+                raise
             self.failed(error)
             return
         if self.connection is not None:
             self.connection.hold_handshake(False)
             self.decide(request, response)
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """`process_request` raised: its text is for our log, not for the peer."""
         LOG.error("process_request failed", exc_info=error, extra=self.log_fields)
         self.refuse(plain_response(http.HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error.\n"))
