@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 from common import SetUpError, say
 from interpreters import Interpreter, find_interpreters
@@ -19,8 +22,28 @@ BROWSER_PACKAGES = ["chromium", "fonts-liberation"]
 NETWORK_TOOLS = {"ip": "iproute2", "tc": "iproute2", "nft": "nftables"}
 
 
+# What stands in front of a server in docs/howto/behind-a-proxy.md.
+PROXIES = {"nginx": "nginx-light", "haproxy": "haproxy"}
+
+POLICY = Path("/usr/sbin/policy-rc.d")
+
 # apt-get waits for others who install, but not for others who update.
 APT = threading.Lock()
+
+
+@contextlib.contextmanager
+def no_services_started() -> Iterator[None]:
+    """Keeps a package from starting what it brings: a web server installed for tests is not to serve."""
+    # Debian's own switch (invoke-rc.d(8)); one that is there already is for others to decide on.
+    if POLICY.exists():
+        yield
+        return
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink()
 
 
 def install_packages(names: list[str]) -> None:
@@ -29,7 +52,7 @@ def install_packages(names: list[str]) -> None:
         return
     say(f"installing {' '.join(names)}")
     apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=120"]
-    with APT:
+    with APT, no_services_started():
         # One package source out of order must not end this: what is really missing, the install will tell.
         subprocess.run([*apt, "update"], stdin=subprocess.DEVNULL, check=False)
         subprocess.run(
@@ -89,6 +112,13 @@ def provide_network_tools() -> None:
     if sys.platform == "linux":
         lacking = {name for tool, name in NETWORK_TOOLS.items() if not shutil.which(tool, path=path)}
         install_packages(sorted(lacking))
+
+
+def provide_proxies() -> None:
+    """Installs what docs/howto puts in front of a server; where it can not be had, the tests say why."""
+    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+    lacking = [package for tool, package in PROXIES.items() if not shutil.which(tool, path=path)]
+    install_packages(lacking)
 
 
 def provide_valgrind() -> None:

@@ -24,7 +24,13 @@ from autobahn import NO_PYTHON, provide_wstest
 from common import ROOT, SetUpError, clean_environ
 from environments import build_wheel, make_environment
 from interpreters import Interpreter, find_interpreters, wanted_minors
-from packages import install_missing, provide_browser, provide_network_tools, provide_valgrind
+from packages import (
+    install_missing,
+    provide_browser,
+    provide_network_tools,
+    provide_proxies,
+    provide_valgrind,
+)
 
 REPORTS = ROOT / "build" / "test"
 SUMMARY = REPORTS / "summary"
@@ -174,6 +180,7 @@ def main() -> int:
         browser, autobahn = pool.submit(provide_browser), pool.submit(provide_wstest)
         # Where it can not be had, the tests that count instructions are skipped, and say why.
         valgrind = pool.submit(provide_valgrind)
+        proxies = pool.submit(provide_proxies)
         making = [pool.submit(make_environment, i, f"test-{i.minor}", ["test"]) for i in interpreters]
         making_clients = pool.submit(make_environment, newest, f"clients-{newest.minor}", list(GROUPS))
         pythons: dict[Interpreter, Path] = {}
@@ -200,6 +207,7 @@ def main() -> int:
             elif wstest is not None:
                 skipped.append(f"{newest.release:<8} autobahn {NO_PYTHON}")
             clients.append("docs")
+            proxies.result()
             runs += pool.map(lambda what: run_pytest(newest, python, what, what, stream=jobs == 1), clients)
     if valgrind.exception() is not None:
         print(f"\n{valgrind.exception()}", flush=True)

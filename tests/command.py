@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -115,6 +116,19 @@ class Command:
         with self._changed:
             self._changed.wait_for(lambda: self._log_ended or self.logged(text), PATIENCE)
         assert self.logged(text), f"{text!r} is not in the log: {self.log}"
+
+    def wait_log_line(self, pattern: re.Pattern[str], start: int = 0) -> int:
+        """Wait until a line of its log from `start` on matches; returns the number of the next line."""
+
+        def found() -> int | None:
+            lines = enumerate(self.log[start:], start + 1)
+            return next((number for number, line in lines if pattern.search(line)), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: self._log_ended or found(), PATIENCE)
+            number = found()
+        assert number is not None, f"{pattern.pattern!r} is not in the log from line {start} on: {self.log}"
+        return number
 
     def interrupt(self) -> None:
         """Ctrl-C."""

@@ -1,4 +1,4 @@
-"""The programs in README.md, and examples/tutorial.py: as pasted, but for the port."""
+"""The programs in README.md, and examples/both_forms.py: as pasted, but for the port."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ import sockrpc
 import sockrpc.testing
 from sockrpc import cli
 from sockrpc.limits import ClientLimits, Limits, ServerLimits
+from tests.pages import blocks
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 PAGES = ("index", "server", "cancellation", "client", "compression", "errors", "limits", "command-line")
@@ -208,7 +209,9 @@ def dir_of(error: type[sockrpc.SockRPCError]) -> set[str]:
 
 
 def test_the_python_in_it_is_python() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert blocks
-    for block in blocks:
-        compile(block, "docs/reference", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    code = [
+        block.code for page in PAGES for block in blocks(FOLDER / f"{page}.md") if block.language == "python"
+    ]
+    assert code
+    for each in code:
+        compile(each, "docs/reference", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

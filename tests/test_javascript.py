@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.command import Served
+from tests.pages import blocks
 from tests.processes import ROOT, STOPPED
+from tests.readme import on_port
 
 pytestmark = pytest.mark.node
 
@@ -92,6 +94,26 @@ def test_the_client_against_our_server(node: str) -> None:
     assert "no such method" in complaint
     ended = demo.logged("the task is done") + demo.logged("the task is aborted")
     assert len(demo.logged("begins")) == len(ended) > 100
+
+
+def test_the_example_of_the_readme_runs(node: str, tmp_path: Path) -> None:
+    (example,) = [block.code for block in blocks(CLIENT / "README.md") if block.language == "js"]
+    shutil.copytree(CLIENT, tmp_path / "node_modules" / "sockrpc")
+    with Served("demo") as demo:
+        (tmp_path / "example.mjs").write_text(on_port(example, demo.port), encoding="utf-8")
+        command = [node, "example.mjs"]
+        with subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
+        ) as program:
+            assert program.stdout is not None
+            printed = [program.stdout.readline().rstrip("\n") for _ in range(3)]
+            demo.wait_log("the task is aborted (reset)")
+            # It listens until there is nobody to listen to.
+            demo.process.terminate()
+            assert program.stdout.read() == ""
+    # The reader sees in the comments what is printed first.
+    told = re.findall(r"console\.log\(.*// (HELLO|changed my mind)", example)
+    assert printed == [*told, "hi"]
 
 
 def test_the_types_and_that_wrong_calls_do_not_type_check(npm: str) -> None:

@@ -73,7 +73,7 @@ def test_ctrl_c_in_a_second_terminal_aborts_the_demo_s_task() -> None:
 
 @pytest.mark.parametrize("form", [[], ["socket"]], ids=["app form", "socket form"])
 def test_the_example_serves_the_tutorial_in_both_forms(tmp_path: Path, port: int, form: list[str]) -> None:
-    code = (ROOT / "examples" / "tutorial.py").read_text(encoding="utf-8")
+    code = (ROOT / "examples" / "both_forms.py").read_text(encoding="utf-8")
     with start_server(code, port, tmp_path / "tutorial.py", *form) as server:
         asyncio.run(use_the_tutorial(port))
         assert_stops(server)

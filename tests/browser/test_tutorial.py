@@ -24,7 +24,7 @@ def tutorial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         page = folder / "tutorial.html"
         page.write_text(html.replace(":3000/", f":{port}/"), encoding="utf-8")
         options = ["--port", str(port), "--path", "/socket", "--page", str(page)]
-        with Command("serve", f"tutorial:{request.param}", *options, cwd=ROOT / "examples") as server:
+        with Command("serve", f"both_forms:{request.param}", *options, cwd=ROOT / "examples") as server:
             yield server.line()
             server.process.terminate()
             assert server.end() == STOPPED

@@ -1,7 +1,7 @@
 """The tutorial's procedures, in both forms of a server.
 
-    python examples/tutorial.py            # the App form
-    python examples/tutorial.py socket     # the socket form
+    python examples/both_forms.py            # the App form
+    python examples/both_forms.py socket     # the socket form
 
 Then, from another terminal:
 
