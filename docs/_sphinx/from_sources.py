@@ -119,11 +119,24 @@ class TypeScript(SphinxDirective):
                 lines += ["```ts", declaration.code, "```", ""]
             lines += [comment_as_markdown(declaration.comment), ""]
             for member in declaration.members:
-                lines += ["```ts", member.code, "```", "", comment_as_markdown(member.comment), ""]
+                lines += [f"### `{member.name}`", "", "```ts", member.code, "```", ""]
+                lines += [comment_as_markdown(member.comment), ""]
         return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
 
 
+def show_examples_as_code(
+    app: Sphinx, what: str, name: str, of: object, options: object, lines: list[str]
+) -> None:
+    """Has what docstrings indent behind an empty line rendered as code."""
+    for index in range(len(lines) - 1, 0, -1):
+        begins = lines[index].startswith("    ") and not lines[index - 1].strip()
+        if begins and not lines[max(0, index - 2)].startswith("    "):
+            lines[index:index] = ["::", ""]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
+    # Before napoleon, to which sections are indented in the same way but without an empty line.
+    app.connect("autodoc-process-docstring", show_examples_as_code, priority=400)
     app.add_directive("command-help", CommandHelp)
     app.add_directive("typescript", TypeScript)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -96,22 +96,22 @@ class Picture:
 
 
 def reset() -> Picture:
-    picture = Picture("The life of a reset", 720, 470)
+    picture = Picture("The life of a reset", 720, 485)
     client, server, handler = 110, 370, 600
     for x, name in ((client, "client"), (server, "server"), (handler, "handler")):
         picture.box(x - 70, 20, 140, 34, name)
-        picture.line(x, 54, x, 450, "life")
+        picture.line(x, 54, x, 465, "life")
     picture.arrow(client, 95, server, 115, "02 request 7")
     picture.arrow(server, 125, handler, 125, "task starts")
     picture.box(handler - 60, 140, 120, 120, "at work", "await ...", kind="mark")
     picture.box(client - 90, 160, 180, 44, "gives up", "time-out, Ctrl-C, stop")
     picture.arrow(client, 215, server, 240, "03 reset 7")
     picture.box(server - 100, 245, 200, 44, "entry leaves the table", "no answer from here on")
-    picture.arrow(server, 305, handler, 305, "cancel(), once")
-    picture.box(handler - 75, 315, 150, 44, "CancelledError", "finally: may await", kind="bad")
-    picture.box(handler - 75, 370, 150, 34, "undo hooks")
-    picture.arrow(handler, 425, server, 425, "work has ended")
-    picture.text(server - 12, 430, "slot is free", "small", "end")
+    picture.arrow(server, 320, handler, 320, "cancel(), once")
+    picture.box(handler - 75, 332, 150, 44, "CancelledError", "finally: may await", kind="bad")
+    picture.box(handler - 75, 388, 150, 34, "undo hooks")
+    picture.arrow(handler, 446, server, 446, "work has ended")
+    picture.text(server - 12, 451, "slot is free", "small", "end")
     return picture
 
 
