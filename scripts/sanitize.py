@@ -129,7 +129,17 @@ def main() -> None:
     arguments = sys.argv[1:]
     if arguments[:1] == ["--quick"]:
         arguments = [*SELECTION, "-q", *arguments[1:]]
-    command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-m", MARKS, f"--ignore={TOO_MUCH}", *arguments]
+    command = [
+        str(python),
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        MARKS,
+        f"--ignore={TOO_MUCH}",
+        *arguments,
+    ]
     code = subprocess.run(command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, check=False).returncode
     trouble = tell_reports()
     if trouble:
