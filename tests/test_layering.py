@@ -18,7 +18,7 @@ PACKAGE = "sockrpc"
 
 # From the bottom up. A module imports from lower lines only, not from its own.
 LAYERS: list[list[str]] = [
-    ["errors", "_debug", "_statistics", "logs"],
+    ["errors", "_debug", "_statistics", "_raising", "logs"],
     ["_memory"],
     # Each alone: framing, names, ids, compression, limits, threads know nothing of each other.
     ["_websocket", "_frames", "_names", "_dispatch", "compression", "limits", "threads"],
@@ -28,6 +28,7 @@ LAYERS: list[list[str]] = [
     ["_connection"],
     ["_keepalive"],
     ["_service"],
+    ["_undo"],
     ["_calls", "_notifications"],
     # The two roles do not know each other either, nor does what knows no RPC.
     ["_serving", "_calling", "_messages"],

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t
 
 from sockrpc._service cimport Handler, Procedure
+from sockrpc._undo cimport UndoHooks
 
 # Where a call is. Only forward: WAITING, RUNNING, OVER.
 cdef enum Phase:
@@ -22,7 +23,7 @@ cdef class Call(Procedure):
     cdef object task                 # of a coroutine handler, None before it suspends
     cdef object first_step           # the handler's coroutine while its first step runs, before there is `task`
     cdef list spawned                # tasks of spawn_and_abort_on_reset that still run
-    cdef list hooks                  # (callback, args) of on_abort, in order of registration
+    cdef UndoHooks undo              # what on_abort registered
     cdef object reset_waiter         # future of wait_reset
     cdef object timer                # of the method's own timeout
     cdef object job                  # of the worker threads
@@ -30,16 +31,17 @@ cdef class Call(Procedure):
     cdef Py_ssize_t work             # the handler, spawned tasks and hooks that still run
     cdef uint8_t phase
     cdef uint8_t outcome
-    cdef bint starting               # the handler's first step is running right now
-    cdef bint used                   # respond or spawn_and_abort_on_reset was used
-    cdef bint cancel_is_due          # it was given up with many others; its cancel has its turn
-    cdef bint cancelled              # the work was cancelled; never twice
-    cdef bint delegated              # the handler waits in abort_on_reset or wait_reset
-    cdef bint undoing                # undo hooks are running
+    # Truth values, a byte each: there may be very many calls.
+    cdef uint8_t starting            # the handler's first step is running right now
+    cdef uint8_t used                # respond or spawn_and_abort_on_reset was used
+    cdef uint8_t cancel_is_due       # it was given up with many others; its cancel has its turn
+    cdef uint8_t cancelled           # the work was cancelled; never twice
+    cdef uint8_t delegated           # the handler waits in abort_on_reset or wait_reset
 
     cdef int broke_off(self, object error) except -1     # an exception came out of `begin`
     cdef int start_timer(self) except -1
     cdef int stop_timer(self) except -1
+    cdef int function_raised(self) except -1
     cdef int start_coroutine(self, object coroutine) except -1
     cdef int handler_ended(self, object task) except -1
     cdef int returned(self, object result) except -1
@@ -55,6 +57,7 @@ cdef class Call(Procedure):
     cdef int let_go(self) except -1
     cdef int settle(self) except -1
     cdef int over(self) except -1
+    cdef bint undo_is_due(self) noexcept
     cdef int run_hooks(self) except -1
     cdef bint is_own_task(self) except -1
     cdef bint is_delegated(self) noexcept

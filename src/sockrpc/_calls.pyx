@@ -6,14 +6,16 @@ until the last of it has ended.
 """
 
 cimport cython
+from cpython.ref cimport Py_DECREF, PyObject
 from libc.stdint cimport uint8_t
 
 import asyncio
-import inspect
 
 from sockrpc._frames cimport encode_payload, write_response
+from sockrpc._raising cimport call_one, raise_pending
 from sockrpc._service cimport KIND_THREAD, Handler, Procedure, is_coroutine
 from sockrpc._statistics cimport count_answer, observe
+from sockrpc._undo cimport UndoHooks
 
 from sockrpc.errors import UsageError
 
@@ -170,10 +172,10 @@ cdef class Call(Procedure):
         next. On a call whose aborted work has ended already the hook runs at once. Hooks do not run
         for a call that was answered or failed by itself.
         """
-        if self.hooks is None:
-            self.hooks = []
-        self.hooks.append((callback, args))
-        if self.phase == PHASE_OVER and self.outcome == OUTCOME_ABORTED and (self.cancelled or self.cancel_is_due):
+        if self.undo is None:
+            self.undo = UndoHooks(self.service, self.name, self.id, self._log_fields)
+        self.undo.hooks.append((callback, args))
+        if self.phase == PHASE_OVER and self.undo_is_due():
             self.run_hooks()
 
     @cython.nonecheck(True)
@@ -182,6 +184,7 @@ cdef class Call(Procedure):
 
     cdef int begin(self) except -1:
         cdef Handler handler = self.handler
+        cdef PyObject *returned
         self.phase = PHASE_RUNNING
         if handler.kind == KIND_THREAD:
             self.job = self.service.threads.submit(handler.function, self, self._thread_started, self._thread_ended)
@@ -189,17 +192,25 @@ cdef class Call(Procedure):
         if handler.timeout:
             self.start_timer()
         self.starting = True
-        try:
-            result = handler.function(self)
-        except (Exception, CancelledError) as error:
-            self.raised(error)
+        returned = call_one(handler.function, self)
+        if returned == NULL:
+            self.function_raised()
         else:
-            if result is not None and is_coroutine(result):
+            result = <object> returned
+            Py_DECREF(result)
+            if type(result) is not bytes and is_coroutine(result):
                 return self.start_coroutine(result)
             self.returned(result)
         self.starting = False
         if self.work == 0:
             self.settle()
+        return 0
+
+    cdef int function_raised(self) except -1:
+        try:
+            raise_pending()
+        except (Exception, CancelledError) as error:
+            self.raised(error)
         return 0
 
     cdef int start_coroutine(self, object coroutine) except -1:
@@ -213,7 +224,7 @@ cdef class Call(Procedure):
                 self.settle()
             return 0
         self.task = task
-        task.add_done_callback(self._handler_ended)
+        task.add_done_callback(self, context=self.connection.callback_context())
         self.hold()
         if self.cancelled:
             if not self.is_delegated():
@@ -265,7 +276,10 @@ cdef class Call(Procedure):
         return self.delegated and self.outcome == OUTCOME_ABORTED
 
     # Whatever goes wrong in these, the work that has ended is counted down.
-    def _handler_ended(self, task: asyncio.Task[object]) -> None:
+    def __call__(self, task):
+        # The callback of the handler's task: an object for it alone would be one more for every call.
+        if task is not self.task:
+            raise TypeError("a Call is not callable")
         try:
             self.handler_ended(task)
         finally:
@@ -318,10 +332,13 @@ cdef class Call(Procedure):
             return self.report(
                 "method %r returned a value after it had answered call %d; the value is dropped",
                 (self.name, self.id), None)
-        try:
-            payload = b"" if result is None else encode_payload(result)
-        except (TypeError, ValueError) as error:
-            return self.fail(f"returned what can not be sent: {error}", None)
+        if type(result) is bytes:
+            payload = result
+        else:
+            try:
+                payload = b"" if result is None else encode_payload(result)
+            except (TypeError, ValueError) as error:
+                return self.fail(f"returned what can not be sent: {error}", None)
         self.answer(payload)
         return 0
 
@@ -430,14 +447,15 @@ cdef class Call(Procedure):
 
     cdef int settle(self) except -1:
         """No work is left: what the call still lacks to be over."""
-        try:
-            if self.outcome == OUTCOME_NONE:
-                self.fail("ended without an answer", None)
-            self.stop_timer()
-        except BaseException:  # pragma: no memory
-            self.over()  # pragma: no memory
-            raise  # pragma: no memory
-        if self.hooks and self.outcome == OUTCOME_ABORTED and (self.cancelled or self.cancel_is_due):
+        if self.outcome == OUTCOME_NONE or self.timer is not None:
+            try:
+                if self.outcome == OUTCOME_NONE:
+                    self.fail("ended without an answer", None)
+                self.stop_timer()
+            except BaseException:  # pragma: no memory
+                self.over()  # pragma: no memory
+                raise  # pragma: no memory
+        if self.undo is not None and self.undo_is_due():
             return self.run_hooks()
         return self.over()
 
@@ -453,19 +471,21 @@ cdef class Call(Procedure):
             self.connection.on_work_ended(self)
         return 0
 
+    cdef bint undo_is_due(self) noexcept:
+        return self.undo.hooks and self.outcome == OUTCOME_ABORTED and (self.cancelled or self.cancel_is_due)
+
     @cython.nonecheck(True)
     cdef int run_hooks(self) except -1:
-        if self.undoing:
+        if self.undo.running:
             return 0
-        self.undoing = True
         self.hold()
         try:
-            task = self.service.context.start_task(self._run_hooks())
+            task = self.undo.start()
             if not task.done():
                 task.add_done_callback(self._hooks_ended)
         except BaseException:  # pragma: no memory
             # No memory; without this the call would never be over.
-            self.hooks = None  # pragma: no memory
+            self.undo = None  # pragma: no memory
             self.let_go()  # pragma: no memory
             raise  # pragma: no memory
         if task.done():
@@ -474,29 +494,7 @@ cdef class Call(Procedure):
             self.service.keep(task)
         return 0
 
-    @cython.nonecheck(True)
-    async def _run_hooks(self) -> None:
-        while self.hooks:
-            callback, args = self.hooks.pop()
-            try:
-                result = callback(*args)
-                if inspect.isawaitable(result):
-                    await result
-            except (Exception, CancelledError) as error:
-                stopped = asyncio.current_task().cancelling()
-                if stopped and isinstance(error, CancelledError):
-                    # The end of the stop grace.
-                    raise
-                self.report("an undo hook of method %r, call %d, failed", (self.name, self.id), error)
-                if stopped:
-                    self.hooks = None
-
     def _hooks_ended(self, task: asyncio.Task[object]) -> None:
-        self.undoing = False
-        if task.cancelled():
-            # Only at the end of a stop; what was not undone then never will be.
-            self.hooks = None
-        elif self.hooks:
-            # Registered after the last one had run and before this.
+        if not self.undo.ended(task):
             self.run_hooks()
         self.let_go()

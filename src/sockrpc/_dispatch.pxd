@@ -20,6 +20,8 @@ cdef class RequestTable:
     cdef PyObject *find(self, uint32_t id) noexcept
     # False, and nothing changed, if the entry's id is in flight.
     cdef bint insert(self, Entry entry) except -1
+    # The same for an entry whose id was looked for already.
+    cdef int add(self, Entry entry) except -1
     # By identity: True if this very entry was in the table; it is not any more.
     cdef bint take(self, Entry entry) noexcept
     cdef uint32_t allocate(self) noexcept

@@ -88,9 +88,13 @@ cdef class RequestTable:
         return entry
 
     cdef bint insert(self, Entry entry) except -1:
-        cdef PyObject **bucket
         if self.find(entry.id) != NULL:
             return False
+        self.add(entry)
+        return True
+
+    cdef int add(self, Entry entry) except -1:
+        cdef PyObject **bucket
         if self.buckets == NULL:
             self.resize(FIRST_SHIFT)
         elif self.shift > 0 and self.count >> (32 - self.shift):
@@ -101,7 +105,7 @@ cdef class RequestTable:
         bucket[0] = <PyObject *> entry
         self.count += 1
         count_more(entries_in_tables, 1)
-        return True
+        return 0
 
     cdef bint take(self, Entry entry) noexcept:
         cdef PyObject **link

@@ -33,6 +33,7 @@ cdef class LoopContext:
     cdef object timer                # of the sweep
     cdef double interval             # seconds between two sweeps
     cdef object task_factory_kwargs
+    cdef object variables            # a copy of the contextvars.Context that it was made in
 
     cdef double tick(self) noexcept  # read the clock
     cdef int add(self, Member member, double interval) except -1

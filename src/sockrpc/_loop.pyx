@@ -9,6 +9,7 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t
 
 import asyncio
+import contextvars
 import sys
 
 from sockrpc._debug cimport DEBUG, count_created, count_freed
@@ -115,6 +116,7 @@ cdef class LoopContext:
         self.dirty = []
         self.postponed = []
         self.interval = LONGEST_INTERVAL
+        self.variables = contextvars.copy_context()
         self.task_factory_kwargs = {"loop": loop, "eager_start": True} if EAGER else {"loop": loop}
 
     def __dealloc__(self):

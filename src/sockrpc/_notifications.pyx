@@ -37,7 +37,7 @@ cdef class Notification(Procedure):
         except (Exception, CancelledError) as error:
             self._failed(error)
             return 0
-        if result is not None and is_coroutine(result):
+        if is_coroutine(result):
             return self.start_coroutine(result)
         return 0
 

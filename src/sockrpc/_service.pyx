@@ -7,6 +7,7 @@ from libc.stdint cimport uint32_t, uint64_t
 import asyncio
 import inspect
 import logging
+import types
 
 from sockrpc._keepalive cimport WatchedConnection
 from sockrpc._debug cimport DEBUG, count_created, count_freed
@@ -15,6 +16,9 @@ from sockrpc._dispatch cimport Entry
 from sockrpc._loop cimport LoopContext
 from sockrpc._names cimport NameTable
 from sockrpc._statistics cimport Tally, add_outcomes, count_abort, shown
+
+
+cdef object CoroutineType = types.CoroutineType
 
 
 @cython.final
@@ -61,7 +65,9 @@ cdef uint64_t connections_made = 0
 
 cdef bint is_coroutine(object result) except -1:
     # A decorated coroutine function does not look like one; what it returns does.
-    return type(result) is not bytes and type(result) is not str and asyncio.iscoroutine(result)
+    if type(result) is CoroutineType:
+        return True
+    return result is not None and type(result) is not str and asyncio.iscoroutine(result)
 
 
 def is_coroutine_function(function: object) -> bool:
@@ -317,6 +323,12 @@ cdef class Host(WatchedConnection):
     def transferred(self) -> tuple[int, int]:
         """Bytes received, and bytes given to the transport."""
         return self.read_bytes, self.written_bytes
+    cdef object callback_context(self):
+        # One for all of them, or each would keep a copy of the current one. Not of that: it may be a handler's,
+        # and what starts in such a callback is not to see its variables.
+        if self.callbacks is None:
+            self.callbacks = self.context.variables.copy()
+        return self.callbacks
 
     cdef int on_answered(self) except -1:
         raise NotImplementedError

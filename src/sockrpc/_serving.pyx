@@ -194,7 +194,7 @@ cdef class ServerConnection(Host):
         call.since = self.read_at
         call.tally = self.service.tally_of(handler)
         call.tally.received += 1
-        self.table.insert(call)
+        self.table.add(call)
         return self.arrive(call)
 
     cdef int on_reset(self, Frame *frame) except -1:
