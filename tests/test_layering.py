@@ -33,7 +33,7 @@ LAYERS: list[list[str]] = [
     # The two roles do not know each other either, nor does what knows no RPC.
     ["_serving", "_calling", "_messages"],
     ["protocols", "sockets"],
-    ["app", "rooms", "opening", "listening", "handover", "importing", "loops", "counting"],
+    ["app", "rooms", "opening", "listening", "handover", "importing", "loops", "counting", "collector"],
     ["server", "client", "sharing"],
     ["worker"],
     ["supervisor"],

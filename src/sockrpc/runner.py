@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal, Unpack
 
 from sockrpc.app import App
+from sockrpc.collector import collector_for_serving
 from sockrpc.errors import UsageError
 from sockrpc.handover import notify_systemd
 from sockrpc.importing import in_worker, load
@@ -38,6 +39,8 @@ def run(
     """Serve until SIGINT or SIGTERM, then stop gracefully; a second signal stops at once.
 
     systemd is told when the server listens and when it begins to stop, where it asks for that.
+    Meanwhile the garbage collector looks less often, and not among the objects that were there before
+    (docs/explanation/performance.md).
     Blocks. Must be called from the main thread, outside any event loop.
 
     With more than one of `workers`, so many processes serve on the same port, and this one supervises
@@ -95,7 +98,7 @@ def run(
 async def run_server(starting: serve, on_started: Callable[[Server], None] | None) -> None:
     """Serve until a signal comes."""
     async with starting as server:
-        with signals_stop(server):
+        with signals_stop(server), collector_for_serving():
             LOG.info("listening on %s", ", ".join(str(each.getsockname()) for each in server.sockets))
             if on_started is not None:
                 on_started(server)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
+from sockrpc.collector import collector_for_serving
 from sockrpc.errors import SockRPCError, UsageError
 from sockrpc.importing import load
 from sockrpc.loops import loop_factory, run_to_end
@@ -124,7 +125,7 @@ async def serve_until_told(starting: serve, work: Work, line: Connection) -> Non
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(obey, order)
 
-        with sigterm_asks(server, line):
+        with sigterm_asks(server, line), collector_for_serving():
             # A thread, as the loop of Windows can not watch the line.
             threading.Thread(target=follow, args=(line, told), daemon=True).start()
             if work.on_started is not None:
