@@ -184,6 +184,13 @@ def call_bytes(contender: Contender, connections: int, calls: int) -> Result:
     return {"bytes": used / (connections * calls), "count": connections * calls}
 
 
+def task_bytes(count: int) -> Result:
+    """What a process of asyncio alone has more of for each task that is suspended."""
+    # A fresh one: what was freed before is still resident, and would be used again without being counted.
+    with Tasks() as tasks:
+        return tasks.bytes(count)
+
+
 def client_calls(kind: str, port: int, seconds: float, in_flight: int) -> Result:
     """A Python client in a process of its own, on the load's core."""
     command = on_core(LOAD_CORE, python("peers.client", kind, str(port), str(seconds), str(in_flight)))

@@ -31,6 +31,7 @@ from bench.arena import (
     limit,
     one_shot,
     python,
+    task_bytes,
 )
 from bench.loading import Conversation, load, on_core, program
 from bench.mass_abort import mass_abort
@@ -270,14 +271,13 @@ def measure_mass_abort(here: Arena, settings: Settings) -> Measured:
 
 def measure_memory(here: Arena, settings: Settings) -> Measured:
     count = settings.connections
-    with Tasks() as tasks:
-        measured: Mapping[str, Callable[[], Result]] = {
-            "idle": lambda: idle_bytes(PLAIN, count),
-            "idle transport": lambda: idle_bytes(TRANSPORT, count),
-            "call": lambda: call_bytes(PLAIN, settings.calls // 1000, 1000),
-            "task": lambda: tasks.bytes(settings.calls),
-        }
-        rounds = alternate(min(settings.rounds, 3), measured)
+    measured: Mapping[str, Callable[[], Result]] = {
+        "idle": lambda: idle_bytes(PLAIN, count),
+        "idle transport": lambda: idle_bytes(TRANSPORT, count),
+        "call": lambda: call_bytes(PLAIN, settings.calls // 1000, 1000),
+        "task": lambda: task_bytes(settings.calls),
+    }
+    rounds = alternate(min(settings.rounds, 3), measured)
     median = {name: statistics.median(values(rounds, name, "bytes")) for name in rounds}
     return [
         Target(

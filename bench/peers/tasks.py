@@ -1,4 +1,4 @@
-"""What asyncio itself takes for as many eager tasks, without a network: the same loop, the same handler.
+"""What asyncio itself takes for as many eager tasks, without a network: the same loop, handler and collector.
 
 Commands come line by line, answers are numbers: `rate SECONDS IN_FLIGHT` (tasks a second), `memory COUNT`
 (bytes for each suspended task with its coroutine, and the future that it waits for).
@@ -15,6 +15,7 @@ import uvloop
 
 from bench.memory import private_bytes
 from bench.peers.common import arguments
+from sockrpc.collector import collector_for_serving
 
 PAYLOAD = bytes(32)
 
@@ -73,7 +74,8 @@ async def memory(count: int) -> float:
 
 def main() -> None:
     arguments()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    # As the server that it is compared with has it.
+    with collector_for_serving(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for line in sys.stdin:
             what, *numbers = line.split()
             if what == "rate":
