@@ -32,7 +32,7 @@ LAYERS: list[list[str]] = [
     ["_calls", "_notifications"],
     # The two roles do not know each other either, nor does what knows no RPC.
     ["_serving", "_calling", "_messages"],
-    ["protocols", "sockets"],
+    ["protocols", "sockets", "_broadcast"],
     ["app", "rooms", "opening", "listening", "handover", "importing", "loops", "counting", "collector"],
     ["server", "client", "sharing"],
     ["worker"],

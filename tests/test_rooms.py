@@ -12,6 +12,7 @@ import pytest
 from websockets.http11 import Request
 
 import sockrpc
+from sockrpc._broadcast import broadcast
 from tests.pair import MemoryServer
 from tests.support import BINARY, CLOSE, RawClient, Serving, frame, request, serving, started, until
 from tests.work import Work
@@ -231,3 +232,9 @@ async def test_mistakes_are_usage_errors_and_nothing_is_sent() -> None:
         with pytest.raises(TypeError):
             room.broadcast("m", 1)  # type: ignore[arg-type]
         await client.synchronize()
+
+
+def test_a_broadcast_takes_connections_and_nothing_else() -> None:
+    others: list[Any] = [object()]
+    with pytest.raises(TypeError, match="ServerConnection"):
+        broadcast(others, None, b"event", b"")

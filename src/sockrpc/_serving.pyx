@@ -110,12 +110,6 @@ cdef class ServerConnection(Host):
         if not self.pumping:
             self.write_soon(self.active_count + self.notifying <= 1)
 
-    def send_frame(self, frame: bytes) -> None:
-        """Append a whole WebSocket frame that is shared with other connections."""
-        self.append_frame(frame)
-        if not self.pumping:
-            self.write_soon(False)
-
     # The socket form
 
     def take(self):

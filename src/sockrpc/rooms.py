@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from sockrpc._broadcast import broadcast
 from sockrpc._frames import encode
-from sockrpc._notifications import shared_notification
+from sockrpc._serving import ServerConnection
 from sockrpc.errors import UsageError
 from sockrpc.sockets import Socket
 
@@ -20,7 +21,7 @@ class Room:
     __slots__ = ("_members",)
 
     def __init__(self) -> None:
-        self._members: dict[Socket, None] = {}
+        self._members: dict[Socket, ServerConnection] = {}
 
     def __len__(self) -> int:
         return len(self._members)
@@ -32,7 +33,7 @@ class Room:
         """Make a socket a member; joining twice is joining once. A lost socket does not join."""
         if socket._connection.has_ended:
             return
-        self._members[socket] = None
+        self._members[socket] = socket._connection
         if socket._rooms is None:
             socket._rooms = set()
         socket._rooms.add(self)
@@ -68,32 +69,16 @@ class Room:
         """
         if exclude is not None and not isinstance(exclude, Socket):
             raise UsageError(f"exclude is a Socket, not {type(exclude).__name__}")
-        name, encoded = encode(event, payload)
-        frame = shared_notification(name, encoded)
-        queued = 0
-        slow = []
         # A copy: where a write makes room at once, handlers may start in it, and join or leave.
-        for socket in list(self._members):
-            if socket is exclude:
-                continue
-            connection = socket._connection
-            if not connection.is_open:
-                continue
-            if connection.is_full():
-                slow.append(socket)
-                continue
-            if connection.is_compressed:
-                # What was sent before goes into it, so no two members get the same bytes.
-                connection.notify(name, encoded)
-            else:
-                connection.send_frame(frame)
-            queued += 1
+        connections = list(self._members.values())
+        excluded = None if exclude is None else exclude._connection
+        queued, slow = broadcast(connections, excluded, *encode(event, payload))
         # All of them leave before the first is closed: its on_disconnect may broadcast in its turn, and
         # would close the next one from inside that, and so on down the stack.
-        for socket in slow:
-            self._forget(socket)
-        for socket in slow:
-            socket._connection.close_slow()
+        for connection in slow:
+            self._forget(connection.socket)
+        for connection in slow:
+            connection.close_slow()
         return queued
 
     def _forget(self, socket: Socket) -> None:
