@@ -53,7 +53,7 @@ def package_files(root: Path = ROOT) -> set[str]:
         name = path.relative_to(source).as_posix()
         if path.suffix == ".pyx":
             files.add(name.removesuffix(".pyx"))
-        elif path.suffix in (".py", ".pyi", ".typed") or path.parent.name in ("js", "page"):
+        elif path.suffix in (".py", ".pyi", ".typed") or (path.parent.name in ("js", "page") and path.suffix):
             files.add(name)
     return files
 

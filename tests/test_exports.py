@@ -259,6 +259,6 @@ def test_every_source_of_a_compiled_module_is_compiled() -> None:
     assert {each.stem for each in SOURCE.glob("*.pyx")} == compiled
 
 
-@pytest.mark.parametrize("path", ["js/sockrpc.js", "js/sockrpc.d.ts", "js/package.json", "js/LICENSE"])
+@pytest.mark.parametrize("path", ["js/sockrpc.js", "js/sockrpc.d.ts", "js/package.json"])
 def test_the_javascript_client_is_shipped(path: str) -> None:
     assert resources.files("sockrpc").joinpath(path).is_file()
