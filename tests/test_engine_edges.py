@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.pair import MemoryServer, Pair
+from sockrpc.testing.memory import Pair
+from tests.pair import MemoryServer
 from tests.support import request, reset, serving, started, until
 
 HIGH = 200

@@ -19,7 +19,7 @@ PACKAGE = "sockrpc"
 # From the bottom up. A module imports from lower lines only, not from its own.
 LAYERS: list[list[str]] = [
     ["errors", "_debug", "_statistics", "_raising", "logs"],
-    ["_memory"],
+    ["_masking", "_memory"],
     # Each alone: framing, names, ids, compression, limits, threads know nothing of each other.
     ["_websocket", "_frames", "_names", "_dispatch", "compression", "limits", "threads"],
     ["accepting", "blocking", "handshake"],
@@ -63,6 +63,7 @@ IO = {"asyncio", "socket", "ssl", "select", "selectors", "threading", "uvloop"}
 MUST_NOT_IMPORT: dict[str, set[str]] = {
     "errors": IO | {"logging"},
     "limits": IO | {"logging"},
+    "_masking": IO | {"logging"},
     "_memory": IO | {"logging"},
     "_websocket": IO | {"logging"},
     "_frames": IO | {"logging"},

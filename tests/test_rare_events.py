@@ -14,8 +14,9 @@ from sockrpc._loop import context_of_running_loop
 from sockrpc._output import Settings
 from sockrpc.limits import Limits
 from sockrpc.protocols import ClientProtocol, ServerProtocol
+from sockrpc.testing.memory import End, Pair
 from tests.handlers import EAGER
-from tests.pair import End, MemoryServer, Pair, RawEnd
+from tests.pair import MemoryServer, RawEnd
 from tests.support import CLOSE, PING, PONG, frame, request, serving, until
 from tests.test_limits_time import ticks
 

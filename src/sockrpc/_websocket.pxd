@@ -87,9 +87,6 @@ cdef class Parser:
 # Writes a header for `size` bytes of payload to `out` (MAX_HEADER_BYTES long); returns its length.
 # `mask` is NULL for an unmasked frame, else its four bytes are written too.
 cdef Py_ssize_t write_header(uint8_t *out, uint8_t opcode, Py_ssize_t size, const uint8_t *mask) noexcept nogil
-cdef void apply_mask(uint8_t *data, Py_ssize_t size, const uint8_t *mask) noexcept nogil
-# Four bytes from a cryptographic source (RFC 6455 5.3 and 10.3).
-cdef int fresh_mask(uint8_t *out) except -1
 cdef bytes close_payload(int code, str reason)
 # How many bytes of `data` are UTF-8 for sure, -1 if it is not UTF-8; without `whole` its last character may be cut.
 cdef Py_ssize_t utf8_prefix(const uint8_t *data, Py_ssize_t size, bint whole) except -2

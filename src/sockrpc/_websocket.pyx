@@ -10,9 +10,8 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8, PyUnicode_DecodeUTF8Stateful
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memmove
 
-import os
-
 from sockrpc._debug cimport DEBUG, count_created, count_freed
+from sockrpc._masking cimport apply_mask, fresh_mask, mask_into
 from sockrpc._memory cimport buffer_append, buffer_free, buffer_reserve, spares_give, spares_take
 
 from sockrpc.errors import UsageError
@@ -46,73 +45,6 @@ cdef Py_ssize_t write_header(uint8_t *out, uint8_t opcode, Py_ssize_t size, cons
         memcpy(out + n, mask, 4)
         n += 4
     return n
-
-
-# Inline, so that compilers see whether `out` is `data` itself, and make vectors of either.
-cdef inline void mask_into(uint8_t *out, const uint8_t *data, Py_ssize_t size, const uint8_t *mask) noexcept nogil:
-    # memcpy instead of a cast: `data` is not aligned; compilers turn it into one load and one store.
-    cdef uint64_t word
-    cdef uint64_t key
-    cdef uint8_t key_bytes[8]
-    cdef Py_ssize_t i = 0
-    memcpy(key_bytes, mask, 4)
-    memcpy(key_bytes + 4, mask, 4)
-    memcpy(&key, key_bytes, 8)
-    while i + 8 <= size:
-        memcpy(&word, data + i, 8)
-        word ^= key
-        memcpy(out + i, &word, 8)
-        i += 8
-    while i < size:
-        out[i] = data[i] ^ mask[i & 3]
-        i += 1
-
-
-cdef void apply_mask(uint8_t *data, Py_ssize_t size, const uint8_t *mask) noexcept nogil:
-    mask_into(data, data, size, mask)
-
-
-cdef extern from *:
-    """
-    /* One system call serves this many masks. */
-    #define SOCKRPC_MASK_POOL_BYTES 4096
-    /* Without the interpreter's lock two threads would take the same masks. */
-    #if !defined(Py_GIL_DISABLED)
-    #define SOCKRPC_THREAD_LOCAL
-    #elif defined(_MSC_VER)
-    #define SOCKRPC_THREAD_LOCAL __declspec(thread)
-    #else
-    #define SOCKRPC_THREAD_LOCAL __thread
-    #endif
-    static SOCKRPC_THREAD_LOCAL char sockrpc_mask_pool[SOCKRPC_MASK_POOL_BYTES];
-    static SOCKRPC_THREAD_LOCAL Py_ssize_t sockrpc_mask_pool_used = SOCKRPC_MASK_POOL_BYTES;
-    """
-    enum:
-        MASK_POOL_BYTES "SOCKRPC_MASK_POOL_BYTES"
-    char *mask_pool "sockrpc_mask_pool"
-    Py_ssize_t mask_pool_used "sockrpc_mask_pool_used"
-
-
-def _forget_masks() -> None:
-    global mask_pool_used
-    mask_pool_used = MASK_POOL_BYTES  # pragma: no trace
-
-
-# A forked child must not repeat its parent's masks.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_masks)
-
-
-cdef int fresh_mask(uint8_t *out) except -1:
-    global mask_pool_used
-    cdef bytes fresh
-    if mask_pool_used >= MASK_POOL_BYTES:
-        fresh = os.urandom(MASK_POOL_BYTES)
-        memcpy(mask_pool, PyBytes_AS_STRING(fresh), MASK_POOL_BYTES)
-        mask_pool_used = 0
-    memcpy(out, mask_pool + mask_pool_used, 4)
-    mask_pool_used += 4
-    return 0
 
 
 cdef bint is_sendable_code(int code) noexcept:

@@ -47,7 +47,7 @@ class JSONFormatter(logging.Formatter):
 
 
 def configure(level: str, form: str, *, processes: int = 1) -> None:
-    """Have the root logger write to standard error in one of FORMATS; of several, each line tells its process."""
+    """Have the root logger write to standard error, in one of FORMATS; `processes` share that."""
     handler = logging.StreamHandler()
     process = " [%(process)d]" if processes > 1 else ""
     text = logging.Formatter(f"%(asctime)s{process} %(levelname)s %(name)s: %(message)s")

@@ -245,7 +245,7 @@ class Socket:
 
     def _log_failure(self, text: str) -> None:
         connection = self._connection
-        connection.service.log.error(text, self.remote_address, exc_info=True, extra=connection.log_fields)
+        connection.service.log.error(text, self.remote_address, exc_info=True, extra=connection.log_fields)  # noqa: LOG014
 
 
 SocketHandler = Callable[[Socket], Awaitable[None]]
