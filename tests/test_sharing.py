@@ -6,9 +6,12 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import sockrpc
+from sockrpc import sharing
 from sockrpc.sharing import SHARES_OUT, Ground
 from tests.command import POSIX
 
@@ -102,6 +105,21 @@ def test_the_file_of_a_unix_socket_goes_with_it_unless_it_is_another(tmp_path: P
     assert path.exists()
     with pytest.raises(FileExistsError):
         Ground(None, None, str(path), [])
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "options"),
+    [
+        ("AF_UNIX", "unix sockets", {"uds": "path", "port": None}),
+        ("SO_REUSEPORT", "SO_REUSEPORT", {"uds": None, "port": 0, "reuse_port": True}),
+    ],
+)
+def test_what_the_system_does_not_have_is_used_wrongly(
+    monkeypatch: pytest.MonkeyPatch, name: str, what: str, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(sharing, name, None)
+    with pytest.raises(sockrpc.UsageError, match=f"has no {what}"):
+        Ground("127.0.0.1", sockets=[], **options)
 
 
 def test_sockets_that_were_handed_over_are_not_ours() -> None:

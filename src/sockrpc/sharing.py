@@ -14,10 +14,15 @@ import os
 import socket as socket_module
 import sys
 from collections.abc import Sequence
+from typing import Any
 
+from sockrpc.errors import UsageError
 from sockrpc.listening import remove_stale_socket
 
 __all__ = ["SHARES_OUT", "Ground"]
+
+AF_UNIX: Any = getattr(socket_module, "AF_UNIX", None)
+SO_REUSEPORT: Any = getattr(socket_module, "SO_REUSEPORT", None)
 
 # FreeBSD's is SO_REUSEPORT_LB, which Python does not know before 3.14.
 SHARES_OUT = sys.platform == "linux"
@@ -40,6 +45,7 @@ class Ground:
 
     Raises:
         OSError: The address can not be listened on.
+        UsageError: This system knows no such sockets.
     """
 
     def __init__(
@@ -52,6 +58,8 @@ class Ground:
         reuse_port: bool = False,
         own_listeners: bool = SHARES_OUT,
     ) -> None:
+        if (uds is not None and AF_UNIX is None) or (reuse_port and SO_REUSEPORT is None):
+            raise UsageError(f"{sys.platform} has no {'unix sockets' if uds is not None else 'SO_REUSEPORT'}")
         self.is_ours = not sockets and not reuse_port
         self._own_listeners = own_listeners and port is not None
         self._shared: list[socket_module.socket] = list(sockets)
@@ -101,7 +109,7 @@ class Ground:
 
     def _bind_unix(self, path: str) -> socket_module.socket:
         remove_stale_socket(path)
-        made = socket_module.socket(socket_module.AF_UNIX)
+        made = socket_module.socket(AF_UNIX)
         try:
             made.bind(path)
         except BaseException:
@@ -119,11 +127,11 @@ class Ground:
             made = socket_module.socket(family, socket_module.SOCK_STREAM)
             self._shared.append(made)
             if reuse_port:
-                made.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_REUSEPORT, 1)
+                made.setsockopt(socket_module.SOL_SOCKET, SO_REUSEPORT, 1)
             bind(made, (address[0], port, *address[2:]))
             if self._own_listeners:
                 # Only now: another server that listens there was to be found out.
-                made.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_REUSEPORT, 1)
+                made.setsockopt(socket_module.SOL_SOCKET, SO_REUSEPORT, 1)
             # What the system chose for the first holds for all.
             port = made.getsockname()[1]
 
@@ -132,7 +140,7 @@ def listener_beside(bound: socket_module.socket) -> socket_module.socket:
     """One more socket on the same address (SO_REUSEPORT)."""
     made = socket_module.socket(bound.family, bound.type)
     try:
-        made.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_REUSEPORT, 1)
+        made.setsockopt(socket_module.SOL_SOCKET, SO_REUSEPORT, 1)
         bind(made, bound.getsockname())
     except BaseException:
         made.close()
