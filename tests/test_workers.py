@@ -224,6 +224,25 @@ def test_who_dies_again_and_again_is_waited_for(tmp_path: Path) -> None:
 
 
 @ONCE
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit(2) is Linux's")
+def test_a_worker_that_can_not_be_started_is_tried_again(tmp_path: Path) -> None:
+    import resource
+
+    with Workers(tmp_path, *TWO) as server:
+        (first, second) = server.pids(2)
+        before = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+        # The supervisor gets no descriptor more; poll(2) takes as many as it watches.
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (8, before[1]))
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_log("has no successor: ")
+        os.kill(first, signal.SIGKILL)
+        server.wait_log("can not be started: ")
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, before)
+        assert second in new_pids(server, {first, second})
+        assert server.stop() == 0
+
+
+@ONCE
 @pytest.mark.skipif(sys.platform != "linux", reason="only there each worker has a queue of its own")
 def test_what_waits_for_a_worker_that_dies_is_served_by_its_successor(tmp_path: Path) -> None:
     with Workers(tmp_path, *TWO) as server:
