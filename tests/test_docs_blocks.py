@@ -67,6 +67,8 @@ BLOCKS_RUN_BY = {
     ("src/sockrpc/js/README.md", "sockrpc for browsers and Node", "js"): [
         "test_the_example_of_the_readme_runs"
     ],
+    # Every block of the page, below whatever heading.
+    ("docs/howto/testing.md", "", "python"): ["test_its_tests_pass_as_a_suite_of_their_own"],
     ("docs/howto/guarding-performance.md", "Five minutes in an empty folder", "python"): [
         "test_the_slower_change_is_found_and_nothing_else"
     ],
@@ -108,7 +110,8 @@ def test_each_block_is_run_or_says_that_it_is_an_excerpt(page: Path) -> None:
         elif block.language == "console" or block.caption in (LOG_CAPTION, SERVER_CAPTION):
             assert relative(page) in PLAYED_BY, shown
         else:
-            assert (relative(page), block.heading, block.language) in BLOCKS_RUN_BY, shown
+            places = {(relative(page), heading, block.language) for heading in (block.heading, "")}
+            assert places & BLOCKS_RUN_BY.keys(), shown
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.is_relative_to(DOCS)], ids=relative)
@@ -129,7 +132,12 @@ def test_whoever_is_said_to_run_a_block_is_a_test() -> None:
 def test_whatever_is_said_to_be_run_is_there() -> None:
     assert [name for name in (*RUN_BY, *ONLY_COMPILED) if not (EXAMPLES / name).exists()] == []
     assert [name for name in PLAYED_BY if not (ROOT / name).is_file()] == []
-    shown = {(relative(page), block.heading, block.language) for page in PAGES for block in blocks(page)}
+    shown = {
+        (relative(page), heading, block.language)
+        for page in PAGES
+        for block in blocks(page)
+        for heading in (block.heading, "")
+    }
     assert set(BLOCKS_RUN_BY) <= shown
 
 
@@ -150,8 +158,8 @@ def test_each_example_is_shown_or_linked() -> None:
 def test_each_test_that_a_page_names_is_there(page: Path) -> None:
     named = set(re.findall(r"\btest_\w+(?!\w*\.py)\b", page.read_text("utf-8")))
     files = {file.stem for file in (ROOT / "tests").rglob("test_*.py")}
-    examples = {"test_shop", "test_a_report_stops_soon_after_its_reset"}  # a reader's own
-    assert named - TESTS - files - examples == set()
+    readers_own = {name for block in blocks(page) for name in re.findall(r"\btest_\w+", block.code)}
+    assert named - TESTS - files - readers_own == set()
 
 
 def test_each_guarantee_of_cancellation_is_held_by_tests() -> None:

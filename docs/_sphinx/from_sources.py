@@ -128,6 +128,9 @@ def show_examples_as_code(
     app: Sphinx, what: str, name: str, of: object, options: object, lines: list[str]
 ) -> None:
     """Has what docstrings indent behind an empty line rendered as code."""
+    if what in ("attribute", "property"):
+        # Napoleon takes what stands before a colon in the first line for a type; an empty comment has none.
+        lines[:0] = ["..", ""]
     for index in range(len(lines) - 1, 0, -1):
         begins = lines[index].startswith("    ") and not lines[index - 1].strip()
         if begins and not lines[max(0, index - 2)].startswith("    "):
