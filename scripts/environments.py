@@ -48,6 +48,12 @@ def stage_sources(stage: Path, root: Path = ROOT) -> None:
     if source_files(stage).keys() - sources.keys():
         # A file that is gone would live on in setuptools' folders and get into the wheel.
         shutil.rmtree(stage)
+    settings = stage / "pyproject.toml"
+    if settings.is_file() and settings.read_bytes() != (root / "pyproject.toml").read_bytes():
+        # So would one that is no longer to be packaged.
+        for gathered in stage.glob("build/*/lib*/**/*"):
+            if gathered.is_file() and gathered.suffix != ".so":
+                gathered.unlink()
     for relative, source in sources.items():
         copy = stage / relative
         if not copy.is_file() or copy.read_bytes() != source.read_bytes():

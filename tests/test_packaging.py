@@ -146,6 +146,24 @@ def test_an_incomplete_release_is_told(distributions: types.ModuleType, tmp_path
         distributions.check_complete(tmp_path)
 
 
+def test_what_is_no_longer_packaged_does_not_come_back_from_an_earlier_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    environments = importlib.import_module("environments")
+    root, stage = tmp_path / "root", tmp_path / "stage"
+    (root / "src").mkdir(parents=True)
+    gathered = stage / "build" / "release" / "lib.system" / "sockrpc"
+    gathered.mkdir(parents=True)
+    for settings, left in (("first", {"note.txt", "_frames.so"}), ("second", {"_frames.so"})):
+        (root / "pyproject.toml").write_text(settings)
+        for name in ("note.txt", "_frames.so"):
+            (gathered / name).touch()
+        environments.stage_sources(stage, root)
+        assert {path.name for path in gathered.iterdir()} == left
+        assert (stage / "pyproject.toml").read_text() == settings
+
+
 def test_without_a_compiler_one_sentence_says_so(sdist: Path, tmp_path: Path) -> None:
     output = execute(
         *(sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-cache-dir"),
