@@ -28,6 +28,7 @@ MODE = "trace" if TRACE else "sanitize" if SANITIZE else "debug" if DEBUG else "
 # The promise that no lock of the interpreter is needed. Only builds that are tested without it make it:
 # tests/test_threads.py; any other makes a free-threaded Python take its lock back.
 FREE_THREADED = switched_on("SOCKRPC_FREE_THREADED")
+MODE += "-free-threaded" if FREE_THREADED else ""
 # What is found ends the process: a report that the program survives is a report that is overlooked.
 # Python's own flags bring -fwrapv along, with which no signed overflow is one.
 SANITIZERS = [
@@ -84,7 +85,7 @@ class BuildExtensions(build_ext):
             self.extensions,
             nthreads=CORES,
             # coverage finds the C of a .pyx only beside it.
-            build_dir=None if TRACE else "build/cython",
+            build_dir=None if TRACE else "build/cython-free-threaded" if FREE_THREADED else "build/cython",
             compiler_directives={
                 "language_level": 3, "linetrace": TRACE, "freethreading_compatible": FREE_THREADED,
             },

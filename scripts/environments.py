@@ -71,7 +71,15 @@ def digest_sources(root: Path = ROOT) -> str:
 
 
 def compiler_settings() -> str:
-    names = ("CC", "CFLAGS", "LDFLAGS", "SOCKRPC_DEBUG", "SOCKRPC_SANITIZE", "SOCKRPC_TRACE")
+    names = (
+        "CC",
+        "CFLAGS",
+        "LDFLAGS",
+        "SOCKRPC_DEBUG",
+        "SOCKRPC_FREE_THREADED",
+        "SOCKRPC_SANITIZE",
+        "SOCKRPC_TRACE",
+    )
     return " ".join(f"{name}={os.environ[name]!r}" for name in names if name in os.environ)
 
 
