@@ -78,6 +78,8 @@ SIGNATURES = {
     "Client.notify": "self, event, payload=b''",
     "Client.on": "self, event",
 }
+# Declarations of C, without code of their own.
+DECLARED_ONLY = {"_raising"}
 # What an installed package does not have.
 SOURCE = Path(__file__).parent.parent / "src" / "sockrpc"
 PUBLIC_MODULES = ["sockrpc", "sockrpc.bench", "sockrpc.testing"]
@@ -251,7 +253,7 @@ def test_every_compiled_module_has_a_stub_and_a_declaration() -> None:
     compiled = {module.__name__.partition(".")[2] for module in MODULES if is_compiled(module)}
     assert len(compiled) >= 11
     assert {name.removesuffix(".pyi") for name in shipped() if name.endswith(".pyi")} == compiled
-    assert {each.stem for each in SOURCE.glob("*.pxd")} == compiled
+    assert {each.stem for each in SOURCE.glob("*.pxd")} == compiled | DECLARED_ONLY
 
 
 def test_every_source_of_a_compiled_module_is_compiled() -> None:

@@ -239,6 +239,7 @@ async def test_a_connection_that_was_cut_is_still_told_by_its_address(
 
 # Records that no connection stands behind, by what they say.
 OF_THE_PROCESS = {
+    "nobody watches for what blocks the event loop: %s",
     "refusing connections: %s",
     "listening on %s",
     "metrics are at %s",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from examples import tutorial
+from examples import both_forms as tutorial
 from tests.support import BINARY, PATIENCE, notify, request, reset, serving, started, until
 
 

@@ -6,6 +6,8 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
+__all__ = ["YOUNG_OBJECTS", "collector_for_serving"]
+
 # So many new objects of which any could be part of a cycle are worth a look. A suspended call is about ten:
 # Python's own 700 (2,000 since 3.13) make a few hundred calls in flight look like garbage all the time.
 YOUNG_OBJECTS = 10_000

@@ -20,7 +20,7 @@ from sockrpc.handshake import pack_request, unpack_request
 if TYPE_CHECKING:
     from sockrpc.rooms import Room
 
-__all__ = ["Hooks", "Socket", "SocketHandler", "SocketHook"]
+__all__ = ["Hooks", "Socket", "SocketHandler", "SocketHook", "is_cancelled"]
 
 Procedure: TypeAlias = Call | Notification
 
