@@ -34,6 +34,7 @@ LAYERS: list[list[str]] = [
     ["_serving", "_calling", "_messages"],
     ["protocols", "sockets", "_broadcast"],
     ["app", "rooms", "opening", "listening", "handover", "importing", "loops", "counting", "collector"],
+    ["inspection"],
     ["server", "client", "sharing"],
     ["worker"],
     ["supervisor"],
@@ -52,7 +53,7 @@ LAYERS: list[list[str]] = [
     ["bench.report"],
     ["bench.commands"],
     ["bench.__main__"],
-    ["operating"],
+    ["operating", "top"],
     ["cli"],
     ["__main__"],
 ]

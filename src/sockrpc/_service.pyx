@@ -164,6 +164,45 @@ cdef class Service:
             methods[handler.name] = shown(&handler.tally)
         return methods, shown(&self.others)
 
+    def look(self, max_connections: int, max_calls: int) -> tuple[dict[str, object], list[object], bool]:
+        """What is in flight, for people who look at it.
+
+        Args:
+            max_connections: Of those with most calls in flight, so many are told of.
+            max_calls: So many calls are looked at.
+
+        Returns:
+            Of each method the number of the calls looked at and the age of the oldest, in seconds; the
+            connections, with how many are in flight and the age of the oldest; whether all calls were
+            looked at.
+        """
+        cdef Host connection
+        cdef Procedure call
+        cdef dict methods = {}
+        cdef list connections = []
+        cdef list loaded = []
+        cdef bint complete = True
+        cdef Py_ssize_t left = max_calls
+        cdef double now = self.context.tick()
+        cdef double oldest
+        for connection in self.working:
+            if connection.table.count:
+                loaded.append((connection.table.count, connection.number, connection))
+        loaded.sort(reverse=True)
+        for count, _, connection in loaded:
+            if count > left:
+                complete = False
+                continue
+            left -= count
+            oldest = 0.0
+            for call in connection.table.entries():
+                oldest = max(oldest, now - call.since)
+                seen, age = methods.get(call.name, (0, 0.0))
+                methods[call.name] = (seen + 1, max(<double> age, now - call.since))
+            if len(connections) < max_connections:
+                connections.append((connection, count, oldest))
+        return methods, connections, complete
+
     def counters(self) -> dict[str, int]:
         """The counters since the server began."""
         cdef Tally total = self.others

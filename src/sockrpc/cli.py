@@ -21,8 +21,10 @@ from sockrpc.bench.loading import add_load_options, print_load
 from sockrpc.handover import named_sockets
 from sockrpc.importing import load
 from sockrpc.limits import ClientLimits, Limits, ServerLimits
+from sockrpc.listening import shown_address
 from sockrpc.operating import Operation, add_operating_options
 from sockrpc.pages import pages, serve_pages
+from sockrpc.top import add_top_options, top
 
 __all__ = ["main"]
 
@@ -122,6 +124,8 @@ def make_parser() -> argparse.ArgumentParser:
     loading = command("bench", bench, "put a load on a server and tell how long its answers take")
     add_client_options(loading)
     add_load_options(loading, DEFAULT_TIMEOUT)
+
+    add_top_options(command("top", top, "look at the calls in flight on a server, until Ctrl-C"))
     return parser
 
 
@@ -253,6 +257,7 @@ def run_server(options: argparse.Namespace, app: Any, **more: Any) -> int:
         "ssl": tls,
         "origins": origins,
         "compression": options.compression,
+        "inspect_path": options.inspect_path,
         "loop": options.loop,
         **given_limits(options, ServerLimits.__optional_keys__),
         **more,
@@ -285,16 +290,6 @@ def server_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     return context
-
-
-def shown_address(address: Any, scheme: str) -> str:
-    """Where a server listens, as something to click on if it can be."""
-    if isinstance(address, bytes):
-        return "unix:@" + os.fsdecode(address[1:])
-    if isinstance(address, str):
-        return f"unix:{address}"
-    host, port = address[:2]
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
 def connecting(options: argparse.Namespace) -> sockrpc.connect:

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 from sockrpc.accepting import Acceptor, serve_line
 from sockrpc.errors import UsageError
 
-__all__ = ["Listening", "Place", "Queue", "remove_stale_socket", "tls_options"]
+__all__ = ["Listening", "Place", "Queue", "remove_stale_socket", "shown_address", "tls_options"]
 
 LOG = logging.getLogger("sockrpc.server")
 
@@ -296,3 +296,13 @@ def remove_stale_socket(path: str) -> None:
         except BlockingIOError:
             pass
     raise OSError(f"a server listens on {path} already")
+
+
+def shown_address(address: Any, scheme: str) -> str:
+    """Where a server listens, as something to click on if it can be."""
+    if isinstance(address, bytes):
+        return "unix:@" + os.fsdecode(address[1:])
+    if isinstance(address, str):
+        return f"unix:{address}"
+    host, port = address[:2]
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"

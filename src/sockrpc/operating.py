@@ -33,6 +33,9 @@ def add_operating_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--metrics-port", type=int, metavar="N", help="serve metrics for Prometheus here; 0: any free port"
     )
+    group.add_argument(
+        "--inspect-path", metavar="PATH", help="let `sockrpc top PATH` look at the calls in flight (off)"
+    )
     group.add_argument("--metrics-host", default=METRICS_HOST, metavar="HOST", help="(%(default)s)")
 
 

@@ -21,6 +21,7 @@ from sockrpc.compression import CompressionName, check_name
 from sockrpc.counting import Statistics, count
 from sockrpc.errors import UsageError
 from sockrpc.handshake import Origins
+from sockrpc.inspection import Inspector
 from sockrpc.limits import Limits, ServerLimits, make_limits
 from sockrpc.listening import Listening, Place, Queue, tls_options
 from sockrpc.opening import Arrivals, FullLog, OpeningPolicy, ProcessRequest, ServerOpening
@@ -45,6 +46,7 @@ class Server:
         self._arrivals = Arrivals()
         self._listening: Listening | None = None
         self._watch: LoopWatch | None = None
+        self._inspector: Inspector | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._stop_begun = asyncio.Event()
@@ -139,6 +141,8 @@ class Server:
         service.threads.close()
         if self._watch is not None:
             self._watch.stop()
+        if self._inspector is not None:
+            self._inspector.close()
         self._context.release()
 
     async def _idle_within(self, seconds: float) -> bool:
@@ -164,6 +168,7 @@ class ServeOptions(ServerLimits, total=False):
     compression: CompressionName | None
     backlog: int
     reuse_port: bool | None
+    inspect_path: str | None
 
 
 class serve:
@@ -190,6 +195,8 @@ class serve:
         compression: "deflate" agrees to permessage-deflate (RFC 7692) with clients that offer it.
         backlog: How many connections the system may hold before they are accepted.
         reuse_port: Let several processes listen on the same port (SO_REUSEPORT).
+        inspect_path: Let `sockrpc top PATH` look at the calls in flight, over a unix socket that only
+            the owner may use; `{pid}` in it is the number of the process. None: off.
         limits: See `sockrpc.limits.ServerLimits`.
 
     Raises:
@@ -212,6 +219,7 @@ class serve:
         compression: CompressionName | None = None,
         backlog: int = 1024,
         reuse_port: bool | None = None,
+        inspect_path: str | None = None,
         **limits: Unpack[ServerLimits],
     ) -> None:
         if not isinstance(app, App) and not is_coroutine_function(app):
@@ -243,6 +251,7 @@ class serve:
             max_connections=max_connections,
             full=FullLog(),
         )
+        self._inspect_path = inspect_path
         self._server: Server | None = None
 
     def _make(self) -> tuple[Server, Callable[..., ServerProtocol]]:
@@ -281,8 +290,13 @@ class serve:
         server, accept = self._make()
         server._listening = Listening(self._place, accept, server._service.keep, FullLog().tell)
         try:
+            if self._inspect_path is not None:
+                server._inspector = Inspector(server._service, self._inspect_path)
+                await server._inspector.open()
             await server._listening.open()
         except BaseException:
+            if server._inspector is not None:
+                server._inspector.close()
             server._context.release()
             raise
         return server

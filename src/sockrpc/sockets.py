@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -245,7 +246,8 @@ class Socket:
 
     def _log_failure(self, text: str) -> None:
         connection = self._connection
-        connection.service.log.error(text, self.remote_address, exc_info=True, extra=connection.log_fields)  # noqa: LOG014
+        error = sys.exception()
+        connection.service.log.error(text, self.remote_address, exc_info=error, extra=connection.log_fields)
 
 
 SocketHandler = Callable[[Socket], Awaitable[None]]
