@@ -399,24 +399,28 @@ cdef class ServerConnection(Host):
 
     cdef int on_end(self) except -1:
         cdef Call call
+        cdef Py_ssize_t bucket = 0
+        cdef Py_ssize_t active = 0
         cdef str reason = "stop" if self.stopped else "lost"
         self.service.connections.discard(self)
         self.aborting = []
-        for call in self.table.entries():
+        # The cancels of many take their turns. What must hold at once does: nothing is in flight any
+        # more, and no call can be answered. Each is looked at once, as that already takes its time.
+        while self.table.count:
+            call = <Call> self.table.next_entry(&bucket)
             if call.phase == PHASE_WAITING:
                 call.abort(reason, self.stopped)
-            else:
-                self.aborting.append(call)
-        # The cancels of many take their turns. What must hold at once does: nothing is in flight any
-        # more, and no call can be answered.
-        for call in self.aborting[:-ABORTED_AT_ONCE]:
+                continue
+            self.aborting.append(call)
             call.give_up(reason)
             call.cancel_is_due = self.stopped or call.handler is None or not call.handler.run_to_completion
+            active += call.queue is self.active
         # Work that goes on after its answer ends too: nothing outlives its connection by accident.
-        self.aborting[:0] = [
-            call for call in self.active_work()
-            if call.outcome == OUTCOME_ANSWERED or call.outcome == OUTCOME_FAILED
-        ]
+        if active < self.active.count:
+            self.aborting[:0] = [
+                call for call in self.active_work()
+                if call.outcome == OUTCOME_ANSWERED or call.outcome == OUTCOME_FAILED
+            ]
         self.abort_some()
         self.socket._ended()
         self.wake_takers()
