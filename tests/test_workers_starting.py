@@ -117,6 +117,7 @@ MISTAKES: list[tuple[Callable[[], object], str]] = [
     (lambda: run("served:app", workers=2, loop="nonsense"), "not 'nonsense'"),
     (lambda: run("served:app", workers=2, max_in_flight=0), "max_in_flight"),
     (lambda: run("served:app", workers=2, port=0, uds="path"), "one of"),
+    (lambda: run("served:app", workers=2, inspect_path="top"), "needs {pid}"),
     (
         lambda: run("served:app", workers=2, on_started=lambda server: None),
         "on_started .* a function of a module",
