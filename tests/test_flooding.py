@@ -12,7 +12,7 @@ import sockrpc
 from tests.deflate import compressed, deflating
 from tests.http_peer import ask_to_open
 from tests.pair import MemoryServer
-from tests.support import PING, frame, opening, request, serving, until
+from tests.support import PING, frame, notify, opening, request, serving, until
 
 # The loop's receive buffer; a read that fills it tells that there is more.
 FULL = 256 * 1024
@@ -104,3 +104,54 @@ async def test_compressed_messages_are_held_to_a_connection_s_turn() -> None:
             dropped.append(here.server.statistics().notifications_dropped)
         largest = max(after - before for before, after in itertools.pairwise(dropped))
         assert largest <= messages // 2, "many milliseconds of decompression were one turn"
+
+
+@pytest.mark.parametrize("kind", ["notification", "unwinding", "completing", "undoing"])
+async def test_a_lost_connection_counts_until_the_work_that_it_began_has_ended(kind: str) -> None:
+    """Else who connects, has work begun, leaves and comes again gets past every limit of a connection."""
+    app = sockrpc.App()
+    begun: list[object] = []
+    may_end = asyncio.Event()
+
+    async def linger() -> None:
+        await may_end.wait()
+
+    @app.on("notification")
+    async def handle(notification: sockrpc.Notification) -> None:
+        begun.append(notification)
+        await may_end.wait()
+
+    @app.method("unwinding")
+    async def unwind(call: sockrpc.Call) -> None:
+        begun.append(call)
+        try:
+            await call.socket.state.forever.wait()
+        finally:
+            await may_end.wait()
+
+    @app.method("completing", run_to_completion=True)
+    async def complete(call: sockrpc.Call) -> None:
+        begun.append(call)
+        await may_end.wait()
+
+    @app.method("undoing")
+    async def undo(call: sockrpc.Call) -> None:
+        begun.append(call)
+        call.on_abort(linger)
+        await call.socket.state.forever.wait()
+
+    @app.on_connect
+    def connected(socket: sockrpc.Socket) -> None:
+        socket.state.forever = asyncio.Event()
+
+    async with serving(app, max_connections=2) as here:
+        for count in (1, 2):
+            async with await here.raw() as raw:
+                await raw.send(notify(kind) if kind == "notification" else request(1, kind))
+                await until(lambda count=count: len(begun) == count)
+            await until(lambda: not here.server.connections)
+        assert (await ask_to_open(here.port, opening())).status == 503
+        may_end.set()
+        await until(lambda: not here.server._service.working)
+        async with await here.raw() as raw:
+            await raw.synchronize()

@@ -38,7 +38,7 @@ cdef class Service:
     cdef readonly set tasks                # notification handlers, undo hooks, hooks of the application
     cdef readonly bint stopping
     cdef readonly uint64_t accepted        # transports of this server so far
-    cdef readonly Py_ssize_t attached      # transports of this server, in the handshake or open
+    cdef readonly Py_ssize_t attached      # what max_connections counts: in the handshake, open, or with work left
     cdef object idle_waiter        # future of `wait_idle`
     cdef readonly object log
 

@@ -23,7 +23,6 @@ from sockrpc._notifications cimport Notification
 from sockrpc._service cimport Handler, Host, Procedure, ProcedureQueue, Service
 from sockrpc._websocket cimport Parser
 
-
 cdef enum:
     # Of a connection that ends, so many calls are cancelled before other connections get their turn:
     # each costs some microseconds here, and twice that in the next iteration, when its task unwinds.
@@ -452,8 +451,6 @@ cdef class ServerConnection(Host):
 
     cdef int on_lost(self) except -1:
         self.keep_transferred()
-        if self.is_attached:
-            self.service.attached -= 1
         return self.forget_if_over()
 
     cdef int forget_if_over(self) except -1:
@@ -461,6 +458,10 @@ cdef class ServerConnection(Host):
             self.transport is None and self.ended and self.active_count == 0 and self.notifying == 0
             and (self.waiting.head is None or self.service.methods is None)
         ):
+            if self.is_attached:
+                # Not before: who connects, has work begun and leaves would get past every limit.
+                self.is_attached = False
+                self.service.attached -= 1
             self.service.working.discard(self)
             self.service.check_idle()
         return 0

@@ -1,4 +1,4 @@
-"""Every limit, with its name, its unit and its default (docs: README, "Limits")."""
+"""Every limit, with its name, its unit and its default; docs/api.md tells what each does at its edge."""
 
 from __future__ import annotations
 
