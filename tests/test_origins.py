@@ -141,3 +141,15 @@ async def test_our_client_sends_the_origin_that_it_is_given(caplog: pytest.LogCa
         with pytest.raises(sockrpc.HandshakeError, match="evil") as raised:
             await here.connect(origin="https://evil.example")
         assert raised.value.status == 403
+
+
+@pytest.mark.parametrize("length", [300, 301])
+async def test_a_long_origin_does_not_fill_the_log(length: int, caplog: pytest.LogCaptureFixture) -> None:
+    origin = "http://" + "x" * (length - len("http://"))
+    answer = await answer_to(origin)
+    assert answer.status == 403
+    assert (origin.encode() in answer.body) == (origin in caplog.text) == (length == 300)
+    assert len(caplog.messages) == 1
+    assert len(caplog.messages[0]) < 1000
+    # Where it is named, it may be as long as it likes.
+    assert (await answer_to(origin, origins=[origin])).status == 101

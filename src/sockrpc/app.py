@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, overload
 
 from sockrpc._calls import Call
@@ -17,8 +17,9 @@ __all__ = ["App", "MethodHandler", "NotificationHandler", "Payload"]
 
 Payload = str | bytes | bytearray | memoryview
 
-MethodHandler = Callable[[Call], Awaitable[Payload | None] | Payload | None]
-NotificationHandler = Callable[[Notification], Awaitable[object] | object]
+# Not any awaitable: only a coroutine can be run in a task that is the call's own, and so be aborted.
+MethodHandler = Callable[[Call], Coroutine[Any, Any, Payload | None] | Payload | None]
+NotificationHandler = Callable[[Notification], Coroutine[Any, Any, object] | object]
 SocketHook = Callable[[Socket], Awaitable[None] | None]
 
 M = TypeVar("M", bound=MethodHandler)

@@ -56,6 +56,8 @@ BEGINNING = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{0,32}(?:\Z|(?<=.) )")
 BEGINNING_BYTES = 33
 NOT_HTTP = "This is not an HTTP/1.1 request."
 TLS_HANDSHAKE = 0x16  # the content type of the first record, RFC 8446 5.1
+# A scheme, 253 characters of a name (RFC 1035 2.3.4) and a port: what is longer need not fill a log.
+LONGEST_ORIGIN = 300
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -229,6 +231,8 @@ def check_origin(request: Request, origins: Origins) -> str | None:
         theirs, ours = host_name(origin), host_name("//" + host)
         if theirs is not None and (theirs == ours or {theirs, ours} <= LOOPBACK):
             return None
+    if len(origin) > LONGEST_ORIGIN or (host is not None and len(host) > LONGEST_ORIGIN):
+        return "An Origin or Host as long as that is not allowed."
     return f"Origin {origin!r} is not allowed on host {host!r}; allow it with origins=[{origin!r}]."
 
 

@@ -217,6 +217,10 @@ def wrong_registrations() -> None:
     def what_can_not_be_sent(call: sockrpc.Call) -> dict[str, int]:
         return {}
 
+    @app.method("wrong")  # type: ignore[type-var]
+    def what_can_not_be_aborted(call: sockrpc.Call) -> asyncio.Future[bytes]:
+        return asyncio.get_running_loop().create_future()
+
     app.method(1)  # type: ignore[call-overload]
     app.method("wrong", timeout="1")  # type: ignore[call-overload]
     app.method("wrong", 1.0)  # type: ignore[call-overload]
