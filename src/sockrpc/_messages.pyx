@@ -10,7 +10,7 @@ from sockrpc._connection cimport STATE_OPEN
 from sockrpc._keepalive cimport WatchedConnection
 from sockrpc._loop cimport LoopContext
 from sockrpc._output cimport Settings
-from sockrpc._websocket cimport OPCODE_BINARY, OPCODE_TEXT, Parser
+from sockrpc._websocket cimport OPCODE_BINARY, OPCODE_TEXT, Parser, copy_part
 
 
 # Not final: sockrpc.protocols joins it to asyncio.BufferedProtocol.
@@ -49,7 +49,7 @@ cdef class MessageConnection(WatchedConnection):
             self.write_soon(False)
 
     cdef int on_message(self, const uint8_t *data, Py_ssize_t size) except -1:
-        return self.pass_on(self.parser.copy(data, size))
+        return self.pass_on(copy_part(self.parser, data, size))
 
     cdef int on_text(self, const uint8_t *data, Py_ssize_t size) except -1:
         return self.pass_on(PyUnicode_DecodeUTF8(<const char *> data, size, NULL))

@@ -21,7 +21,7 @@ from sockrpc._keepalive cimport WatchedConnection
 from sockrpc._loop cimport clock
 from sockrpc._notifications cimport Notification
 from sockrpc._service cimport Handler, Host, Procedure, ProcedureQueue, Service
-from sockrpc._websocket cimport Parser
+from sockrpc._websocket cimport Parser, copy_part
 
 cdef enum:
     # Of a connection that ends, so many calls are cancelled before other connections get their turn:
@@ -179,7 +179,7 @@ cdef class ServerConnection(Host):
         call.id = frame.id
         call.connection = self
         call.service = self.service
-        call.payload = self.parser.copy(frame.payload, frame.payload_size)
+        call.payload = copy_part(self.parser, frame.payload, frame.payload_size)
         if handler != NULL:
             call.handler = <Handler> handler
             name = call.handler.name
@@ -216,7 +216,7 @@ cdef class ServerConnection(Host):
         notification = Notification.__new__(Notification)
         notification.connection = self
         notification.service = self.service
-        notification.payload = self.parser.copy(frame.payload, frame.payload_size)
+        notification.payload = copy_part(self.parser, frame.payload, frame.payload_size)
         if handler != NULL:
             notification.handler = <Handler> handler
             name = notification.handler.name

@@ -1,5 +1,6 @@
 # The WebSocket level (RFC 6455): frames in, whole messages out; no meaning, no sockets, no clock.
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sockrpc._memory cimport Buffer, Spares
@@ -40,7 +41,7 @@ cdef enum:
 cdef class Parser:
     cdef readonly str close_reason     # of EVENT_CLOSE and EVENT_FAULT
     # Of the last event; valid until the next call on this parser. Of EVENT_BINARY only the first
-    # CLEAR_BYTES may be looked at: what stands behind them is for `copy`, or for `unmask` before.
+    # CLEAR_BYTES may be looked at: what stands behind them is for `copy_part`, or for `unmask` before.
     cdef uint8_t *data
     cdef Py_ssize_t size
     cdef readonly int close_code
@@ -56,6 +57,7 @@ cdef class Parser:
     cdef Buffer message              # payloads of the fragments so far
     cdef Py_ssize_t checked          # how much of `message` is known to be UTF-8, if it is text
     cdef Buffer tail                 # bytes of an incomplete frame, kept between reads
+    cdef bint tail_is_large          # it was made for a large frame
     cdef Spares *spares              # where the tail of a large frame comes from; NULL: from the system
     cdef uint8_t *cursor             # the window: what is not yet parsed
     cdef uint8_t *end
@@ -67,8 +69,8 @@ cdef class Parser:
     cdef int offer(self, uint8_t *data, Py_ssize_t size) except -1
     # The next event in the window: one of Event.
     cdef int next(self) except -1
-    # A part of the last message; or of other memory, where nothing of that is masked.
-    cdef bytes copy(self, const uint8_t *start, Py_ssize_t size)
+    # A part of the last message, which has something masked: see `copy_part`.
+    cdef bytes copy_masked(self, const uint8_t *start, Py_ssize_t size)
     # After this all of `data` is clear.
     cdef int unmask(self) except -1
     # Must be called before the offered memory is used for something else.
@@ -83,6 +85,12 @@ cdef class Parser:
     cdef int reassembled(self) except -1
     cdef int text(self, Py_ssize_t checked) except -1
     cdef int closing(self) except -1
+
+# A part of the message that a parser gave last, or of other memory, if nothing of the message is masked.
+cdef inline bytes copy_part(Parser parser, const uint8_t *start, Py_ssize_t size):
+    if parser.masked != NULL:
+        return parser.copy_masked(start, size)
+    return PyBytes_FromStringAndSize(<const char *> start, size)
 
 # Writes a header for `size` bytes of payload to `out` (MAX_HEADER_BYTES long); returns its length.
 # `mask` is NULL for an unmasked frame, else its four bytes are written too.

@@ -153,16 +153,19 @@ cdef class Parser:
         if self.dead or rest == 0:
             if self.tail.data == NULL:
                 pass
-            elif self.spares == NULL:
-                buffer_free(&self.tail)
-            else:
+            elif self.tail_is_large:
+                self.tail_is_large = False
                 spares_give(self.spares, &self.tail)
+            else:
+                buffer_free(&self.tail)
         elif self.window_is_tail:
             if self.cursor != self.tail.data:
                 memmove(self.tail.data, self.cursor, rest)
             self.tail.size = rest
         else:
-            if self.missing >= LARGE_FRAME_BYTES and self.spares != NULL:
+            # Not for what a flood of small frames leaves of a read, which is never large for long.
+            self.tail_is_large = self.missing >= LARGE_FRAME_BYTES and self.spares != NULL
+            if self.tail_is_large:
                 spares_take(self.spares, &self.tail)
             buffer_append(&self.tail, self.cursor, rest)
         if rest and not self.dead:
@@ -279,16 +282,12 @@ cdef class Parser:
             if self.fragment() == EVENT_FAULT:
                 return EVENT_FAULT
 
-    cdef bytes copy(self, const uint8_t *start, Py_ssize_t size):
-        cdef bytes copied
-        cdef uint8_t *out
+    cdef bytes copy_masked(self, const uint8_t *start, Py_ssize_t size):
+        cdef bytes copied = PyBytes_FromStringAndSize(NULL, size)
+        cdef uint8_t *out = <uint8_t *> PyBytes_AS_STRING(copied)
         cdef Py_ssize_t clear
         cdef uint8_t mask[4]
         cdef int i
-        if self.masked == NULL:
-            return PyBytes_FromStringAndSize(<const char *> start, size)
-        copied = PyBytes_FromStringAndSize(NULL, size)
-        out = <uint8_t *> PyBytes_AS_STRING(copied)
         clear = min(max(self.masked - start, 0), size)
         memcpy(out, start, clear)
         for i in range(4):
@@ -391,7 +390,7 @@ cdef class Parser:
                     self.close_code.to_bytes(2, "big") + self.close_reason.encode(),
                 ))
                 break
-            events.append((EVENT_NAMES[event], self.copy(self.data, self.size)))
+            events.append((EVENT_NAMES[event], copy_part(self, self.data, self.size)))
         self.keep()
         return events
 

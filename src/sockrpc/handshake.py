@@ -8,7 +8,6 @@ with the Host, and the refusals say what would have been accepted.
 from __future__ import annotations
 
 import http
-import json
 import logging
 import re
 import urllib.parse
@@ -49,6 +48,7 @@ Origins = Collection[str] | Literal["*"] | None
 LOGGER = logging.getLogger("sockrpc.handshake")
 LOGGER.setLevel(logging.WARNING)
 
+NUL = "\0"
 BLANK_LINE = b"\r\n\r\n"
 
 # How a request begins, as far as it has come: a method, which is a token (RFC 9110 5.6.2), and a space.
@@ -85,17 +85,23 @@ def serialize_response(response: Response, *, head: bool = False) -> bytes:
     return Response(response.status_code, response.reason_phrase, headers, body).serialize()
 
 
-def pack_request(request: Request) -> str:
-    """All of a request in one string: an eighth of the memory that its objects take."""
-    fields = (request.path, list(request.headers.raw_items()), request.method, request.protocol)
-    return json.dumps(fields, separators=(",", ":"))
+def pack_request(request: Request) -> Request | str:
+    """All of a request in one string, an eighth of the memory that its objects take."""
+    parts = [request.path, request.method, request.protocol]
+    for item in request.headers.raw_items():
+        parts += item
+    packed = NUL.join(parts)
+    # None of them has one, unless the application has put it there.
+    return packed if packed.count(NUL) == len(parts) - 1 else request
 
 
-def unpack_request(packed: str) -> Request:
+def unpack_request(packed: Request | str) -> Request:
     """The request that `pack_request` was given."""
-    path, items, method, protocol = json.loads(packed)
+    if isinstance(packed, Request):
+        return packed
+    path, method, protocol, *parts = packed.split(NUL)
     headers = Headers()
-    for name, value in items:
+    for name, value in zip(parts[::2], parts[1::2], strict=True):
         # Not judged again: it is as the parser, or the application, left it.
         headers.set_insecure(name, value)
     return Request(path, headers, method, protocol)

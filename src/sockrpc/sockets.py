@@ -79,7 +79,7 @@ class Socket:
     @property
     def request(self) -> Request | None:
         """The opening request (path, headers); None until it was received."""
-        if isinstance(self._request, str):
+        if self._request is not None:
             self._request = unpack_request(self._request)
         return self._request
 
