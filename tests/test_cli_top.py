@@ -130,6 +130,11 @@ def test_an_interval_has_bounds(seconds: str) -> None:
     assert "0.5 to 3600" in failure(run_command("top", "x", "--interval", seconds), 2)
 
 
+def test_workers_need_sockets_of_their_own() -> None:
+    told = failure(run_command("serve", "any:app", "--workers", "2", "--inspect-path", "top.sock"), 2)
+    assert "{pid}" in told
+
+
 def test_where_nobody_listens_is_told(tmp_path: Path) -> None:
     assert "FileNotFoundError" in failure(run_command("top", str(tmp_path / "none")), 1)
 
