@@ -33,7 +33,7 @@ cdef class Output(Member):
     cdef object compression          # sockrpc.compression.Compression, None where none was agreed on
     cdef bint vectored               # the transport's writelines can be relied on
     cdef bint write_paused           # the transport holds more than output_high_bytes
-    cdef Py_ssize_t buffered_bytes   # what the transport still held after the last write: an upper bound
+    cdef Py_ssize_t buffered_bytes   # of what the transport still holds: an upper bound
     cdef uint64_t written_bytes      # given to the transport so far
 
     # Appends one binary message; the transport gets it at the next flush.
@@ -43,6 +43,7 @@ cdef class Output(Member):
     cdef int send_joined(self, const uint8_t *prefix, Py_ssize_t prefix_size, bytes payload) except -1
     cdef int send_control(self, uint8_t opcode, bytes payload) except -1
     cdef int send_large(self, bytes payload) except -1
+    cdef int count_written(self, Py_ssize_t size) except -1
     cdef int give_to_transport(self, bytes data) except -1
     cdef bytes take_output(self)
     cdef Py_ssize_t unsent(self) except -1

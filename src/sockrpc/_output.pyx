@@ -137,7 +137,7 @@ cdef class Output(Member):
             else:
                 self.transport.write(head)
                 self.transport.write(payload)
-            self.buffered_bytes = self.transport.get_write_buffer_size()
+            self.count_written(PyBytes_GET_SIZE(head) + PyBytes_GET_SIZE(payload))
         except RuntimeError:
             # uvloop: the handle was closed under us; connection_lost is on its way.
             pass
@@ -205,13 +205,20 @@ cdef class Output(Member):
             buffer_free(&self.output)
         return data
 
+    cdef int count_written(self, Py_ssize_t size) except -1:
+        # An upper bound, so the transport need not be asked after each write.
+        self.buffered_bytes += size
+        if 2 * self.buffered_bytes >= self.settings.output_high_bytes:
+            self.buffered_bytes = self.transport.get_write_buffer_size()
+        return 0
+
     cdef int give_to_transport(self, bytes data) except -1:
         if self.transport is None or self.transport.is_closing():
             return 0
         self.written_bytes += PyBytes_GET_SIZE(data)
         try:
             self.transport.write(data)
-            self.buffered_bytes = self.transport.get_write_buffer_size()
+            self.count_written(PyBytes_GET_SIZE(data))
         except RuntimeError:
             # uvloop: the handle was closed under us; connection_lost is on its way.
             pass
