@@ -141,6 +141,21 @@ async def test_a_reload_leaves_connections_and_their_calls_alone(kind: str, tmp_
         assert await old.call("wait", "0") == b"done"
 
 
+async def test_a_server_that_stops_says_so_and_then_the_proxy_says_that_nobody_is_there(
+    kind: str, tmp_path: Path
+) -> None:
+    async with behind(kind, tmp_path, {}) as proxy:
+        async with proxy.connect() as client:
+            proxy.server.close()
+            with pytest.raises(sockrpc.ConnectionLost) as lost:
+                await anext(client.on("nothing"))
+            assert lost.value.code == 1001
+        await proxy.server.wait_closed()
+        with pytest.raises(sockrpc.HandshakeError) as refused:
+            await proxy.connect()
+        assert refused.value.status == {"nginx": 502, "haproxy": 503}[kind]
+
+
 async def test_a_slow_reader_is_not_buffered_without_bound_by_the_proxy(kind: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"output_high_bytes": 64 * 1024, "output_low_bytes": 16 * 1024}
     async with behind(kind, tmp_path, {}, **options) as proxy:
