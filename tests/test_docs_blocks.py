@@ -67,6 +67,7 @@ BLOCKS_RUN_BY = {
     ("src/sockrpc/js/README.md", "sockrpc for browsers and Node", "js"): [
         "test_the_example_of_the_readme_runs"
     ],
+    ("docs/reference/metrics.md", "Alerts", "yaml"): ["test_alerts_ask_for_metrics_that_there_are"],
     # Every block of the page, below whatever heading.
     ("docs/howto/testing.md", "", "python"): ["test_its_tests_pass_as_a_suite_of_their_own"],
     ("docs/howto/guarding-performance.md", "Five minutes in an empty folder", "python"): [
