@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import ssl
+import time
 
 import pytest
 
@@ -155,3 +156,41 @@ async def test_a_lost_connection_counts_until_the_work_that_it_began_has_ended(k
         await until(lambda: not here.server._service.working)
         async with await here.raw() as raw:
             await raw.synchronize()
+
+
+async def test_calls_that_waited_take_turns_with_other_connections() -> None:
+    app = sockrpc.App()
+    may_begin = asyncio.Event()
+    burnt: list[int] = []
+    seen: list[int] = []
+    sockets: list[sockrpc.Socket] = []
+
+    @app.on_connect
+    async def hold_the_first(socket: sockrpc.Socket) -> None:
+        sockets.append(socket)
+        if len(sockets) == 1:
+            await may_begin.wait()
+
+    @app.method("burn")
+    def burn(call: sockrpc.Call) -> None:
+        until_then = time.perf_counter() + 0.003
+        while time.perf_counter() < until_then:
+            pass
+        burnt.append(call.id)
+
+    @app.method("look")
+    def look(call: sockrpc.Call) -> None:
+        seen.append(len(burnt))
+
+    async with serving(app) as here, await here.raw() as busy:
+        await busy.send(*(request(n, "burn") for n in range(30)))
+        await until(lambda: here.server.statistics().procedures_waiting == 30)
+        async with await here.raw() as other:
+            await other.synchronize()
+            may_begin.set()
+            await other.send(request(1, "look"))
+            await other.answer()
+        for _ in range(30):
+            await busy.answer()
+    assert burnt == list(range(30))
+    assert seen[0] < 30

@@ -124,6 +124,18 @@ async def test_a_read_that_was_under_way_when_reading_was_paused_is_kept() -> No
         assert raw.answers == [(n, b"%d" % n) for n in range(1, 5)]
 
 
+async def test_a_transport_that_tells_of_more_bytes_than_there_was_room_for_is_not_believed() -> None:
+    async with MemoryServer(echo_app()) as here:
+        _, pair = here.raw()
+        whole = request(1, "echo", bytes(1_000_000))
+        pair.client.write(whole[:60_000])
+        pair.deliver_all()
+        room = pair.server.protocol.get_buffer(-1)
+        assert len(room) > 100_000
+        with pytest.raises(ValueError, match="more bytes received than reserved"):
+            pair.server.protocol.buffer_updated(100_000_000)
+
+
 async def test_a_transport_may_say_good_bye_from_inside_a_read() -> None:
     app = echo_app()
     pairs: list[Pair] = []

@@ -138,8 +138,6 @@ cdef class Parser:
         # `reserve` gave the room; a caller that writes more than it asked for is caught here.
         if size < 0 or self.tail.size + size > self.tail.capacity:
             raise ValueError("more bytes received than reserved")
-        if self.dead:
-            return 0
         self.tail.size += size
         self.cursor = self.tail.data
         self.end = self.tail.data + self.tail.size
