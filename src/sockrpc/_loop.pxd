@@ -5,11 +5,11 @@ from libc.stdint cimport uint8_t
 
 from sockrpc._memory cimport Buffer, Spares
 
-# A connection as its loop sees it. Each method is called by the LoopContext; none may raise.
 cdef enum:
     # Larger than what one recv usually finds, so that a busy connection costs few system calls.
     RECEIVE_BYTES = 256 * 1024
 
+# A connection as its loop sees it. The LoopContext calls each method, and reports what one raises.
 cdef class Member:
     cdef bint dirty                  # in LoopContext.dirty
     cdef bint postponed              # in LoopContext.postponed

@@ -18,7 +18,7 @@ cdef enum Event:
     EVENT_CLOSE = 5      # `close_code`, `close_reason` as received (1005 if the frame was empty)
     EVENT_FAULT = 6      # `close_code`, `close_reason`: what to close with; the parser is dead now
     EVENT_COMPRESSED_BINARY = 7  # `data`, `size`: a whole message as the extension left it, still to be
-    EVENT_COMPRESSED_TEXT = 8    # decompressed; of a text message, then to be checked with `utf8_fault`
+    EVENT_COMPRESSED_TEXT = 8    # decompressed; of a text message, then to be checked by `utf8_prefix`
 
 cdef enum:
     OPCODE_CONTINUATION = 0
@@ -75,7 +75,6 @@ cdef class Parser:
     cdef int unmask(self) except -1
     # Must be called before the offered memory is used for something else.
     cdef int keep(self) except -1
-    # Bytes that are offered or kept and not yet parsed.
     # Where the next `size` bytes may be received directly (see `received`); NULL is never returned.
     cdef uint8_t *reserve(self, Py_ssize_t size) except NULL
     cdef int received(self, Py_ssize_t size) except -1
@@ -98,4 +97,5 @@ cdef Py_ssize_t write_header(uint8_t *out, uint8_t opcode, Py_ssize_t size, cons
 cdef bytes close_payload(int code, str reason)
 # How many bytes of `data` are UTF-8 for sure, -1 if it is not UTF-8; without `whole` its last character may be cut.
 cdef Py_ssize_t utf8_prefix(const uint8_t *data, Py_ssize_t size, bint whole) except -2
+# What the close frame says of text that is not UTF-8.
 cdef str utf8_fault()

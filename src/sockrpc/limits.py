@@ -1,4 +1,4 @@
-"""Every limit, with its name, its unit and its default; docs/api.md tells what each does at its edge."""
+"""Every limit, with its name, its unit and its default; docs/reference/limits.md tells what each does."""
 
 from __future__ import annotations
 

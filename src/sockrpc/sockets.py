@@ -31,7 +31,8 @@ class Socket:
 
     In the socket form it is also an asynchronous iterator over what the client sends: `Call` and
     `Notification` objects in order of arrival. The iteration ends when the connection is lost.
-    Cancelling the iteration loses nothing.
+    Cancelling the iteration loses nothing. Several tasks may iterate over one socket: each procedure goes
+    to one of them.
 
     Attributes:
         state: A namespace for the application.
