@@ -157,7 +157,7 @@ def add_serving_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
-    """What call, notify and listen take."""
+    """What call, notify, listen and bench take."""
     parser.add_argument("uri", metavar="URI", help="ws://host:port/path or wss://...")
     parser.add_argument("--uds", metavar="PATH", help="connect to this unix socket")
     parser.add_argument(
@@ -169,7 +169,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """What all commands take."""
+    """What all commands but top take."""
     parser.add_argument("--compression", choices=["deflate"], help="compress messages (off)")
     parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
 
