@@ -436,7 +436,7 @@ cdef class Call(Procedure):
         self.work += 1
         if self.queue is None:
             # The task must be referred to, and it is the connection that does.
-            self.connection.active.push(self)
+            self.connection.active_queue().push(self)
         return 0
 
     cdef int let_go(self) except -1:

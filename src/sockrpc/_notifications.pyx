@@ -54,7 +54,7 @@ cdef class Notification(Procedure):
         # Losing the connection does not abort it, so the service owns it.
         self.service.keep(task)
         self.task = task
-        self.connection.handling.push(self)
+        self.connection.handling_queue().push(self)
         return 0
 
     def _ended(self, task: asyncio.Task[object]) -> None:

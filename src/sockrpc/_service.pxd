@@ -89,14 +89,17 @@ cdef class Host(WatchedConnection):
     cdef readonly Service service
     cdef readonly object socket      # sockrpc.Socket
     cdef readonly uint64_t number    # of the connection, for logs: no two in one process have the same
-    cdef ProcedureQueue active       # calls with work that must be kept alive
-    cdef ProcedureQueue handling     # notifications whose handlers have not ended
+    cdef ProcedureQueue active       # calls with work that must be kept alive, None before there was one
+    cdef ProcedureQueue handling     # notifications whose handlers have not ended, the same
     cdef Py_ssize_t notifying        # notification handlers that have not ended
     cdef object callbacks            # the context that tasks' callbacks run in, None until one is needed
 
     cdef int on_unknown(self, uint32_t id, str method) except -1  # a call of what nobody registered
     cdef int attach(self) except -1                             # its transport is there
     cdef int keep_transferred(self) except -1                   # its transport is gone: count what it carried
+    # Made on demand, as most connections are idle.
+    cdef ProcedureQueue active_queue(self)
+    cdef ProcedureQueue handling_queue(self)
     cdef object callback_context(self)
     cdef int on_answered(self) except -1                        # an answer was appended to the output
     cdef int on_left_waiting(self, Procedure procedure) except -1   # it was aborted before it started

@@ -149,7 +149,7 @@ cdef class Service:
             return None
         for connection in self.working:
             for queue in (connection.active, connection.handling):
-                procedure = (<ProcedureQueue> queue).head
+                procedure = None if queue is None else (<ProcedureQueue> queue).head
                 while procedure is not None:
                     if procedure.owns(task):
                         return procedure
@@ -362,6 +362,17 @@ cdef class Host(WatchedConnection):
     def transferred(self) -> tuple[int, int]:
         """Bytes received, and bytes given to the transport."""
         return self.read_bytes, self.written_bytes
+
+    cdef ProcedureQueue active_queue(self):
+        if self.active is None:
+            self.active = ProcedureQueue()
+        return self.active
+
+    cdef ProcedureQueue handling_queue(self):
+        if self.handling is None:
+            self.handling = ProcedureQueue()
+        return self.handling
+
     cdef object callback_context(self):
         # One for all of them, or each would keep a copy of the current one. Not of that: it may be a handler's,
         # and what starts in such a callback is not to see its variables.

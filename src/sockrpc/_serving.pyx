@@ -57,8 +57,6 @@ cdef class ServerConnection(Host):
         self.parser = Parser("server", self.settings.max_message_bytes)
         self.table = RequestTable()
         self.waiting = ProcedureQueue()
-        self.active = ProcedureQueue()
-        self.handling = ProcedureQueue()
 
     def connection_made(self, transport) -> None:
         """Called by the transport: it is connected; the opening handshake begins."""
@@ -413,9 +411,9 @@ cdef class ServerConnection(Host):
             self.aborting.append(call)
             call.give_up(reason)
             call.cancel_is_due = self.stopped or call.handler is None or not call.handler.run_to_completion
-            active += call.queue is self.active
+            active += call.queue is not None
         # Work that goes on after its answer ends too: nothing outlives its connection by accident.
-        if active < self.active.count:
+        if self.active is not None and active < self.active.count:
             self.aborting[:0] = [
                 call for call in self.active_work()
                 if call.outcome == OUTCOME_ANSWERED or call.outcome == OUTCOME_FAILED
@@ -469,7 +467,7 @@ cdef class ServerConnection(Host):
     def active_work(self) -> list[Call]:
         """The calls whose work has not ended."""
         cdef list calls = []
-        cdef Procedure procedure = self.active.head
+        cdef Procedure procedure = None if self.active is None else self.active.head
         while procedure is not None:
             calls.append(procedure)
             procedure = procedure.following

@@ -42,8 +42,8 @@ def add_operating_options(parser: argparse.ArgumentParser) -> None:
 class Operation:
     """What runs beside a server, from when it has started until it has stopped.
 
-    With several worker processes each has metrics of its own, on the first free port from
-    `--metrics-port` on. It can be pickled, for them.
+    With several worker processes each has metrics of its own, on the first that is free of twice as
+    many ports from `--metrics-port` on. It can be pickled, for them.
 
     Args:
         options: Of the command line.
@@ -78,13 +78,15 @@ class Operation:
 
     def _serve_metrics(self, server: sockrpc.Server, first: int) -> MetricsServer:
         serve = metrics_server()
-        for port in range(first, first + self._processes - 1):
+        # A worker has its port until its successor serves.
+        last = min(first + 2 * self._processes - 1, LARGEST_PORT) if first and self._processes > 1 else first
+        for port in range(first, last):
             try:
                 return serve(server, port, self._host)
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
-        return serve(server, first + self._processes - 1, self._host)
+        return serve(server, last, self._host)
 
 
 async def close_after(server: sockrpc.Server, metrics: MetricsServer) -> None:
