@@ -116,6 +116,14 @@ def test_each_block_is_run_or_says_that_it_is_an_excerpt(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.is_relative_to(DOCS)], ids=relative)
+def test_what_only_the_build_includes_is_linked(page: Path) -> None:
+    """Who reads the page in the repository sees an empty box there."""
+    text = page.read_text("utf-8")
+    for block in blocks(page):
+        assert block.directive != "literalinclude" or f"]({block.argument})" in text, block.argument
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.is_relative_to(DOCS)], ids=relative)
 def test_no_code_stands_in_an_indented_block(page: Path) -> None:
     text = re.sub(r"^(```+).*?^\1$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
     assert re.findall(r"\n\n    \S.*", text) == []
