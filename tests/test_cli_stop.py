@@ -121,8 +121,21 @@ def test_the_first_signal_stops_gracefully(folder: Path, number: signal.Signals,
         assert await asyncio.to_thread(server.end) == 0
         assert server.rest() == b""
         assert not server.logged("ERROR")
+        # Who waits for the end is told what it waits for.
+        assert server.logged(
+            "stopping: 1 calls and 0 notifications have 600 s to end; a second signal aborts them"
+        )
 
     with_server(folder, test, "--stop-grace", "600", "--loop", loop)
+
+
+def test_a_stop_that_waits_for_nothing_says_nothing(folder: Path) -> None:
+    async def test(server: Served, client: sockrpc.Client) -> None:
+        server.process.terminate()
+        assert await asyncio.to_thread(server.end) == 0
+        assert not server.logged("stopping")
+
+    with_server(folder, test)
 
 
 @pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)])

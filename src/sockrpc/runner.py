@@ -108,6 +108,18 @@ async def run_server(starting: serve, on_started: Callable[[Server], None] | Non
             await server.wait_closed()
 
 
+def tell_what_is_waited_for(server: Server) -> None:
+    """Whoever has pressed Ctrl-C and sees no end of it learns why, and what to do."""
+    now = server.statistics()
+    if now.calls_in_flight or now.notifications_running:
+        LOG.info(
+            "stopping: %d calls and %d notifications have %g s to end; a second signal aborts them",
+            now.calls_in_flight,
+            now.notifications_running,
+            server._limits.stop_grace,
+        )
+
+
 @contextlib.contextmanager
 def signals_stop(server: Server) -> Iterator[None]:
     """The first SIGINT or SIGTERM stops gracefully, the second at once."""
@@ -119,6 +131,7 @@ def signals_stop(server: Server) -> Iterator[None]:
         received += 1
         if received == 1:
             server.close()
+            tell_what_is_waited_for(server)
         else:
             server.hurry()
 

@@ -307,7 +307,7 @@ class Supervisor:
     # Stopping
 
     def _stop(self) -> None:
-        LOG.info("all workers are told to stop")
+        LOG.info("all workers are told to stop; another signal stops them at once")
         self._stopping = True
         self._due.clear()
         self._deadline = time.monotonic() + self._patience + EXTRA_PATIENCE
