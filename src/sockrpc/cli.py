@@ -328,7 +328,10 @@ def call(options: argparse.Namespace) -> int:
             try:
                 return await client.call(options.method, payload, timeout=options.timeout)
             except TimeoutError:
-                raise TimeoutError(f"no answer within {options.timeout:g} s; the call was reset") from None
+                raise TimeoutError(
+                    f"no answer within {options.timeout:g} s; the call was reset. "
+                    "If it failed, the server's log says why"
+                ) from None
 
     answer = asyncio.run(run())
     if options.json:
