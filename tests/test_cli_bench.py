@@ -126,7 +126,8 @@ def test_ctrl_c_ends_it_with_what_was_measured(tmp_path: Path) -> None:
 def test_a_method_that_never_answers_is_a_time_out(served: Served) -> None:
     with served:
         done = run_command("bench", served.uri, "--method", "never", "--timeout", "0.2")
-    assert failure(done, 124) == "sockrpc: no answer within 0.2 s; is there a method 'never'?"
+    told = "no answer within 0.2 s; is there a method 'never'? --method names another"
+    assert failure(done, 124) == f"sockrpc: {told}"
 
 
 def test_a_connection_that_is_lost_ends_it_with_what_was_measured(served: Served) -> None:

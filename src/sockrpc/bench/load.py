@@ -170,7 +170,8 @@ async def put_load(load: Load, progress: Callable[[Measured], None]) -> Measured
             await clients[0].call(load.method, load.payload, timeout=load.timeout)
         except TimeoutError:
             raise TimeoutError(
-                f"no answer within {load.timeout:g} s; is there a method {load.method!r}?"
+                f"no answer within {load.timeout:g} s; is there a method {load.method!r}? "
+                "--method names another"
             ) from None
         return await measure(load, clients, progress)
     finally:

@@ -18,7 +18,9 @@ __all__ = ["add_load_options", "print_load"]
 
 def add_load_options(parser: argparse.ArgumentParser, timeout: float) -> None:
     """What `sockrpc bench` takes beside the options of every client."""
-    parser.add_argument("--method", default="echo", metavar="METHOD", help="what to call (%(default)s)")
+    parser.add_argument(
+        "--method", default="echo", metavar="METHOD", help="what to call (%(default)s); demo: uppercase"
+    )
     for flag, default, text in (
         ("--connections", 1, "connections"),
         ("--in-flight", 16, "calls in flight on each connection"),
