@@ -121,11 +121,12 @@ def test_a_limit_that_is_no_number_is_told_with_the_usage() -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("module", "'module' is not MODULE:APP"),
-        ("module:", "'module:' is not MODULE:APP"),
-        (":app", "':app' is not MODULE:APP"),
+        ("module", "'module' is not MODULE:APP, such as server:app"),
+        ("module:", "'module:' is not MODULE:APP, such as server:app"),
+        (":app", "':app' is not MODULE:APP, such as server:app"),
         (".module:app", "there is no module '.module'"),
         ("missing:app", "there is no module 'missing'"),
+        ("module.py:app", "there is no module 'module.py'; it is named without .py"),
         ("missing.part:app", "there is no module 'missing.part'"),
         ("module.part:app", "there is no module 'module.part'"),
         ("module:missing", "module 'module' has no 'missing'"),

@@ -22,7 +22,7 @@ def load(name: str) -> Any:
     """
     module_name, colon, attributes = name.partition(":")
     if not colon or not module_name or not attributes:
-        raise UsageError(f"{name!r} is not MODULE:APP")
+        raise UsageError(f"{name!r} is not MODULE:APP, such as server:app")
     if not all(module_name.split(".")):
         raise UsageError(f"there is no module {module_name!r}")
     try:
@@ -31,7 +31,8 @@ def load(name: str) -> Any:
         # Only its own absence is the user's typing error; what it imports in vain is a defect of it.
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             raise
-        raise UsageError(f"there is no module {module_name!r}") from None
+        hint = "; it is named without .py" if module_name.endswith(".py") else ""
+        raise UsageError(f"there is no module {module_name!r}{hint}") from None
     for attribute in attributes.split("."):
         try:
             found = getattr(found, attribute)
