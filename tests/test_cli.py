@@ -10,6 +10,7 @@ import pytest
 
 import sockrpc
 from sockrpc.cli import main
+from sockrpc.limits import SECONDS
 from tests.command import Command, failure, run_command
 
 MIB = 1024 * 1024
@@ -77,8 +78,9 @@ def test_help_names_each_limit_with_its_default_and_the_exit_codes(name: str) ->
     text = done.stdout.decode()
     limits = COMMANDS[name][1]
     for limit, default in limits.items():
-        found = re.search(rf"^ +{flag(limit)} N\s+\((\S+)\)$", text, re.MULTILINE)
+        found = re.search(rf"^ +{flag(limit)} N\s+\((\S+)( s)?\)$", text, re.MULTILINE)
         assert found is not None, limit
+        assert bool(found[2]) == (limit in SECONDS), limit
         assert float(found[1]) == default, limit
     others = set(SERVER_LIMITS | CLIENT_LIMITS) - set(limits)
     assert not [limit for limit in others if flag(limit) in text]

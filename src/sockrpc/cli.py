@@ -20,7 +20,7 @@ import sockrpc
 from sockrpc.bench.loading import add_load_options, print_load
 from sockrpc.handover import named_sockets
 from sockrpc.importing import load
-from sockrpc.limits import ClientLimits, Limits, ServerLimits
+from sockrpc.limits import SECONDS, ClientLimits, Limits, ServerLimits
 from sockrpc.listening import shown_address
 from sockrpc.operating import Operation, add_operating_options
 from sockrpc.pages import pages, serve_pages
@@ -177,12 +177,13 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 def add_limit_options(parser: argparse.ArgumentParser, names: frozenset[str]) -> None:
     """A flag for each limit, with its default."""
     group = parser.add_argument_group(
-        "limits", "bytes, seconds or counts, as the names say; 'none' where allowed"
+        "limits", "'none' where allowed; the documentation says under Limits what happens at each"
     )
     for field in dataclasses.fields(Limits):
         if field.name in names:
             flag = "--" + field.name.replace("_", "-")
-            shown = "from the system" if field.name == "max_connections" else f"{field.default}"
+            unit = " s" if field.name in SECONDS else ""
+            shown = "from the system" if field.name == "max_connections" else f"{field.default}{unit}"
             group.add_argument(
                 flag, type=limit_value, default=argparse.SUPPRESS, metavar="N", help=f"({shown})"
             )

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from sockrpc.errors import UsageError
 
-__all__ = ["ClientLimits", "ConnectionLimits", "Limits", "ServerLimits", "make_limits"]
+__all__ = ["SECONDS", "ClientLimits", "ConnectionLimits", "Limits", "ServerLimits", "make_limits"]
 
 KIB = 1024
 MIB = 1024 * KIB
