@@ -182,6 +182,11 @@ def test_each_command_and_each_flag_is_named() -> None:
     assert documented == flags
 
 
+def test_the_help_of_each_command_is_shown() -> None:
+    shown = [each.argument for each in blocks(FOLDER / "command-line.md") if each.directive == "command-help"]
+    assert shown == ["", *(name for name, _ in parsers())]
+
+
 def test_the_exit_codes() -> None:
     section = " ".join(TEXT.partition("Exit codes: ")[2].split())
     codes = [0, cli.EXIT_FAILED, cli.EXIT_USAGE, cli.EXIT_TIMED_OUT, cli.EXIT_INTERRUPTED]
