@@ -136,7 +136,9 @@ def test_workers_need_sockets_of_their_own() -> None:
 
 
 def test_where_nobody_listens_is_told(tmp_path: Path) -> None:
-    assert "FileNotFoundError" in failure(run_command("top", str(tmp_path / "none")), 1)
+    told = failure(run_command("top", str(tmp_path / "none")), 1)
+    assert told.startswith("sockrpc: FileNotFoundError: there is no ")
+    assert "none; was the server started with --inspect-path?" in told
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,7 @@ Snapshot = dict[str, Any]
 
 def add_top_options(parser: argparse.ArgumentParser) -> None:
     """What `sockrpc top` takes."""
-    parser.add_argument(
-        "path", metavar="URI-or-socket", help="PATH or unix:PATH of a server's --inspect-path"
-    )
+    parser.add_argument("path", metavar="PATH", help="what the server was given as --inspect-path")
     parser.add_argument(
         "--interval", type=float, default=1.0, metavar="S", help="seconds between two looks (%(default)g)"
     )
@@ -100,7 +98,11 @@ def snapshots(path: str, interval: float) -> Generator[tuple[str, Snapshot], Non
         raise sockrpc.UsageError("top needs unix sockets, which this system lacks")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
         line.settimeout(interval + PATIENCE)
-        line.connect(path)
+        try:
+            line.connect(path)
+        except FileNotFoundError:
+            told = f"there is no {path}; was the server started with --inspect-path?"
+            raise FileNotFoundError(told) from None
         line.sendall(json.dumps({"interval": interval}).encode() + b"\n")
         with line.makefile("rb") as incoming:
             while data := incoming.readline(MAX_LINE_BYTES):

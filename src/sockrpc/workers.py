@@ -57,7 +57,10 @@ def run_workers(
         host = "127.0.0.1" if host is None else host
         port = 3000 if port is None else port
     if "{pid}" not in (options.get("inspect_path") or "{pid}"):
-        raise UsageError("with workers inspect_path needs {pid}, as each process has a socket of its own")
+        raise UsageError(
+            "with workers inspect_path needs {pid}, such as top-{pid}.sock, "
+            "as each process has a socket of its own"
+        )
     # What is wrong with the arguments is told here, once.
     serve(App(), host, port, **options)
     loop_factory(loop)
