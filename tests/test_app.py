@@ -172,6 +172,16 @@ def test_registration_mistakes_are_usage_errors() -> None:
         app.method("d", timeout=math.nan)(coroutine)
     with pytest.raises(sockrpc.UsageError, match="no name"):
         app.method()(partial(coroutine))
+    wrongs: list[Any] = [lambda: b"", lambda call, more: b"", lambda *, call: b""]
+    for wrong in wrongs:
+        with pytest.raises(sockrpc.UsageError, match="method 'e' has to take one argument"):
+            app.method("e")(wrong)
+        with pytest.raises(sockrpc.UsageError, match="event 'e' has to take one argument"):
+            app.on("e")(wrong)
+    # What more a handler can take has a default; what does not tell is believed.
+    rights: list[Any] = [lambda call, more=1: b"", lambda *calls: b"", partial(lambda n, call: b"", 1), dict]
+    for right in rights:
+        sockrpc.App().method("e")(right)
     app.method("x" * 255)(lambda call: b"")
 
 

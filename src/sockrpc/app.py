@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, overload
 
@@ -75,7 +76,8 @@ class App:
             thread: Run a plain function in a worker thread.
 
         Raises:
-            UsageError: The name is taken or too long, or the options do not fit the function.
+            UsageError: The name is taken or too long, the options do not fit the function, or it can not
+                take one argument.
         """
         if callable(name):
             return self.method()(name)
@@ -118,7 +120,7 @@ class App:
             name: The event's name; the function's own by default.
 
         Raises:
-            UsageError: The name is taken or too long.
+            UsageError: The name is taken or too long, or the function can not take one argument.
         """
         if callable(name):
             return self.on()(name)
@@ -174,6 +176,22 @@ def add(table: dict[str, Handler], handler: Handler, what: str) -> None:
     """Register a handler under a name that is free."""
     if not callable(handler.function):
         raise UsageError(f"the handler of {what} {handler.name!r} is not callable")
+    if not takes_one_argument(handler.function):
+        raise UsageError(f"the handler of {what} {handler.name!r} has to take one argument, and no other")
     if handler.name in table:
         raise UsageError(f"{what} {handler.name!r} is registered twice")
     table[handler.name] = handler
+
+
+def takes_one_argument(function: Callable[..., Any]) -> bool:
+    """Whether a function can be called as handlers are; True where that can not be known."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError, NameError):
+        # Some compiled functions do not tell; Python 3.14 looks up what the annotations name.
+        return True
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return True
