@@ -17,7 +17,7 @@
 ##   make asan    the tests under AddressSanitizer and UndefinedBehaviorSanitizer (ARGS="-k frames")
 ##   make asan-quick   the part of them that runs with every change
 ##   make cover   line coverage; fails if a line of a .pyx is not executed
-##   make wheel   source distribution and wheel into dist/
+##   make wheel   source distribution and wheel into dist/    (PYTHONS=3.11: for that Python)
 ##   make wheels  both proved: tags, contents, installing, the tests, a build for aarch64  (ARGS="sdist wheel")
 ##   make clean   remove all that the others made
 ##
