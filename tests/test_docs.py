@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 import sockrpc
+import sockrpc.bench
+import sockrpc.logs
+import sockrpc.prometheus
 import sockrpc.testing
 from sockrpc import cli
 from sockrpc.limits import ClientLimits, Limits, ServerLimits
