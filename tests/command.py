@@ -69,6 +69,9 @@ class Command:
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             # The tests run in the background of a shell; what is ignored here is ignored in each child.
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            # Of nohup, the same.
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
         self.process = subprocess.Popen(
             [*prefix, *command_line(*arguments, program=program)],
             stdin=subprocess.DEVNULL,

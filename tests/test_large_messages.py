@@ -133,7 +133,7 @@ async def test_what_is_small_or_larger_than_all_that_is_kept_is_not_kept(size: i
 async def test_a_flood_of_small_messages_keeps_nothing() -> None:
     # More than is served in one turn: the rest of each read is kept until the next.
     flood = b"".join(request(i, "spare") for i in range(1000)) * 40
-    async with serving(app()) as here, await here.raw() as raw:
+    async with serving(app(), ping_interval=None) as here, await here.raw() as raw:
         sending = asyncio.create_task(raw.send(flood))
         most = 0
         for _ in range(40 * 1000):

@@ -154,7 +154,7 @@ def test_sigterm_to_a_worker_replaces_it_and_loses_nothing(tmp_path: Path) -> No
             assert await asyncio.to_thread(server.line) == "waiting"
             os.kill(leaving, signal.SIGTERM)
             # It answers what is in flight, while another has taken its place.
-            assert leaving not in await asyncio.to_thread(new_pids, server, set(clients))
+            await asyncio.to_thread(eventually, lambda: leaving not in server.pids(2))
             assert not call.done()
             (tmp_path / "go").touch()
             assert int(await call) == leaving

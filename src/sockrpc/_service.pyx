@@ -358,11 +358,6 @@ cdef class Host(WatchedConnection):
         self.read_bytes = self.written_bytes = 0
         return 0
 
-    @property
-    def transferred(self) -> tuple[int, int]:
-        """Bytes received, and bytes given to the transport."""
-        return self.read_bytes, self.written_bytes
-
     cdef ProcedureQueue active_queue(self):
         if self.active is None:
             self.active = ProcedureQueue()
