@@ -1,7 +1,7 @@
-from typing import final
+from typing import Self, final
 
 from sockrpc._service import Service
 
 @final
 class UndoHooks:
-    def __init__(self, service: Service, method: str, id: int, fields: dict[str, object]) -> None: ...
+    def __new__(cls, service: Service, method: str, id: int, fields: dict[str, object]) -> Self: ...

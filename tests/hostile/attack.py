@@ -33,7 +33,7 @@ ENOUGH_FOR_PERCENTILES = 200
 # An interpreter asks the system for memory in arenas of this size, and seldom gives one back.
 ARENA = MIB
 
-# `run` has garbage looked for when there are 10,000 young objects: what they take meanwhile, once, at the most.
+# `run` has garbage looked for when there are 10,000 young objects: what they take meanwhile, at the most.
 YOUNG_GARBAGE = 2 * MIB
 
 # Blocks in use that an attack may leave behind: types' caches, lines of the log. One for each of what
