@@ -194,6 +194,8 @@ cdef class ServerConnection(Host):
         if entry != NULL:
             # Held: leaving the waiting queue may drop the last other reference.
             call = <Call> entry
+            # Thousands of them in one read take as long as handlers do.
+            self.ran_handler = True
             call.abort("reset", False)
         # Else it crossed the answer: the normal outcome of a race, not an error.
         return 0
