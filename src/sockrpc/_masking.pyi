@@ -1,1 +1,1 @@
-# Nothing here is for Python.
+# Masks of frames: nothing here is for Python.

@@ -1,1 +1,1 @@
-# Nothing here is for Python.
+# Memory of buffers: nothing here is for Python.
