@@ -242,6 +242,7 @@ OF_THE_PROCESS = {
     "nobody watches for what blocks the event loop: %s",
     "refusing connections: %s",
     "listening on %s",
+    "stopping: %d calls and %d notifications have %g s to end; a second signal aborts them",
     "metrics are at %s",
     "NOTIFY_SOCKET %r could not be told %s: %s",
     "no filter for %r: %s",
