@@ -8,8 +8,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from common import SetUpError, clean_environ, say
-from environments import ENVIRONMENTS, execute, locked
+from common import SetUpError, clean_environ, output_of, say
+from environments import ENVIRONMENTS, locked
 
 REQUIREMENT = "autobahntestsuite==0.8.2"
 NO_PYTHON = "skipped: no Python 2.7"
@@ -68,6 +68,6 @@ def provide_wstest() -> str:
             say(f".venv/autobahn: {REQUIREMENT} on {python}")
             shutil.rmtree(folder, ignore_errors=True)
             pip = [python, "-m", "pip", "--disable-pip-version-check", "-q", "install"]
-            execute([*pip, "--target", str(folder), REQUIREMENT])
+            output_of([*pip, "--target", str(folder), REQUIREMENT])
             stamp.write_text(outcome)
     return shlex.join([python, "-W", "ignore", "-c", WSTEST.format(folder=str(folder))])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,3 +25,32 @@ def say(text: str) -> None:
     # In one piece, newline included: environments are made side by side.
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def output_of(
+    command: Sequence[str],
+    *,
+    what: str = "",
+    cwd: Path = ROOT,
+    environ: Mapping[str, str] | None = None,
+    error: type[Exception] = SetUpError,
+) -> str:
+    """What a command printed, its standard error included; it must succeed.
+
+    Raises:
+        error: It did not; with `what` it was, or the command itself, and what it printed.
+    """
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=clean_environ() if environ is None else environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        raise error(f"{what or ' '.join(command)} ended with {done.returncode}:\n{done.stdout.rstrip()}")
+    return done.stdout

@@ -13,9 +13,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-from common import ROOT, SetUpError, clean_environ
+from common import ROOT, clean_environ, output_of
 from distributions import Wrong
-from environments import execute, make_environment, read_project
+from environments import make_environment, read_project
 from interpreters import Interpreter, find_interpreters
 from packages import install_packages
 
@@ -49,19 +49,11 @@ def compile_wheel(source: Path, interpreter: Interpreter) -> Path:
     wheels = WORK / "wheels"
     shutil.rmtree(wheels, ignore_errors=True)
     version = interpreter.minor.replace(".", "")
-    done = subprocess.run(
-        [
-            str(python),
-            "-m",
-            "pip",
-            "wheel",
-            "--no-build-isolation",
-            "--no-deps",
-            "-w",
-            str(wheels),
-            str(source),
-        ],
-        env={
+    build = ["wheel", "--no-build-isolation", "--no-deps", "-w", str(wheels), str(source)]
+    output_of(
+        [str(python), "-m", "pip", *build],
+        what="zig's compiler",
+        environ={
             **clean_environ(),
             "CC": str(compiler),
             "LDSHARED": f"{compiler} -shared",
@@ -70,15 +62,7 @@ def compile_wheel(source: Path, interpreter: Interpreter) -> Path:
             "_PYTHON_HOST_PLATFORM": f"linux-{MACHINE}",
             "SETUPTOOLS_EXT_SUFFIX": f".cpython-{version}-{MACHINE}-linux-gnu.so",
         },
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
     )
-    if done.returncode:
-        raise SetUpError(f"zig's compiler failed:\n{done.stdout}")
     wheel = next(wheels.glob("*.whl"))
     shown = subprocess.run(
         [str(python), "-m", "auditwheel", "show", str(wheel)], capture_output=True, text=True, check=False
@@ -109,9 +93,9 @@ def provide_system() -> tuple[str, Path, str] | None:
         command += ["-o", f"Dir::State::lists={apt / 'lists'}", "-o", f"Dir::State::status={apt / 'status'}"]
         command += ["-o", f"Dir::Cache={apt / 'cache'}"]
         subprocess.run([*command, "update"], stdin=subprocess.DEVNULL, check=False)
-        execute([*command, "install", "-y", "--no-install-recommends", "--download-only", "python3"])
+        output_of([*command, "install", "-y", "--no-install-recommends", "--download-only", "python3"])
         for package in sorted((apt / "cache" / "archives").glob("*.deb")):
-            execute(["dpkg-deb", "--extract", str(package), str(root)])
+            output_of(["dpkg-deb", "--extract", str(package), str(root)])
         found = sorted(root.glob("usr/bin/python3.[0-9]*[0-9]"))
     return (qemu, root, found[0].name.removeprefix("python")) if found else None
 
@@ -130,24 +114,18 @@ def run_tests(source: Path, wheel: Path, system: tuple[str, Path, str]) -> str:
         "--only-binary",
         ":all:",
     ]
-    execute([*install, *REQUIREMENTS, *read_project()["project"]["dependencies"]])
+    output_of([*install, *REQUIREMENTS, *read_project()["project"]["dependencies"]])
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(packages)
     pytest = ["-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=600"]
-    done = subprocess.run(
+    told = output_of(
         [qemu, "-L", str(root), str(root / f"usr/bin/python{minor}"), *pytest, *TESTS],
+        what="the tests under qemu",
         cwd=source,
-        env={**clean_environ(), "PYTHONPATH": str(packages), "PYTHONHOME": str(root / "usr")},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
+        environ={**clean_environ(), "PYTHONPATH": str(packages), "PYTHONHOME": str(root / "usr")},
+        error=Wrong,
     )
-    if done.returncode:
-        raise Wrong(f"under qemu the tests ended with {done.returncode}:\n{done.stdout}")
-    return done.stdout.rstrip().splitlines()[-1]
+    return told.rstrip().splitlines()[-1]
 
 
 def prove(source: Path, newest: Interpreter) -> str:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, SetUpError, clean_environ, say
+from common import ROOT, SetUpError, clean_environ, output_of, say
 from interpreters import Interpreter, find_interpreters, wanted_minors
 from packages import install_missing
 
@@ -83,22 +82,6 @@ def compiler_settings() -> str:
     return " ".join(f"{name}={os.environ[name]!r}" for name in names if name in os.environ)
 
 
-def execute(command: list[str]) -> None:
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=clean_environ(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode:
-        raise SetUpError(f"{' '.join(command)} failed:\n{done.stdout.rstrip()}")
-
-
 @contextmanager
 def locked(name: str) -> Iterator[None]:
     """Keeps two commands, run at the same time, from making the same thing."""
@@ -119,7 +102,7 @@ class Environment:
         self.folder = ENVIRONMENTS / name
         self.python = self.folder / "bin" / "python"
 
-    def make(self, requirements: list[str], *more: tuple[str, str, Callable[[], None]]) -> None:
+    def make(self, requirements: list[str], *more: tuple[str, str, Callable[[], object]]) -> None:
         """Does what is not done yet of: the bare environment, the requirements, and `more`.
 
         A step has a text that stands for its outcome, a text to print, and a function to call. What was done
@@ -130,11 +113,11 @@ class Environment:
         """
         interpreter = self.interpreter
         venv = [interpreter.path, "-m", "venv", "--clear", str(self.folder)]
-        steps: list[tuple[str, str, Callable[[], None]]] = [
+        steps: list[tuple[str, str, Callable[[], object]]] = [
             (
                 f"{interpreter.prefix} {interpreter.release}",
                 f"Python {interpreter.release}",
-                lambda: execute(venv),
+                lambda: output_of(venv),
             ),
             (" ".join(requirements), "requirements", lambda: self.pip("install", "--upgrade", *requirements)),
             *more,
@@ -154,7 +137,7 @@ class Environment:
                 stamp.write_text(json.dumps(done))
 
     def pip(self, command: str, *arguments: str) -> None:
-        execute([str(self.python), "-m", "pip", "--disable-pip-version-check", "-q", command, *arguments])
+        output_of([str(self.python), "-m", "pip", "--disable-pip-version-check", "-q", command, *arguments])
 
 
 def read_project(root: Path = ROOT) -> dict[str, Any]:

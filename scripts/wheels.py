@@ -1,7 +1,7 @@
 """Proves, as far as one machine can, that the source distribution and its wheels are what users should get.
 
 The steps, each of which can be run by itself on what those before it left in ``dist/``:
-    sdist    made twice, the same bytes; checked by twine and check-manifest; has all of the repository
+    sdist    checked by twine and check-manifest; has all of the repository; from itself, the same files again
     wheel    from the source distribution, on every interpreter; repaired by auditwheel, whose policy must be
              the expected one; stripped, nothing missing, nothing too much; made twice, the same bytes
     install  into an empty environment, used, and uninstalled, which leaves nothing
@@ -22,12 +22,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cross
-from common import ROOT, SetUpError, clean_environ, say
+from common import ROOT, SetUpError, clean_environ, output_of, say
 from distributions import Wrong, check_sdist, check_wheel
 from environments import (
     ENVIRONMENTS,
     Environment,
-    execute,
     group_requirements,
     make_environment,
     read_project,
@@ -56,20 +55,9 @@ class Tools:
         """What a tool printed, which must succeed."""
         environ = clean_environ()
         environ["PATH"] = f"{self.python.parent}{os.pathsep}{environ.get('PATH', os.defpath)}"
-        done = subprocess.run(
-            [str(self.python), "-m", *command],
-            cwd=cwd,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
+        return output_of(
+            [str(self.python), "-m", *command], what=" ".join(command), cwd=cwd, environ=environ, error=Wrong
         )
-        if done.returncode:
-            raise Wrong(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout.rstrip()}")
-        return done.stdout
 
 
 def fresh(folder: Path) -> Path:
@@ -165,9 +153,9 @@ def prove_install(interpreter: Interpreter) -> str:
     before = files_below(environment.folder)
     environment.pip("install", "--no-deps", "--no-index", str(wheel))
     command = environment.folder / "bin" / "sockrpc"
-    execute([str(command), "--help"])
+    output_of([str(command), "--help"])
     check = "import sys, sockrpc; sys.exit('site-packages' not in sockrpc.__file__)"
-    execute([str(environment.python), "-I", "-c", check])
+    output_of([str(environment.python), "-I", "-c", check])
     environment.pip("uninstall", "--yes", "sockrpc")
     left = files_below(environment.folder) ^ before
     if left or command.exists():
@@ -181,19 +169,14 @@ def prove_suite(interpreter: Interpreter) -> str:
     environment = Environment(interpreter, f"suite-{interpreter.minor}")
     environment.make(group_requirements("test") + read_project()["project"]["dependencies"])
     environment.pip("install", "--force-reinstall", "--no-deps", str(wheel))
-    done = subprocess.run(
+    told = output_of(
         [str(environment.python), "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        what=f"the tests on {interpreter.release}",
         cwd=source,
-        env={**clean_environ(), "SOCKRPC_INSTALLED": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        check=False,
+        environ={**clean_environ(), "SOCKRPC_INSTALLED": "1"},
+        error=Wrong,
     )
-    if done.returncode:
-        raise Wrong(f"the tests on {interpreter.release} ended with {done.returncode}:\n{done.stdout}")
-    return f"{interpreter.release}: {done.stdout.rstrip().splitlines()[-1]}"
+    return f"{interpreter.release}: {told.rstrip().splitlines()[-1]}"
 
 
 def chosen_interpreters() -> list[Interpreter]:

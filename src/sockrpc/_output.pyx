@@ -10,9 +10,7 @@ from sockrpc._debug cimport DEBUG, count_created, count_freed
 from sockrpc._loop cimport LoopContext, Member
 from sockrpc._masking cimport apply_mask, fresh_mask
 from sockrpc._memory cimport Buffer, buffer_append, buffer_free, buffer_reserve
-from sockrpc._websocket cimport (
-    MAX_HEADER_BYTES, OPCODE_BINARY, RESERVED_1, write_header,
-)
+from sockrpc._websocket cimport MAX_HEADER_BYTES, OPCODE_BINARY, RESERVED_1, write_header
 
 cdef extern from *:
     """
