@@ -311,8 +311,12 @@ class World(Handlers):
             return
         limits = self.here.limits
         if waiting and not self.is_socket_form:
-            assert active == limits.max_in_flight or notifying == limits.max_notifications, "stuck"
-        room = waiting < limits.max_waiting_calls and 4 * waiting < limits.max_waiting_bytes
+            # No payload is shorter than 4 bytes.
+            is_full = 4 * (active + notifying + 1) > limits.max_held_bytes
+            assert is_full or active == limits.max_in_flight or notifying == limits.max_notifications, "stuck"
+        room = not waiting or (
+            waiting < limits.max_waiting_calls and 4 * (waiting + active + notifying) < limits.max_held_bytes
+        )
         if room and not self.is_socket_form:
             assert line.pair.server.is_reading(), "reading stays paused"
         for work in line.works:

@@ -18,7 +18,7 @@ def play_program(program: Program) -> None:
     limits: dict[str, Any] = {
         "max_in_flight": 1 + (how >> 2 & 1),
         "max_waiting_calls": 3 if how & 8 else 1,
-        "max_waiting_bytes": 1000 if how & 16 else 10,
+        "max_held_bytes": 1000 if how & 16 else 10,
         "max_notifications": 1,
         "output_high_bytes": high,
         "output_low_bytes": high // 3,

@@ -264,7 +264,6 @@ class Handlers:
         await self.do_r(work, call)
 
     async def do_a(self, work: Work, call: sockrpc.Call) -> None:
-        work.used = True
         await call.abort_on_reset(self.gate())
         work.was_told = work.is_reset
 

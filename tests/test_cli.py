@@ -31,7 +31,7 @@ CONNECTION_LIMITS: dict[str, float] = {
 SERVER_LIMITS: dict[str, float] = CONNECTION_LIMITS | {
     "max_in_flight": 1024,
     "max_waiting_calls": 16384,
-    "max_waiting_bytes": 16 * MIB,
+    "max_held_bytes": 24 * MIB,
     "max_notifications": 1024,
     "stop_grace": 10,
     "abort_grace": 5,

@@ -57,7 +57,9 @@ OPEN = {
     "Output",
     "Connection",
     "Host",
+    "Gate",
     "ServerConnection",
+    "Work",
     "WatchedConnection",  # joined with asyncio.BufferedProtocol in sockrpc.protocols
     "ClientConnection",
     "MessageConnection",

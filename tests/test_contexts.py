@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from websockets.http11 import Request
 
 import sockrpc
 from tests.support import serving, started, until
@@ -71,6 +73,106 @@ async def test_what_was_set_before_the_server_began_is_seen_also_by_calls_that_w
     async with serving(there.app, max_in_flight=1) as here, here.connect() as client:
         assert await client.call("who_am_i") == b"everybody"
         assert await there.call_behind_the_holder(here, client, "who_am_i") == b"everybody"
+
+
+def set_by_header(socket: sockrpc.Socket, request: Request) -> None:
+    WHO.set(request.headers["X-User"])
+
+
+async def set_after_waiting(socket: sockrpc.Socket, request: Request) -> None:
+    await asyncio.sleep(0)
+    set_by_header(socket, request)
+
+
+@pytest.mark.parametrize("process_request", [set_by_header, set_after_waiting])
+async def test_what_process_request_sets_is_seen_by_the_handlers_of_its_connection_only(
+    process_request: Any,
+) -> None:
+    """Also by those of postponed work, which begins where another connection has used up its turn."""
+    app = sockrpc.App()
+
+    def work_too_long() -> None:
+        until = time.perf_counter() + 0.006
+        while time.perf_counter() < until:
+            pass
+
+    @app.method
+    def plain(call: sockrpc.Call) -> str:
+        work_too_long()
+        return WHO.get()
+
+    @app.method
+    async def coroutine(call: sockrpc.Call) -> str:
+        work_too_long()
+        await asyncio.sleep(0)
+        return WHO.get()
+
+    @app.method(thread=True)
+    def thread(call: sockrpc.Call) -> str:
+        return WHO.get()
+
+    async def ask(client: sockrpc.Client) -> set[bytes]:
+        calls = [client.call(name) for name in ("plain", "coroutine", "thread") for _ in range(5)]
+        return set(await asyncio.gather(*calls))
+
+    async with (
+        serving(app, process_request=process_request, blocked_warning=None) as here,
+        here.connect(headers={"X-User": "alice"}) as alice,
+        here.connect(headers={"X-User": "bob"}) as bob,
+    ):
+        assert await asyncio.gather(ask(alice), ask(bob)) == [{b"alice"}, {b"bob"}]
+        assert await ask(bob) == {b"bob"}
+
+
+async def test_what_a_plain_handler_sets_is_not_seen_by_the_next_call_and_what_on_connect_sets_is() -> None:
+    app = sockrpc.App()
+    seen: list[str] = []
+
+    @app.on_connect
+    async def connected(socket: sockrpc.Socket) -> None:
+        await asyncio.sleep(0)
+        WHO.set("connected")
+
+    @app.on_disconnect
+    def gone(socket: sockrpc.Socket) -> None:
+        seen.append(WHO.get())
+
+    @app.method
+    def plain(call: sockrpc.Call) -> str:
+        before = WHO.get()
+        WHO.set("left behind")
+        return before
+
+    @app.on
+    def note(notification: sockrpc.Notification) -> None:
+        seen.append(WHO.get())
+        WHO.set("left behind")
+
+    async with serving(app) as here:
+        async with here.connect() as client:
+            assert [await client.call("plain") for _ in range(3)] == [b"connected"] * 3
+            await client.notify("note")
+            await client.notify("note")
+            assert await client.call("plain") == b"connected"
+        await until(lambda: len(seen) == 3)
+    assert seen == ["connected"] * 3
+    assert WHO.get() == "nobody"
+
+
+async def test_undo_hooks_see_the_variables_of_their_handler() -> None:
+    app = sockrpc.App()
+    seen: list[str] = []
+
+    @app.method
+    async def work(call: sockrpc.Call) -> None:
+        WHO.set("worker")
+        call.on_abort(lambda: seen.append(WHO.get()))
+        await asyncio.Event().wait()
+
+    async with serving(app) as here, here.connect() as client:
+        with pytest.raises(TimeoutError):
+            await client.call("work", timeout=0.01)
+        await until(lambda: seen == ["worker"])
 
 
 async def test_a_call_can_not_be_called() -> None:

@@ -68,7 +68,7 @@ LIMITS = st.fixed_dictionaries(
     {
         "max_in_flight": st.integers(1, 3),
         "max_waiting_calls": st.sampled_from([3, 1, 5]),
-        "max_waiting_bytes": st.sampled_from([1000, 10]),
+        "max_held_bytes": st.sampled_from([1000, 10]),
         "max_notifications": st.integers(1, 2),
         "output_high_bytes": st.sampled_from([300, 1, 80]),
         "stall_timeout": st.sampled_from([None, 3.0]),

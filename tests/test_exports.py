@@ -79,7 +79,7 @@ SIGNATURES = {
     "Client.on": "self, event",
 }
 # Declarations of C, without code of their own.
-DECLARED_ONLY = {"_raising"}
+DECLARED_ONLY = {"_raising", "_variables"}
 # What an installed package does not have.
 SOURCE = Path(__file__).parent.parent / "src" / "sockrpc"
 PUBLIC_MODULES = ["sockrpc", "sockrpc.bench", "sockrpc.testing"]

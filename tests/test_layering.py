@@ -18,7 +18,7 @@ PACKAGE = "sockrpc"
 
 # From the bottom up. A module imports from lower lines only, not from its own.
 LAYERS: list[list[str]] = [
-    ["errors", "_debug", "_statistics", "_raising", "logs"],
+    ["errors", "_debug", "_statistics", "_raising", "_variables", "logs"],
     ["_masking", "_memory"],
     # Each alone: framing, names, ids, compression, limits, threads know nothing of each other.
     ["_websocket", "_frames", "_names", "_dispatch", "compression", "limits", "threads"],
@@ -28,11 +28,12 @@ LAYERS: list[list[str]] = [
     ["_connection"],
     ["_keepalive"],
     ["_service"],
-    ["_undo"],
+    ["_undo", "_gate", "_work"],
     ["_calls", "_notifications"],
     # The two roles do not know each other either, nor does what knows no RPC.
     ["_serving", "_calling", "_messages"],
-    ["protocols", "sockets", "_broadcast"],
+    ["protocols", "ended", "_broadcast"],
+    ["sockets"],
     ["app", "rooms", "opening", "listening", "handover", "importing", "loops", "counting", "collector"],
     ["inspection"],
     ["server", "client", "sharing"],

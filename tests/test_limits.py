@@ -271,7 +271,7 @@ async def test_a_notification_that_waits_does_not_start_when_the_stop_grace_is_o
 # Both are reached by five payloads of 8 KiB.
 FULL: dict[str, dict[str, Any]] = {
     "calls": {"max_waiting_calls": 5},
-    "bytes": {"max_waiting_bytes": 5 * 8 * 1024},
+    "bytes": {"max_held_bytes": 5 * 8 * 1024},
 }
 
 
@@ -344,10 +344,10 @@ async def test_a_waiting_call_that_is_aborted_makes_room() -> None:
         assert [await raw.answer() for _ in range(2)] == [(0, b"answer"), (4, b"4")]
 
 
-async def test_a_single_payload_above_max_waiting_bytes_is_served_all_the_same() -> None:
+async def test_a_single_payload_above_max_held_bytes_is_served_all_the_same() -> None:
     there = Work()
     big = bytes(200_000)
-    async with serving(there.app(), max_in_flight=1, max_waiting_bytes=1000) as here, await here.raw() as raw:
+    async with serving(there.app(), max_in_flight=1, max_held_bytes=1000) as here, await here.raw() as raw:
         await raw.send(request(0, "work"))
         await until(lambda: there.calls)
         sending = await started(raw.send(*(request(n, "echo", big) for n in range(1, 4))))

@@ -32,7 +32,7 @@ BOTH: dict[str, float | None] = {
 OF_SERVERS: dict[str, float | None] = {
     "max_in_flight": 1_024,
     "max_waiting_calls": 16_384,
-    "max_waiting_bytes": 16 * MIB,
+    "max_held_bytes": 24 * MIB,
     "max_notifications": 1_024,
     "max_connections": None,
     "stop_grace": 10,

@@ -167,6 +167,8 @@ cdef class ClientConnection(WatchedConnection):
     def abandon(self, Pending pending) -> None:
         """The waiter is no longer interested: one reset, at once, unless the answer or the end came first."""
         cdef uint8_t prefix[5]
+        # Its exception, if it has one, refers to the frame that has waited, and so to this.
+        pending.future = None
         if pending.table is not self.table:
             return
         self.table.take(pending)

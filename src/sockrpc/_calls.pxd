@@ -2,63 +2,19 @@
 
 from libc.stdint cimport uint8_t
 
-from sockrpc._service cimport Handler, Procedure
 from sockrpc._undo cimport UndoHooks
+from sockrpc._work cimport Work
 
-# Where a call is. Only forward: WAITING, RUNNING, OVER.
-cdef enum Phase:
-    PHASE_WAITING = 0      # not started, or not yet taken from the iterator
-    PHASE_RUNNING = 1      # counts against max_in_flight
-    PHASE_OVER = 2         # no work of it is left
-
-# How it ended for the client. Set once, by whoever takes the call out of the table.
-cdef enum Outcome:
-    OUTCOME_NONE = 0       # in flight
-    OUTCOME_ANSWERED = 1
-    OUTCOME_FAILED = 2
-    OUTCOME_ABORTED = 3
-
-cdef class Call(Procedure):
-    cdef Handler handler             # None in the socket form
-    cdef object task                 # of a coroutine handler, None before it suspends
-    cdef object first_step           # the handler's coroutine while its first step runs, before there is `task`
-    cdef list spawned                # tasks of spawn_and_abort_on_reset that still run
+cdef class Call(Work):
     cdef UndoHooks undo              # what on_abort registered
     cdef object reset_waiter         # future of wait_reset
-    cdef object timer                # of the method's own timeout
-    cdef object job                  # of the worker threads
-    cdef str reason                  # abort_reason
-    cdef Py_ssize_t work             # the handler, spawned tasks and hooks that still run
-    cdef uint8_t phase
-    cdef uint8_t outcome
-    # Truth values, a byte each: there may be very many calls.
-    cdef uint8_t starting            # the handler's first step is running right now
-    cdef uint8_t used                # respond or spawn_and_abort_on_reset was used
+    cdef uint8_t used                # respond or spawn_and_abort_on_reset was used: None is no answer
     cdef uint8_t cancel_is_due       # it was given up with many others; its cancel has its turn
-    cdef uint8_t cancelled           # the work was cancelled; never twice
-    cdef uint8_t delegated           # the handler waits in abort_on_reset or wait_reset
 
-    cdef int broke_off(self, object error) except -1     # an exception came out of `begin`
-    cdef int start_timer(self) except -1
-    cdef int stop_timer(self) except -1
-    cdef int function_raised(self) except -1
-    cdef int start_coroutine(self, object coroutine) except -1
-    cdef int handler_ended(self, object task) except -1
-    cdef int returned(self, object result) except -1
-    cdef int raised(self, object error) except -1
     cdef bint answer(self, bytes payload) except -1
     cdef int fail(self, str what, object error) except -1
     cdef int give_up(self, str reason) except -1
-    cdef int abort(self, str reason, bint forced) except -1
-    cdef int cancel_work(self) except -1
-    cdef int cancel_again(self) except -1
-    cdef int cancel_tasks(self) except -1
-    cdef int hold(self) except -1
-    cdef int let_go(self) except -1
-    cdef int settle(self) except -1
     cdef int over(self) except -1
     cdef bint undo_is_due(self) noexcept
     cdef int run_hooks(self) except -1
-    cdef bint is_own_task(self) except -1
-    cdef bint is_delegated(self) noexcept
-    cdef object spawn(self, object coroutine, object when_done)
+    cdef bint take_back_cancel(self, int before) except -1

@@ -12,18 +12,27 @@ from libc.stdint cimport uint8_t
 import asyncio
 
 from sockrpc._frames cimport encode_payload, write_response
-from sockrpc._raising cimport call_one, raise_pending
-from sockrpc._service cimport KIND_THREAD, Handler, Procedure, is_coroutine
+from sockrpc._raising cimport call_one
+from sockrpc._service cimport KIND_THREAD, Handler, is_coroutine
 from sockrpc._statistics cimport count_answer, observe
 from sockrpc._undo cimport UndoHooks
+from sockrpc._variables cimport enter_variables, exit_variables
+from sockrpc._work cimport (
+    OUTCOME_ABORTED, OUTCOME_ANSWERED, OUTCOME_FAILED, OUTCOME_NONE, PHASE_OVER, PHASE_RUNNING, PHASE_WAITING, Work,
+)
 
 from sockrpc.errors import UsageError
 
 cdef object CancelledError = asyncio.CancelledError
 
 
+cdef int cancels_of_task() except -1:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
 @cython.final
-cdef class Call(Procedure):
+cdef class Call(Work):
     """One call, as its handler sees it. It is in flight until it is answered or reset."""
 
     def __init__(self, *args, **kwargs):
@@ -91,30 +100,8 @@ cdef class Call(Procedure):
         Raises:
             UsageError: The call is over: it was answered and its work has ended.
         """
-        return self.spawn(coroutine, self._spawned_ended)
-
-    @cython.nonecheck(True)
-    cdef object spawn(self, object coroutine, object when_done):
-        if self.phase == PHASE_OVER and self.reason is None:
-            coroutine.close()
-            raise UsageError(f"call {self.id} of {self.name!r} is over")
-        # Not eagerly: the caller goes on first, as with asyncio.create_task.
-        task = self.service.context.loop.create_task(coroutine)
+        task = self.spawn(coroutine, self._spawned_ended)
         self.used = True
-        if self.phase == PHASE_OVER or self.cancelled:
-            self.service.keep(task)
-            task.cancel()
-            return task
-        self.spawned = self.spawned or []
-        try:
-            self.spawned.append(task)
-            task.add_done_callback(when_done)
-        except BaseException:  # pragma: no memory
-            # No memory. A task that nobody watches would be counted for ever.
-            self.spawned = [each for each in self.spawned if each is not task]  # pragma: no memory
-            task.cancel()  # pragma: no memory
-            raise  # pragma: no memory
-        self.hold()
         return task
 
     @cython.nonecheck(True)
@@ -126,21 +113,18 @@ cdef class Call(Procedure):
         caller otherwise cancels the coroutine, waits for it and goes on.
         """
         task = self.spawn(coroutine, self._awaited_ended)
-        cdef bint own = self.is_own_task()
-        if own:
-            self.delegated = True
+        cdef int before = cancels_of_task()
         try:
             await asyncio.wait([task])
         except CancelledError:
+            abort_only = self.take_back_cancel(before)
             if not task.done():
                 # An abort of the call has cancelled it already, and once is enough.
                 if not self.cancelled:
                     task.cancel()
                 await asyncio.wait([task])
-            raise
-        finally:
-            if own:
-                self.delegated = False
+            if not abort_only:
+                raise
         if self.cancelled:
             if not task.cancelled() and task.exception() is not None:
                 self.raised(task.exception())
@@ -150,18 +134,27 @@ cdef class Call(Procedure):
     @cython.nonecheck(True)
     async def wait_reset(self) -> None:
         """Wait until the call is aborted. Where the handler itself waits here, this is how the abort reaches it."""
-        cdef bint own = self.is_own_task()
+        cdef int before = cancels_of_task()
         if self.reason is not None:
             return
         if self.reset_waiter is None:
             self.reset_waiter = self.service.context.loop.create_future()
-        if own:
-            self.delegated = True
         try:
             await asyncio.shield(self.reset_waiter)
-        finally:
-            if own:
-                self.delegated = False
+        except CancelledError:
+            if not self.take_back_cancel(before):
+                raise
+
+    cdef bint take_back_cancel(self, int before) except -1:
+        """In a CancelledError: True if the abort of this call is all that has cancelled the running task.
+
+        The abort has reached the handler by what it waits for, so the cancel of its task is taken back.
+        `before`: how often the task had been cancelled when it began to wait.
+        """
+        task = asyncio.current_task()
+        if self.outcome != OUTCOME_ABORTED or not self.cancelled or task is not self.task or task.cancelling() <= before:
+            return False
+        return task.uncancel() <= before
 
     @cython.nonecheck(True)
     def on_abort(self, callback, *args) -> None:
@@ -176,6 +169,10 @@ cdef class Call(Procedure):
             self.undo = UndoHooks(self.service, self.name, self.id, self._log_fields)
         self.undo.hooks.append((callback, args))
         if self.phase == PHASE_OVER and self.undo_is_due():
+            self.service.context.call_in_loop(self._run_late_hooks)
+
+    def _run_late_hooks(self) -> None:
+        if self.undo_is_due():
             self.run_hooks()
 
     @cython.nonecheck(True)
@@ -185,59 +182,34 @@ cdef class Call(Procedure):
     cdef int begin(self) except -1:
         cdef Handler handler = self.handler
         cdef PyObject *returned
+        cdef object variables = self.connection.fresh_variables()
         self.phase = PHASE_RUNNING
         if handler.kind == KIND_THREAD:
-            self.job = self.service.threads.submit(handler.function, self, self._thread_started, self._thread_ended)
+            self.job = self.service.threads.submit(
+                handler.function, self, self._thread_started, self._thread_ended, variables)
             return self.hold()
         if handler.timeout:
             self.start_timer()
         self.starting = True
+        enter_variables(variables)
         returned = call_one(handler.function, self)
+        exit_variables(variables)
         if returned == NULL:
             self.function_raised()
         else:
             result = <object> returned
             Py_DECREF(result)
             if type(result) is not bytes and is_coroutine(result):
-                return self.start_coroutine(result)
+                return self.start_coroutine(result, variables)
             self.returned(result)
         self.starting = False
         if self.work == 0:
             self.settle()
         return 0
 
-    cdef int function_raised(self) except -1:
-        try:
-            raise_pending()
-        except (Exception, CancelledError) as error:
-            self.raised(error)
-        return 0
-
-    cdef int start_coroutine(self, object coroutine) except -1:
-        self.first_step = coroutine
-        task = self.service.context.start_task(coroutine)
-        self.starting = False
-        self.first_step = None
-        if task.done():
-            self.handler_ended(task)
-            if self.work == 0:
-                self.settle()
-            return 0
-        self.task = task
-        task.add_done_callback(self, context=self.connection.callback_context())
-        self.hold()
-        if self.cancelled:
-            if not self.is_delegated():
-                task.cancel()
-        elif self.connection.ended and not self.handler.run_to_completion:
-            # It has answered and then ended its own connection, all in its first step.
-            self.cancel_work()
-        return 0
-
     cdef int broke_off(self, object error) except -1:
         # SystemExit and KeyboardInterrupt of a function or an eager first step; or there is no memory.
         self.starting = False
-        self.first_step = None
         try:
             self.fail("failed" if isinstance(error, Exception) else "was ended by the process's own end", None)
         finally:
@@ -248,81 +220,9 @@ cdef class Call(Procedure):
                 self.settle()
         return 0
 
-    cdef int start_timer(self) except -1:
-        self.timer = self.service.context.loop.call_later(self.handler.timeout, self._timed_out)
-
-    cdef int stop_timer(self) except -1:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
-    def _timed_out(self) -> None:
-        self.timer = None
-        self.abort("timeout", True)
-
-    @cython.nonecheck(True)
-    cdef bint is_own_task(self) except -1:
-        current = asyncio.current_task()
-        if self.first_step is not None:
-            return current is not None and current.get_coro() is self.first_step
-        return self.task is not None and current is self.task
-
-    cdef bint owns(self, object task) except -1:
-        return task is self.task or (self.spawned is not None and task in self.spawned)
-
-    cdef bint is_delegated(self) noexcept:
-        # An abort reaches a handler that waits in abort_on_reset or wait_reset by what it waits for; a
-        # cancel that is no abort of the call (it was answered) has no other way than the task.
-        return self.delegated and self.outcome == OUTCOME_ABORTED
-
-    # Whatever goes wrong in these, the work that has ended is counted down.
-    def __call__(self, task):
-        # The callback of the handler's task: an object for it alone would be one more for every call.
-        if task is not self.task:
-            raise TypeError("a Call is not callable")
-        try:
-            self.handler_ended(task)
-        finally:
-            self.let_go()
-
-    cdef int handler_ended(self, object task) except -1:
-        try:
-            result = task.result()
-        except BaseException as error:
-            return self.raised(error)
-        return self.returned(result)
-
-    def _spawned_ended(self, task: asyncio.Task[object]) -> None:
-        try:
-            self.spawned.remove(task)
-            if not task.cancelled() and task.exception() is not None:
-                self.raised(task.exception())
-        finally:
-            self.let_go()
-
-    def _awaited_ended(self, task: asyncio.Task[object]) -> None:
-        # Its exception is for whoever waits in abort_on_reset, and who goes on with the call: that it
-        # has no answer yet is no failure.
-        self.spawned.remove(task)
-        if self.outcome != OUTCOME_NONE or self.work > 1:
-            self.let_go()
-        else:
-            self.work = 0
-            self.queue.remove(self)
-
-    def _thread_started(self) -> None:
-        if self.handler.timeout:
-            self.start_timer()
-
-    def _thread_ended(self, result, error) -> None:
-        self.job = None
-        try:
-            if error is not None:
-                self.raised(error)
-            else:
-                self.returned(result)
-        finally:
-            self.let_go()
+    cdef int taken(self) except -1:
+        self.phase = PHASE_RUNNING
+        return 0
 
     cdef int returned(self, object result) except -1:
         cdef bytes payload
@@ -337,8 +237,14 @@ cdef class Call(Procedure):
         else:
             try:
                 payload = b"" if result is None else encode_payload(result)
-            except (TypeError, ValueError) as error:
-                return self.fail(f"returned what can not be sent: {error}", None)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                # Looking at it runs code of its own, which may raise anything.
+                return self.fail(
+                    f"returned what cannot be sent: {error}" if isinstance(error, (TypeError, ValueError))
+                    else "returned what cannot be sent",
+                    None if isinstance(error, (TypeError, ValueError)) else error)
         self.answer(payload)
         return 0
 
@@ -355,6 +261,10 @@ cdef class Call(Procedure):
     cdef bint answer(self, bytes payload) except -1:
         cdef uint8_t prefix[5]
         if self.table is None:
+            return False
+        if self.connection.write_paused and self.connection.is_full():
+            # It aborts this call, as all others of a peer that does not read.
+            self.connection.close_slow()
             return False
         self.table.take(self)
         self.outcome = OUTCOME_ANSWERED
@@ -399,52 +309,6 @@ cdef class Call(Procedure):
             return 0
         return self.cancel_work()
 
-    cdef int cancel_work(self) except -1:
-        if self.cancelled or self.phase != PHASE_RUNNING:
-            return 0
-        # Exactly one cancel, or asyncio.timeout and TaskGroup inside the handler are misled.
-        self.cancelled = True
-        self.stop_timer()
-        self.cancel_tasks()
-        if self.job is not None and self.service.threads.withdraw(self.job):
-            # No thread had taken it.
-            self.job = None
-            self.let_go()
-        elif self.work == 0 and not self.starting:
-            self.settle()
-        return 0
-
-    cdef int cancel_tasks(self) except -1:
-        cdef list spawned = [] if self.spawned is None else [(task, task.cancelling()) for task in self.spawned]
-        if self.task is not None and not self.is_delegated():
-            self.task.cancel()
-        for task, before in spawned:
-            # The handler's cancel has reached what the handler awaits, and once is enough.
-            if task.cancelling() == before:
-                task.cancel()
-        return 0
-
-    cdef int cancel_again(self) except -1:
-        """At the end of the abort grace of a stopping server, and only there."""
-        self.report(
-            "method %r has not ended%s after its abort; it is cancelled again and left behind",
-            (self.name, " in its thread" if self.job is not None else ""), None)
-        self.delegated = False
-        return self.cancel_tasks()
-
-    cdef int hold(self) except -1:
-        self.work += 1
-        if self.queue is None:
-            # The task must be referred to, and it is the connection that does.
-            self.connection.active_queue().push(self)
-        return 0
-
-    cdef int let_go(self) except -1:
-        self.work -= 1
-        if self.work == 0 and not self.starting:
-            self.settle()
-        return 0
-
     cdef int settle(self) except -1:
         """No work is left: what the call still lacks to be over."""
         if self.outcome == OUTCOME_NONE or self.timer is not None:
@@ -464,6 +328,9 @@ cdef class Call(Procedure):
             self.queue.remove(self)
         self.task = None
         self.spawned = None
+        if self.outcome != OUTCOME_ABORTED:
+            # They never run, and may refer to the call.
+            self.undo = None
         if self.cancelled and self.outcome == OUTCOME_ABORTED:
             observe(&self.tally.unwinding, self.service.context.tick() - self.since)
         if self.phase == PHASE_RUNNING:

@@ -12,9 +12,6 @@ cdef enum State:
     STATE_CLOSING = 2        # ended for everybody above; the transport is still to be closed
     STATE_CLOSED = 3         # the transport is gone
 
-# How long what one connection sent may run before other connections get their turn, in seconds.
-cdef double FAIR_SHARE
-
 cdef class Connection(Output):
     cdef Parser parser
     cdef RequestTable table

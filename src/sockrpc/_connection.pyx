@@ -14,7 +14,7 @@ from libc.string cimport memcpy
 import asyncio
 
 from sockrpc._debug cimport DEBUG, free_isolated, isolate
-from sockrpc._loop cimport RECEIVE_BYTES
+from sockrpc._loop cimport FAIR_SHARE, RECEIVE_BYTES
 from sockrpc._memory cimport buffer_free
 from sockrpc._output cimport Output
 from sockrpc._websocket cimport (
@@ -23,8 +23,6 @@ from sockrpc._websocket cimport (
 )
 
 from sockrpc.errors import ConnectionClosed, ConnectionLost, ProtocolError
-
-FAIR_SHARE = 0.005
 
 # How long a connection that is refused before its request came may take to send it, in seconds.
 cdef double LONGEST_REFUSAL = 1.0
@@ -75,8 +73,9 @@ cdef class Connection(Output):
         self.vectored = not isinstance(transport, asyncio.Transport)
         # One less, because a transport pauses above its mark and we do at ours.
         transport.set_write_buffer_limits(
-            self.settings.output_high_bytes - 1,
-            min(self.settings.output_low_bytes, self.settings.output_high_bytes - 1),
+            # Of TLS, which pauses at its mark, a mark of 0 would pause for ever.
+            max(self.settings.output_high_bytes - 1, 1),
+            min(self.settings.output_low_bytes, max(self.settings.output_high_bytes - 1, 1)),
         )
         self.last_heard = self.context.loop.time()
         self.deadline = self.last_heard + self.settings.handshake_timeout
@@ -135,12 +134,16 @@ cdef class Connection(Output):
         try:
             self.end(False, 1006, "connection lost" if error is None else f"connection lost: {error}")
         finally:
-            # Also where there was no memory even for the reason: nobody will tell of the loss again.
+            # This also holds where there was no memory even for the reason, as the loss is reported only once.
             self.end(False, 1006, "connection lost")
             self.state = STATE_CLOSED
             self.transport = None
             self.pending_pong = None
+            self.compression = None
+            self.yielded = self.parsing_stopped = False
             buffer_free(&self.output)
+            if not self.in_feed:
+                self.parser.release()
             self.context.remove(self)
             if self.lost_waiter is not None and not self.lost_waiter.done():
                 self.lost_waiter.set_result(None)
@@ -214,8 +217,10 @@ cdef class Connection(Output):
             self.close_transport()
 
     def give_up_opening(self) -> None:
-        """No transport was made: the TLS handshake failed."""
-        if self.transport is None and self.handshake is not None:
+        """Accepting has failed: no transport was made, as TLS failed, or it is closed without a word."""
+        if self.transport is not None:
+            self.connection_lost(None)
+        elif self.handshake is not None:
             self.handshake.ended()
             self.handshake = None
 
@@ -228,7 +233,7 @@ cdef class Connection(Output):
 
     cdef int feed(self) except -1:
         cdef double seen = self.context.now
-        cdef double until = seen + FAIR_SHARE
+        cdef double until = self.turn_until if self.in_turn else seen + FAIR_SHARE
         cdef int event
         self.in_feed = True
         try:
@@ -257,6 +262,9 @@ cdef class Connection(Output):
         finally:
             # Also when a handler raised SystemExit or KeyboardInterrupt: the parser stays consistent.
             self.in_feed = False
+            if self.state == STATE_CLOSED:
+                # The transport was lost from inside a handler.
+                self.parser.release()
             if self.full_reads >= FULL_READS_AT_ONCE:
                 self.full_reads = 0
                 self.yielded = True
@@ -327,7 +335,8 @@ cdef class Connection(Output):
         if hold:
             self.transport.pause_reading()
         else:
-            self.transport.resume_reading()
+            # asyncio keeps the context that this runs in for all reads to come: it must not be a handler's.
+            self.context.variables.copy().run(self.transport.resume_reading)
             # Nothing could be heard meanwhile.
             self.last_heard = self.context.loop.time()
             self.awaiting_pong = False
@@ -335,12 +344,11 @@ cdef class Connection(Output):
         return 0
 
     cdef int restart_parsing(self) except -1:
-        # Not from here: the caller may be deep inside a handler of this very connection.
+        # The caller may be deep inside a handler of this very connection.
         if self.parsing_stopped:
             self.parsing_stopped = False
             self.yielded = True
             self.context.postpone(self)
-        return 0
 
     cdef int proceed(self) except -1:
         if self.yielded:
@@ -442,10 +450,9 @@ cdef class Connection(Output):
 
     cdef int answer_close(self) except -1:
         cdef int code = self.parser.close_code
-        cdef str reason = self.parser.close_reason
         self.send_control(OPCODE_CLOSE, b"" if code == 1005 else close_payload(code, ""))
         Output.flush(self)
-        self.end(False, code, reason)
+        self.end(False, code, self.parser.close_reason)
         # RFC 6455 7.1.1: the server closes TCP first; the client waits for it.
         if not self.is_client:
             self.close_transport()
@@ -461,7 +468,6 @@ cdef class Connection(Output):
     cdef int close_transport(self) except -1:
         if self.transport is not None:
             self.transport.close()
-        return 0
 
     def close(self, code: int, reason: str) -> None:
         """Begin to close; see `wait_lost`."""

@@ -5,6 +5,9 @@ from libc.stdint cimport uint8_t
 
 from sockrpc._memory cimport Buffer, Spares
 
+# How long what one connection sent may run in one iteration of the loop, in seconds.
+cdef double FAIR_SHARE
+
 cdef enum:
     # Larger than what one recv usually finds, so that a busy connection costs few system calls.
     RECEIVE_BYTES = 256 * 1024
@@ -13,6 +16,8 @@ cdef enum:
 cdef class Member:
     cdef bint dirty                  # in LoopContext.dirty
     cdef bint postponed              # in LoopContext.postponed
+    cdef bint in_turn                # in LoopContext.turns
+    cdef double turn_until           # while `in_turn`: when the turn is over, by `clock`
 
     cdef int flush(self) except -1                  # write what was gathered in this iteration
     cdef int proceed(self) except -1                # continue what fairness interrupted
@@ -30,6 +35,7 @@ cdef class LoopContext:
     cdef double now                  # the last reading of `tick`
     cdef list dirty
     cdef list postponed
+    cdef list turns                  # members whose turn began in this iteration
     cdef object timer                # of the sweep
     cdef double interval             # seconds between two sweeps
     cdef object task_factory_kwargs
@@ -40,10 +46,14 @@ cdef class LoopContext:
     cdef int remove(self, Member member) except -1
     cdef int schedule_flush(self, Member member) except -1
     cdef int postpone(self, Member member) except -1
+    # Begin the member's turn of this iteration, unless it has begun.
+    cdef int begin_turn(self, Member member) except -1
+    cdef int _call_proceed(self) except -1
     cdef int schedule_sweep(self) except -1
     cdef void report(self, object error) noexcept     # to the loop's exception handler
-    # A task for `coroutine`; where the interpreter can, its first step has run when this returns.
-    cdef object start_task(self, object coroutine)
+    # A task for `coroutine`; where the interpreter can, its first step has run when this returns. The loop's
+    # task factory, asked for tasks of handlers only, may decide otherwise.
+    cdef object start_task(self, object coroutine, bint by_factory)
 
 cdef LoopContext context_of(object loop)
 cdef double clock() noexcept nogil   # monotonic seconds; for measuring, not comparable with loop time

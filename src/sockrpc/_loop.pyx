@@ -36,6 +36,8 @@ cdef extern from *:
     """
     double sockrpc_clock() noexcept nogil
 
+FAIR_SHARE = 0.005
+
 cdef double LONGEST_INTERVAL = 1.0
 cdef double SHORTEST_INTERVAL = 0.005
 
@@ -115,6 +117,7 @@ cdef class LoopContext:
         self.members = set()
         self.dirty = []
         self.postponed = []
+        self.turns = []
         self.interval = LONGEST_INTERVAL
         self.variables = contextvars.copy_context()
         self.task_factory_kwargs = {"loop": loop, "eager_start": True} if EAGER else {"loop": loop}
@@ -208,8 +211,14 @@ cdef class LoopContext:
         if not member.postponed:
             member.postponed = True
             if not self.postponed:
-                self.loop.call_soon(self._proceed)
+                self._call_proceed()
             self.postponed.append(member)
+        return 0
+
+    cdef int _call_proceed(self) except -1:
+        # In a context of its own: whoever postpones first may be a handler, and its variables are not for
+        # the connections that follow.
+        self.loop.call_soon(self._proceed, context=self.variables.copy())
         return 0
 
     def _proceed(self) -> None:
@@ -218,29 +227,55 @@ cdef class LoopContext:
         member = self.postponed.pop(0)
         member.postponed = False
         if self.postponed:
-            self.loop.call_soon(self._proceed)
+            self._call_proceed()
         try:
             member.proceed()
         except Exception as error:  # pragma: no memory
             self.report(error)  # pragma: no memory
 
+    cdef int begin_turn(self, Member member) except -1:
+        if not member.in_turn:
+            member.in_turn = True
+            member.turn_until = self.tick() + FAIR_SHARE
+            if not self.turns:
+                self.loop.call_soon(self._end_turns)
+            self.turns.append(member)
+        return 0
+
+    def _end_turns(self) -> None:
+        cdef Member member
+        cdef list turns = self.turns
+        self.turns = []
+        for member in turns:
+            member.in_turn = False
+
     cdef void report(self, object error) noexcept:
         # A defect of ours, or no memory; the other connections go on.
         self.loop.call_exception_handler({"message": "sockrpc: unexpected exception", "exception": error})
 
+    @property
+    def is_here(self) -> bool:
+        """True in the loop's own thread, and while the loop does not run."""
+        return asyncio._get_running_loop() is self.loop or not self.loop.is_running()
+
     def call_in_loop(self, callback) -> None:
         """Call it in the loop's thread: now, if that is this one or the loop does not run, else soon."""
-        if asyncio._get_running_loop() is self.loop or not self.loop.is_running():
+        if self.is_here:
             callback()
         else:
             self.loop.call_soon_threadsafe(callback)
 
     def start(self, coroutine) -> asyncio.Task[object]:
         """A task for a coroutine; where the interpreter can, its first step has run when this returns."""
-        return self.start_task(coroutine)
+        return self.start_task(coroutine, False)
 
-    cdef object start_task(self, object coroutine):
-        factory = self.loop.get_task_factory()
-        if factory is not None:
-            return factory(self.loop, coroutine)
+    def create_task(self, coroutine) -> asyncio.Task[object]:
+        """A task for a coroutine whose first step runs in a later iteration, whatever the loop's task factory does."""
+        return Task(coroutine, loop=self.loop)
+
+    cdef object start_task(self, object coroutine, bint by_factory):
+        if by_factory:
+            factory = self.loop.get_task_factory()
+            if factory is not None:
+                return factory(self.loop, coroutine)
         return PyObject_Call(Task, (coroutine,), self.task_factory_kwargs)

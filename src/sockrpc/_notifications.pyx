@@ -2,12 +2,15 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.ref cimport Py_DECREF, PyObject
 from libc.stdint cimport uint8_t
 
 import asyncio
 
 from sockrpc._frames cimport MAX_NAME_BYTES, write_notify
+from sockrpc._raising cimport call_one, raise_pending
 from sockrpc._service cimport Handler, Procedure, is_coroutine
+from sockrpc._variables cimport enter_variables, exit_variables
 from sockrpc._websocket cimport MAX_HEADER_BYTES, OPCODE_BINARY, write_header
 
 cdef object CancelledError = asyncio.CancelledError
@@ -30,27 +33,53 @@ cdef class Notification(Procedure):
         return f"<Notification of {self.name!r}, {len(self.payload)} bytes>"
 
     cdef int begin(self) except -1:
-        cdef object result
+        cdef PyObject *returned
+        cdef object variables = self.connection.fresh_variables()
         self.service.notifications_started += 1
+        enter_variables(variables)
+        returned = call_one(self.handler.function, self)
+        exit_variables(variables)
+        if returned == NULL:
+            self.function_raised()
+        else:
+            result = <object> returned
+            Py_DECREF(result)
+            if is_coroutine(result):
+                return self.start_coroutine(result, variables)
+        return self.over()
+
+    cdef int function_raised(self) except -1:
         try:
-            result = self.handler.function(self)
-        except (Exception, CancelledError) as error:
+            raise_pending()
+        except (SystemExit, KeyboardInterrupt):
+            # As out of a task: these are for the whole process.
+            raise
+        except BaseException as error:
             self._failed(error)
-            return 0
-        if is_coroutine(result):
-            return self.start_coroutine(result)
+        return 0
+
+    cdef int broke_off(self, object error) except -1:
+        return self.over()
+
+    cdef int taken(self) except -1:
+        # The iterator has it: it counts no more.
+        return 0
+
+    cdef int over(self) except -1:
+        if not self.is_over:
+            self.is_over = True
+            self.connection.on_work_ended(self)
         return 0
 
     cdef bint owns(self, object task) except -1:
         return task is self.task
 
-    cdef int start_coroutine(self, object coroutine) except -1:
-        cdef object task = self.service.context.start_task(coroutine)
+    cdef int start_coroutine(self, object coroutine, object variables) except -1:
+        cdef object task = self.start_task(coroutine, variables)
         if task.done():
             self._check(task)
-            return 0
+            return self.over()
         task.add_done_callback(self._ended)
-        self.connection.notifying += 1
         # Losing the connection does not abort it, so the service owns it.
         self.service.keep(task)
         self.task = task
@@ -61,9 +90,9 @@ cdef class Notification(Procedure):
         try:
             self._check(task)
         finally:
-            self.connection.notifying -= 1
+            self.task = None
             self.connection.handling.remove(self)
-            self.connection.on_work_ended(self)
+            self.over()
 
     def _check(self, task: asyncio.Task[object]) -> None:
         if task.cancelled():

@@ -10,7 +10,7 @@ cdef class Settings:
     cdef Py_ssize_t max_message_bytes
     cdef Py_ssize_t max_in_flight
     cdef Py_ssize_t max_waiting_calls
-    cdef Py_ssize_t max_waiting_bytes
+    cdef Py_ssize_t max_held_bytes
     cdef Py_ssize_t max_notifications
     cdef Py_ssize_t output_high_bytes
     cdef Py_ssize_t output_low_bytes

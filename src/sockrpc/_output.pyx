@@ -60,7 +60,7 @@ cdef class Settings:
         self.max_message_bytes = limits.max_message_bytes
         self.max_in_flight = limits.max_in_flight
         self.max_waiting_calls = limits.max_waiting_calls
-        self.max_waiting_bytes = limits.max_waiting_bytes
+        self.max_held_bytes = limits.max_held_bytes
         self.max_notifications = limits.max_notifications
         self.output_high_bytes = limits.output_high_bytes
         self.output_low_bytes = limits.output_low_bytes
@@ -254,6 +254,11 @@ cdef class Output(Member):
     def is_writable(self) -> bool:
         """False while output is above the high-water mark."""
         return not self.write_paused
+
+    @property
+    def output_max_bytes(self) -> int:
+        """The limit, in bytes."""
+        return self.settings.output_max_bytes
 
     def is_full(self) -> bool:
         """True while the unsent output is above `output_max_bytes`."""

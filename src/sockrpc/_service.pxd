@@ -41,6 +41,7 @@ cdef class Service:
     cdef readonly Py_ssize_t attached      # what max_connections counts: in the handshake, open, or with work left
     cdef object idle_waiter        # future of `wait_idle`
     cdef readonly object log
+    cdef object variables            # the contextvars.Context that the server was made in
 
     cdef uint64_t calls_started
     cdef Tally others              # calls of methods that nobody registered, and all in the socket form
@@ -65,11 +66,17 @@ cdef class Procedure(Entry):
     cdef Tally *tally                # of its method; NULL for a notification
     cdef str name
     cdef readonly bytes payload
+    cdef bint is_call
     cdef Procedure previous
     cdef Procedure following
     cdef ProcedureQueue queue        # the queue it is in, None if it is in none
 
     cdef int begin(self) except -1
+    cdef int taken(self) except -1                # by the iterator of the socket form
+    # An exception came out of `begin`.
+    cdef int broke_off(self, object error) except -1
+    # A task for the handler's coroutine, which runs in a copy of `variables`.
+    cdef object start_task(self, object coroutine, object variables)
     cdef int note_abort(self, str reason) except -1
     # Log an error of it: a format, its arguments, the exception or None.
     cdef int report(self, str text, tuple args, object error) except -1
@@ -92,15 +99,22 @@ cdef class Host(WatchedConnection):
     cdef ProcedureQueue active       # calls with work that must be kept alive, None before there was one
     cdef ProcedureQueue handling     # notifications whose handlers have not ended, the same
     cdef Py_ssize_t notifying        # notification handlers that have not ended
+    cdef object variables            # the contextvars.Context that handlers start from; None: the service's
     cdef object callbacks            # the context that tasks' callbacks run in, None until one is needed
+    cdef Py_ssize_t tended           # tasks of hooks, and of the socket form, that have not ended
 
     cdef int on_unknown(self, uint32_t id, str method) except -1  # a call of what nobody registered
     cdef int attach(self) except -1                             # its transport is there
     cdef int keep_transferred(self) except -1                   # its transport is gone: count what it carried
     # Made on demand, as most connections are idle.
     cdef ProcedureQueue active_queue(self)
+    cdef object tend(self, object task)
     cdef ProcedureQueue handling_queue(self)
     cdef object callback_context(self)
+    # A context of its own for one handler: what hooks of this connection have set, and nothing else.
+    cdef object fresh_variables(self)
     cdef int on_answered(self) except -1                        # an answer was appended to the output
     cdef int on_left_waiting(self, Procedure procedure) except -1   # it was aborted before it started
     cdef int on_work_ended(self, Procedure procedure) except -1     # nothing is left of it
+    # Something was started, ended, withdrawn or lost: do what that makes possible.
+    cdef int advance(self) except -1

@@ -1,7 +1,7 @@
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any, Self, final
+from collections.abc import Callable, Coroutine
+from typing import Any, Self, TypeVar, final
 
 from sockrpc._dispatch import Entry
 from sockrpc._keepalive import WatchedConnection
@@ -12,6 +12,8 @@ from sockrpc._serving import ServerConnection
 from sockrpc._statistics import MethodStatistics
 from sockrpc.sockets import Socket
 from sockrpc.threads import WorkerThreads
+
+_T = TypeVar("_T")
 
 @final
 class Handler:
@@ -103,5 +105,9 @@ class Host(WatchedConnection):
     @property
     def log_fields(self) -> dict[str, object]: ...
     def close_slow(self) -> None: ...
+    def call_hook(self, hook: Callable[..., _T], *args: object) -> _T: ...
+    def create_task(self, coroutine: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]: ...
+    def start_task(self, coroutine: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]: ...
+    def keep_variables(self) -> None: ...
 
 def shown_address(address: object) -> str: ...

@@ -5,6 +5,7 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 import asyncio
+import contextvars
 import inspect
 import logging
 import types
@@ -16,6 +17,7 @@ from sockrpc._dispatch cimport Entry
 from sockrpc._loop cimport LoopContext
 from sockrpc._names cimport NameTable
 from sockrpc._statistics cimport Tally, add_outcomes, count_abort, shown
+from sockrpc._variables cimport copy_variables, enter_variables, exit_variables
 
 
 cdef object CoroutineType = types.CoroutineType
@@ -67,7 +69,13 @@ cdef bint is_coroutine(object result) except -1:
     # A decorated coroutine function does not look like one; what it returns does.
     if type(result) is CoroutineType:
         return True
-    return result is not None and type(result) is not str and asyncio.iscoroutine(result)
+    if result is None or type(result) is str:
+        return False
+    try:
+        return asyncio.iscoroutine(result)
+    except Exception:
+        # It raises when it is looked at, which `encode_payload` will say.
+        return False
 
 
 def is_coroutine_function(function: object) -> bool:
@@ -104,6 +112,7 @@ cdef class Service:
         self.working = set()
         self.tasks = set()
         self.log = logging.getLogger("sockrpc.server")
+        self.variables = contextvars.copy_context()
 
     def __dealloc__(self):
         if DEBUG:
@@ -238,6 +247,20 @@ cdef class Procedure(Entry):
 
     cdef int begin(self) except -1:
         raise NotImplementedError
+
+    cdef int taken(self) except -1:
+        raise NotImplementedError
+
+    cdef int broke_off(self, object error) except -1:
+        raise NotImplementedError
+
+    cdef object start_task(self, object coroutine, object variables):
+        enter_variables(variables)
+        try:
+            # The task copies them.
+            return self.service.context.start_task(coroutine, True)
+        finally:
+            exit_variables(variables)
 
     cdef bint owns(self, object task) except -1:
         raise NotImplementedError
@@ -375,7 +398,47 @@ cdef class Host(WatchedConnection):
             self.callbacks = self.context.variables.copy()
         return self.callbacks
 
+    cdef object fresh_variables(self):
+        return copy_variables(self.service.variables if self.variables is None else self.variables)
+
+    def call_hook(self, hook, *args):
+        """Call a hook of the application; handlers see what it sets in context variables."""
+        variables = self.fresh_variables()
+        result = variables.run(hook, *args)
+        self.variables = variables
+        return result
+
+    def create_task(self, coroutine) -> asyncio.Task[object]:
+        """A task for the application's work on this connection, which counts until it has ended.
+
+        Its first step runs in a later iteration; the coroutine calls `keep_variables` if handlers are to see
+        what it has set.
+        """
+        return self.tend(self.fresh_variables().run(self.context.create_task, coroutine))
+
+    def start_task(self, coroutine) -> asyncio.Task[object]:
+        """The same, but where the interpreter can, its first step has run when this returns."""
+        task = self.fresh_variables().run(self.context.start, coroutine)
+        return task if task.done() else self.tend(task)
+
+    cdef object tend(self, object task):
+        task.add_done_callback(self._tended)
+        self.tended += 1
+        self.service.keep(task)
+        return task
+
+    def _tended(self, task: asyncio.Task[object]) -> None:
+        self.tended -= 1
+        self.advance()
+
+    def keep_variables(self) -> None:
+        """From here on handlers start from the context variables of the running task."""
+        self.variables = contextvars.copy_context()
+
     cdef int on_answered(self) except -1:
+        raise NotImplementedError
+
+    cdef int advance(self) except -1:
         raise NotImplementedError
 
     cdef int on_left_waiting(self, Procedure procedure) except -1:

@@ -8,25 +8,26 @@ from libc.stdint cimport uint8_t
 
 import asyncio
 
-from sockrpc._calls cimport (
-    OUTCOME_ABORTED, OUTCOME_ANSWERED, OUTCOME_FAILED, OUTCOME_NONE, PHASE_RUNNING, PHASE_WAITING, Call,
-)
-from sockrpc._connection cimport FAIR_SHARE, STATE_CLOSING, STATE_CONNECTING, Connection
+from sockrpc._calls cimport Call
+from sockrpc._connection cimport STATE_CLOSING, STATE_CONNECTING, Connection
 from sockrpc._dispatch cimport Entry, RequestTable
 from sockrpc._frames cimport (
     FAULT_NONE, MAX_NAME_BYTES, OPCODE_NOTIFY, OPCODE_REQUEST, OPCODE_RESET, RECEIVER_SERVER, Fault, Frame,
     fault_reason, name_fault, parse, text_fault, write_notify,
 )
+from sockrpc._gate cimport Gate
 from sockrpc._keepalive cimport WatchedConnection
-from sockrpc._loop cimport clock
 from sockrpc._notifications cimport Notification
-from sockrpc._service cimport Handler, Host, Procedure, ProcedureQueue, Service
+from sockrpc._service cimport Handler, Procedure, Service
 from sockrpc._websocket cimport Parser, copy_part
+from sockrpc._work cimport OUTCOME_ABORTED, OUTCOME_ANSWERED, OUTCOME_FAILED, OUTCOME_NONE, PHASE_WAITING
 
 cdef enum:
     # Of a connection that ends, so many calls are cancelled before other connections get their turn:
     # each costs some microseconds here, and twice that in the next iteration, when its task unwinds.
     ABORTED_AT_ONCE = 512
+    # At the end of the abort grace, so many calls are logged and left behind at once.
+    LEFT_AT_ONCE = 64
 
 ctypedef int (*FrameHandler)(ServerConnection, Frame *) except -1
 
@@ -41,7 +42,7 @@ FRAME_HANDLERS[<int> OPCODE_RESET] = ServerConnection.on_reset
 
 
 # Not final: sockrpc.protocols joins it to asyncio.BufferedProtocol.
-cdef class ServerConnection(Host):
+cdef class ServerConnection(Gate):
     """One connection of a server.
 
     Args:
@@ -56,7 +57,6 @@ cdef class ServerConnection(Host):
         self.handshake = handshake
         self.parser = Parser("server", self.settings.max_message_bytes)
         self.table = RequestTable()
-        self.waiting = ProcedureQueue()
 
     def connection_made(self, transport) -> None:
         """Called by the transport: it is connected; the opening handshake begins."""
@@ -87,7 +87,7 @@ cdef class ServerConnection(Host):
     def admit(self) -> None:
         """The application is ready (its on_connect hook has finished): calls may start."""
         self.shut = False
-        self.pump()
+        self.advance()
 
     @property
     def in_flight(self) -> int:
@@ -106,40 +106,6 @@ cdef class ServerConnection(Host):
         self.send(prefix, write_notify(prefix, data, PyBytes_GET_SIZE(name)), payload)
         if not self.pumping:
             self.write_soon(self.active_count + self.notifying <= 1)
-
-    # The socket form
-
-    def take(self):
-        """The next procedure for the iterator, None if there is none yet."""
-        cdef Procedure procedure = self.waiting.head
-        if procedure is None or not self.may_start(procedure):
-            return None
-        procedure = self.next_waiting()
-        if isinstance(procedure, Call):
-            (<Call> procedure).phase = PHASE_RUNNING
-            self.active_count += 1
-            self.service.calls_started += 1
-        else:
-            self.service.notifications_started += 1
-        self.check_waiting_room()
-        return procedure
-
-    def wait_procedure(self):
-        """A future that is done when `take` may have something, or the connection has ended; several may wait."""
-        taker = self.context.loop.create_future()
-        self.takers = [taker, *[each for each in self.takers or () if not each.done()]]
-        if self.ended:
-            self.wake_takers()
-        return taker
-
-    cdef int wake_takers(self) except -1:
-        cdef Procedure first = self.waiting.head
-        if self.takers is not None and (self.ended or (first is not None and self.may_start(first))):
-            for taker in self.takers:
-                if not taker.done():
-                    taker.set_result(None)
-            self.takers = None
-        return 0
 
     # Frames
 
@@ -166,7 +132,7 @@ cdef class ServerConnection(Host):
             name = self.decode_name(frame)
             if name is None:
                 return 0
-        if self.draining:
+        if self.service.stopping:
             # The 1001 close is on its way; no new call starts.
             return 0
         if handler == NULL and self.service.methods is not None:
@@ -174,6 +140,7 @@ cdef class ServerConnection(Host):
             self.ran_handler = True
             return self.on_unknown(frame.id, name)
         call = Call.__new__(Call)
+        call.is_call = True
         call.id = frame.id
         call.connection = self
         call.service = self.service
@@ -230,124 +197,7 @@ cdef class ServerConnection(Host):
             self.fail(1002, name_fault())
             return None
 
-    # Admission
-
-    cdef int arrive(self, Procedure procedure) except -1:
-        if self.waiting.head is None and self.service.methods is not None and self.may_start(procedure):
-            self.ran_handler = True
-            return self.start(procedure)
-        self.waiting.push(procedure)
-        self.waiting_bytes += PyBytes_GET_SIZE(procedure.payload)
-        self.check_waiting_room()
-        if self.service.methods is None:
-            self.wake_takers()
-        return 0
-
-    cdef bint may_start(self, Procedure procedure) noexcept:
-        if self.shut:
-            return False
-        if type(procedure) is Call:
-            return (
-                self.active_count < self.settings.max_in_flight
-                and not self.write_paused and not self.draining and not self.ended
-            )
-        return self.notifying < self.settings.max_notifications
-
-    cdef int start(self, Procedure procedure) except -1:
-        cdef PyObject *before = self.context.starting
-        if type(procedure) is Call:
-            self.active_count += 1
-            self.service.calls_started += 1
-        # Others may start in it: it may reset or answer calls.
-        self.context.starting = <PyObject *> procedure
-        try:
-            return procedure.begin()
-        except BaseException as error:
-            if type(procedure) is Call:
-                (<Call> procedure).broke_off(error)
-            raise
-        finally:
-            self.context.starting = before  # pragma: no trace
-
-    cdef Procedure next_waiting(self):
-        cdef Procedure procedure = self.waiting.head
-        self.waiting.remove(procedure)
-        self.waiting_bytes -= PyBytes_GET_SIZE(procedure.payload)
-        self.left_queue += 1
-        return procedure
-
-    cdef int check_waiting_room(self) except -1:
-        if (
-            self.waiting.count >= self.settings.max_waiting_calls
-            or self.waiting_bytes >= self.settings.max_waiting_bytes
-        ):
-            self.parsing_stopped = not self.ended
-        else:
-            self.restart_parsing()
-        return 0
-
-    cdef int pump(self) except -1:
-        """Start what waits, in order, as far as the limits admit."""
-        cdef double until
-        if self.pumping or self.waiting.head is None:
-            return 0
-        if self.service.methods is None:
-            return self.wake_takers()
-        until = clock() + FAIR_SHARE
-        self.pumping = True
-        try:
-            while self.waiting.head is not None and self.may_start(self.waiting.head):
-                self.start(self.next_waiting())
-                if clock() >= until:
-                    self.context.postpone(self)
-                    break
-        finally:
-            self.pumping = False
-            if not self.in_feed:
-                self.flush()
-            self.check_waiting_room()
-        return 0
-
-    cdef int proceed(self) except -1:
-        if self.aborting:
-            self.abort_some()
-        self.pump()
-        return Connection.proceed(self)
-
-    # Called by procedures
-
-    cdef int on_answered(self) except -1:
-        if self.draining:
-            self.close_if_drained()
-        if not self.pumping:
-            self.write_soon(self.active_count <= 1)
-        return 0
-
-    cdef int on_left_waiting(self, Procedure procedure) except -1:
-        self.waiting.remove(procedure)
-        self.waiting_bytes -= PyBytes_GET_SIZE(procedure.payload)
-        self.left_queue += 1
-        self.check_waiting_room()
-        if self.waiting.head is not None and not self.ended:
-            # What it stood before may be able to start.
-            self.pump()
-        return 0
-
-    cdef int on_work_ended(self, Procedure procedure) except -1:
-        if type(procedure) is Call:
-            self.active_count -= 1
-        if self.waiting.head is not None:
-            self.pump()
-        if self.draining:
-            self.close_if_drained()
-        if self.ended:
-            self.forget_if_over()
-        return 0
-
     # Ending
-
-    cdef int on_output_open(self) except -1:
-        return self.pump()
 
     def drain(self) -> None:
         """The server stops: no call starts any more; close when those in flight are answered."""
@@ -358,10 +208,14 @@ cdef class ServerConnection(Host):
             self.hasten_opening()
             return
         self.draining = True
-        for entry in self.table.entries():
-            if (<Procedure> entry).queue is self.waiting:
-                (<Call> entry).abort("stop", True)
-        self.close_if_drained()
+        self.pumping = True
+        try:
+            for entry in self.table.entries():
+                if (<Procedure> entry).queue is self.waiting:
+                    (<Call> entry).abort("stop", True)
+        finally:
+            self.pumping = False
+        self.advance()
 
     cdef int hasten_opening(self) except -1:
         # A peer that does not go on has as long as one that does not close, counted from when it
@@ -382,16 +236,6 @@ cdef class ServerConnection(Host):
             self.deadline = now + self.settings.close_timeout
         return WatchedConnection.find_overdue(self, now)
 
-    cdef int close_if_drained(self) except -1:
-        if self.table.count == 0 and not self.ended:
-            # Not from here: a handler may be running, and its answer is to precede the close frame.
-            self.context.loop.call_soon(self._close_drained)
-        return 0
-
-    def _close_drained(self) -> None:
-        if self.table.count == 0:
-            self.close_for_stop()
-
     cdef int close_for_stop(self) except -1:
         self.stopped = True
         return self.start_close(1001, "server stopping")
@@ -403,44 +247,44 @@ cdef class ServerConnection(Host):
         cdef str reason = "stop" if self.stopped else "lost"
         self.service.connections.discard(self)
         self.aborting = []
-        # The cancels of many take their turns. What must hold at once does: nothing is in flight any
-        # more, and no call can be answered. Each is looked at once, as that already takes its time.
-        while self.table.count:
-            call = <Call> self.table.next_entry(&bucket)
-            if call.phase == PHASE_WAITING:
-                call.abort(reason, self.stopped)
-                continue
-            self.aborting.append(call)
-            call.give_up(reason)
-            call.cancel_is_due = self.stopped or call.handler is None or not call.handler.run_to_completion
-            active += call.queue is not None
-        # Work that goes on after its answer ends too: nothing outlives its connection by accident.
-        if self.active is not None and active < self.active.count:
-            self.aborting[:0] = [
-                call for call in self.active_work()
-                if call.outcome == OUTCOME_ANSWERED or call.outcome == OUTCOME_FAILED
-            ]
+        # Nothing starts meanwhile that waits behind these.
+        self.pumping = True
+        try:
+            # The cancels of many take their turns. What must hold at once does: nothing is in flight any
+            # more, and no call can be answered. Each is looked at once, as that already takes its time.
+            while self.table.count:
+                call = <Call> self.table.next_entry(&bucket)
+                if call.phase == PHASE_WAITING:
+                    call.abort(reason, self.stopped)
+                    continue
+                self.aborting.append(call)
+                call.give_up(reason)
+                call.cancel_is_due = self.stopped or call.handler is None or not call.handler.run_to_completion
+                active += call.queue is not None
+            # Work that goes on after its answer ends too: nothing outlives its connection by accident.
+            if self.active is not None and active < self.active.count:
+                self.aborting[:0] = [
+                    call for call in self.active_work()
+                    if call.outcome == OUTCOME_ANSWERED or call.outcome == OUTCOME_FAILED
+                ]
+        finally:
+            self.pumping = False
         self.abort_some()
         self.socket._ended()
-        self.wake_takers()
-        # What is left to start are notifications: the client did not wait for them. They are dropped
-        # only where the application never let the connection in.
-        while self.shut and self.waiting.head is not None:
-            self.next_waiting()
-            self.service.notifications_dropped += 1
-        self.pump()
-        return 0
+        self.wake_takers(True)
+        # Notifications are left: the client did not wait for them, so they still start.
+        return self.advance()
 
     cdef int abort_some(self) except -1:
         """Abort some, the last first; the others when other connections had their turn."""
         cdef Call call
         cdef list some = self.aborting[-ABORTED_AT_ONCE:]
-        cdef str reason = "stop" if self.stopped else "lost"
         del self.aborting[-ABORTED_AT_ONCE:]
         for call in some:
             try:
-                if call.outcome == OUTCOME_NONE or call.outcome == OUTCOME_ABORTED:
-                    call.abort(reason, self.stopped)
+                if self.grace_over or call.outcome == OUTCOME_NONE or call.outcome == OUTCOME_ABORTED:
+                    # The reason of all that were given up is known; the others are aborted by a stop.
+                    call.abort("stop", self.stopped)
                 elif call.handler is None or not call.handler.run_to_completion:
                     call.cancel_work()
             except Exception as error:  # pragma: no memory
@@ -449,22 +293,14 @@ cdef class ServerConnection(Host):
             self.context.postpone(self)
         return 0
 
+    cdef int proceed(self) except -1:
+        if self.aborting:
+            self.abort_some()
+        return Gate.proceed(self)
+
     cdef int on_lost(self) except -1:
         self.keep_transferred()
-        return self.forget_if_over()
-
-    cdef int forget_if_over(self) except -1:
-        if (
-            self.transport is None and self.ended and self.active_count == 0 and self.notifying == 0
-            and (self.waiting.head is None or self.service.methods is None)
-        ):
-            if self.is_attached:
-                # Not before: who connects, has work begun and leaves would get past every limit.
-                self.is_attached = False
-                self.service.attached -= 1
-            self.service.working.discard(self)
-            self.service.check_idle()
-        return 0
+        return self.advance()
 
     def active_work(self) -> list[Call]:
         """The calls whose work has not ended."""
@@ -477,21 +313,23 @@ cdef class ServerConnection(Host):
 
     def end_grace(self) -> None:
         """The stop grace is over: abort what still runs, then close."""
-        cdef Call call
         self.draining = True
         self.grace_over = True
-        while self.waiting.head is not None and type(self.waiting.head) is Notification:
-            # Nothing may start that the end of the grace has not seen.
-            self.next_waiting()
-            self.service.notifications_dropped += 1
-        for call in self.active_work():
-            call.abort("stop", True)
+        self.stopped = True
+        self.aborting = self.active_work()
+        self.abort_some()
         self.close_for_stop()
+        self.advance()
 
-    def end_abort_grace(self) -> None:
-        """The abort grace is over too: cancel once more, say whose fault it is, leave it behind."""
+    def end_abort_grace(self) -> Iterator[None]:
+        """The abort grace is over too: cancel once more, say whose fault it is, leave it behind.
+
+        Yields now and then, for other work of the loop, as each takes a line in the log.
+        """
         cdef Call call
-        for call in self.active_work():
+        for index, call in enumerate(self.active_work(), 1):
             call.cancel_again()
+            if index % LEFT_AT_ONCE == 0:
+                yield
         if self.transport is not None:
             self.drop("server stopping")

@@ -11,6 +11,7 @@ cdef class UndoHooks:
     cdef uint32_t id
     cdef dict fields
     cdef list hooks                  # (callback, args), in order of registration
+    cdef object variables            # the contextvars.Context that they start from
     cdef bint running
 
     # Starts the task that runs them; it has ended already if none of them had to wait.

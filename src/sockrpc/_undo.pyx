@@ -5,10 +5,12 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport uint32_t
 
 import asyncio
+import contextvars
 import inspect
 
 from sockrpc._debug cimport DEBUG, count_created, count_freed
 from sockrpc._service cimport Service
+from sockrpc._variables cimport enter_variables, exit_variables
 
 cdef object CancelledError = asyncio.CancelledError
 
@@ -32,6 +34,7 @@ cdef class UndoHooks:
         self.id = id
         self.fields = fields
         self.hooks = []
+        self.variables = contextvars.copy_context()
 
     def __dealloc__(self):
         if DEBUG:
@@ -39,7 +42,12 @@ cdef class UndoHooks:
 
     cdef object start(self):
         self.running = True
-        return self.service.context.start_task(self._run())
+        # They see the variables of the handler that registered the first of them, and leave nothing in them.
+        enter_variables(self.variables)
+        try:
+            return self.service.context.start_task(self._run(), False)
+        finally:
+            exit_variables(self.variables)
 
     async def _run(self) -> None:
         while self.hooks:
@@ -48,7 +56,9 @@ cdef class UndoHooks:
                 result = callback(*args)
                 if inspect.isawaitable(result):
                     await result
-            except (Exception, CancelledError) as error:
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
                 stopped = asyncio.current_task().cancelling()
                 if stopped and isinstance(error, CancelledError):
                     # The end of the stop grace.

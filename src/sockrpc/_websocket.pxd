@@ -78,6 +78,8 @@ cdef class Parser:
     # Where the next `size` bytes may be received directly (see `received`); NULL is never returned.
     cdef uint8_t *reserve(self, Py_ssize_t size) except NULL
     cdef int received(self, Py_ssize_t size) except -1
+    # Free all memory; nothing more may be offered.
+    cdef void release(self) noexcept
     cdef int fault(self, int code, str reason) noexcept
     cdef bint has_room(self, uint8_t first, uint64_t length) noexcept
     cdef int fragment(self) except -1

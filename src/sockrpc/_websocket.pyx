@@ -104,6 +104,14 @@ cdef class Parser:
         buffer_free(&self.message)
         buffer_free(&self.tail)
 
+    cdef void release(self) noexcept:
+        self.dead = True
+        self.cursor = self.end = NULL
+        self.missing = 0
+        buffer_free(&self.message)
+        buffer_free(&self.tail)
+        self.tail_is_large = False
+
     cdef int fault(self, int code, str reason) noexcept:
         self.dead = True
         self.close_code = code
@@ -146,7 +154,7 @@ cdef class Parser:
 
     cdef int keep(self) except -1:
         cdef Py_ssize_t rest = self.end - self.cursor
-        if not self.message_opcode and self.message.data != NULL:
+        if (self.dead or not self.message_opcode) and self.message.data != NULL:
             buffer_free(&self.message)
         if self.dead or rest == 0:
             if self.tail.data == NULL:

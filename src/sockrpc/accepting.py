@@ -178,9 +178,12 @@ async def serve_line(
     try:
         await loop.connect_accepted_socket(make, line, **tls)
     except BaseException as error:
-        line.close()
-        if protocol is not None:
-            # It was never told of a connection, and what refers to it may go with the garbage only.
+        if protocol is None:
+            line.close()
+        else:
+            # The transport owns the line, and closes it in its own time: its descriptor must not be used for
+            # another connection meanwhile. connection_lost may never be called: TLS has failed before
+            # connection_made, or uvloop was cancelled after it.
             protocol.give_up_opening()
         if not isinstance(error, OSError):
             raise

@@ -35,7 +35,7 @@ class ServerLimits(ConnectionLimits, total=False):
 
     max_in_flight: int
     max_waiting_calls: int
-    max_waiting_bytes: int
+    max_held_bytes: int
     max_notifications: int
     max_connections: int | None
     max_threads: int
@@ -64,7 +64,7 @@ class Limits:
     max_message_bytes: int = 16 * MIB
     max_in_flight: int = 1_024
     max_waiting_calls: int = 16_384
-    max_waiting_bytes: int = 16 * MIB
+    max_held_bytes: int = 24 * MIB
     max_notifications: int = 1_024
     output_high_bytes: int = 1 * MIB
     output_low_bytes: int = 256 * KIB

@@ -19,7 +19,7 @@ from sockrpc._service import Service
 from sockrpc._serving import ServerConnection
 from sockrpc.compression import CompressionName
 from sockrpc.handshake import Origins, ServerHandshake, plain_response, serialize_response
-from sockrpc.sockets import Socket, is_cancelled
+from sockrpc.sockets import ENDS_PROCESS, Socket, is_cancelled
 
 __all__ = ["Arrivals", "FullLog", "OpeningPolicy", "ProcessRequest", "ServerOpening"]
 
@@ -174,13 +174,17 @@ class ServerOpening:
             self.decide(outcome, None)
             return
         try:
-            result = self.policy.process_request(self.connection.socket, outcome)
-        except (Exception, asyncio.CancelledError) as error:
+            result = self.connection.call_hook(self.policy.process_request, self.connection.socket, outcome)
+        except ENDS_PROCESS:
+            raise
+        except BaseException as error:
             self.failed(error)
             return
         if inspect.isawaitable(result):
-            self.task = asyncio.get_running_loop().create_task(self.wait(result, outcome))
-            self.service.keep(self.task)
+            self.task = self.connection.create_task(self.wait(result, outcome))
+            if inspect.iscoroutine(result):
+                # A task that is cancelled before its first step never awaits it.
+                self.task.add_done_callback(lambda _: result.close())
         else:
             self.decide(outcome, result)
 
@@ -188,13 +192,16 @@ class ServerOpening:
         """Wait for what the application says, as long as the handshake may take."""
         try:
             response = await result
-        except (Exception, asyncio.CancelledError) as error:
+        except ENDS_PROCESS:
+            raise
+        except BaseException as error:
             # The end of the connection cancels it, or that of a stop; whoever else does makes it fail.
-            if is_cancelled():
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
                 raise
             self.failed(error)
             return
         if self.connection is not None:
+            self.connection.keep_variables()
             self.connection.hold_handshake(False)
             self.decide(request, response)
 

@@ -71,7 +71,7 @@ class Room:
             raise UsageError(f"exclude is a Socket, not {type(exclude).__name__}")
         # A copy: where a write makes room at once, handlers may start in it, and join or leave.
         connections = list(self._members.values())
-        excluded = None if exclude is None else exclude._connection
+        excluded = None if exclude is None else self._members.get(exclude)
         queued, slow = broadcast(connections, excluded, *encode(event, payload))
         # All of them leave before the first is closed: its on_disconnect may broadcast in its turn, and
         # would close the next one from inside that, and so on down the stack.

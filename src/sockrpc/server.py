@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket as socket_module
 import ssl as ssl_module
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -14,6 +14,7 @@ from sockrpc._loop import LoopContext, context_of_running_loop
 from sockrpc._names import NameTable
 from sockrpc._output import Settings
 from sockrpc._service import Service, is_coroutine_function
+from sockrpc._serving import ServerConnection
 from sockrpc.accepting import descriptors_for_connections
 from sockrpc.app import App
 from sockrpc.blocking import LoopWatch
@@ -34,6 +35,8 @@ __all__ = ["ServeOptions", "Server", "serve"]
 LOG = logging.getLogger("sockrpc.server")
 
 LARGEST_PORT = 65_535
+# Each costs some ten microseconds in this iteration of the loop and in the next.
+ENDED_AT_ONCE = 128
 
 
 class Server:
@@ -81,11 +84,12 @@ class Server:
         if self._stopping is None:
             self._service.begin_stop()
             last = None if self._listening is None else self._listening.stop(queue)
-            for connection in list(self._service.working):
+            create_task = self._service.context.create_task
+            self._service.keep(create_task(self._arrivals.wait(last, self._limits.close_timeout)))
+            working = list(self._service.working)
+            for connection in working[:ENDED_AT_ONCE]:
                 connection.drain()
-            loop = asyncio.get_running_loop()
-            self._service.keep(loop.create_task(self._arrivals.wait(last, self._limits.close_timeout)))
-            self._stopping = loop.create_task(self._stop())
+            self._stopping = create_task(self._stop(working[ENDED_AT_ONCE:]))
             self._stop_begun.set()
 
     def hurry(self) -> None:
@@ -122,19 +126,17 @@ class Server:
         self.close()
         await self.wait_closed()
 
-    async def _stop(self) -> None:
+    async def _stop(self, to_drain: list[ServerConnection]) -> None:
         service = self._service
+        await in_turns(to_drain, ServerConnection.drain)
         if not await self._idle_within(self._limits.stop_grace):
-            for task in list(service.tasks):
-                task.cancel()
-            for connection in list(service.working):
-                connection.end_grace()
+            await in_turns(service.tasks, asyncio.Task.cancel)
+            await in_turns(service.working, ServerConnection.end_grace)
             if not await self._idle_within(self._limits.abort_grace):
-                for task in list(service.tasks):
-                    LOG.error("%s has not ended after it was cancelled; it is left behind", task.get_coro())
-                    task.cancel()
+                await in_turns(service.tasks, leave_behind)
                 for connection in list(service.working):
-                    connection.end_abort_grace()
+                    for _ in connection.end_abort_grace():
+                        await asyncio.sleep(0)
                 # The second cancel and the closed transports get their turn.
                 for _ in range(3):
                     await asyncio.sleep(0)
@@ -154,6 +156,20 @@ class Server:
         finally:
             hurry.cancel()
         return idle.done()
+
+
+async def in_turns(objects: Collection[Any], act: Callable[[Any], object]) -> None:
+    """Do it for each of very many, some in each iteration of the loop."""
+    for index, each in enumerate(list(objects), 1):
+        act(each)
+        if index % ENDED_AT_ONCE == 0:
+            await asyncio.sleep(0)
+
+
+def leave_behind(task: asyncio.Task[Any]) -> None:
+    """Cancel once more what has not ended by its first cancel, and say so."""
+    LOG.error("%s has not ended after it was cancelled; it is left behind", task.get_coro())
+    task.cancel()
 
 
 class ServeOptions(ServerLimits, total=False):

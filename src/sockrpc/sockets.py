@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,15 +16,22 @@ from sockrpc._calls import Call
 from sockrpc._frames import encode
 from sockrpc._notifications import Notification
 from sockrpc._serving import ServerConnection
+from sockrpc.ended import EndedConnection
 from sockrpc.errors import ConnectionClosed, ConnectionLost, UsageError
 from sockrpc.handshake import pack_request, unpack_request
 
 if TYPE_CHECKING:
     from sockrpc.rooms import Room
 
-__all__ = ["Hooks", "Socket", "SocketHandler", "SocketHook", "is_cancelled"]
+__all__ = ["ENDS_PROCESS", "Hooks", "Socket", "SocketHandler", "SocketHook", "is_cancelled"]
 
 Procedure: TypeAlias = Call | Notification
+
+# Not failures of a hook: as out of any task, these are for the whole process.
+ENDS_PROCESS = (SystemExit, KeyboardInterrupt)
+
+# Guards what threads count.
+THREADS = threading.Lock()
 
 
 class Socket:
@@ -43,6 +51,7 @@ class Socket:
         "_address",
         "_connection",
         "_hooks",
+        "_pending_bytes",
         "_request",
         "_rooms",
         "_state",
@@ -51,7 +60,8 @@ class Socket:
     )
 
     def __init__(self, connection: ServerConnection, hooks: Hooks) -> None:
-        self._connection = connection
+        self._connection: Any = connection  # a ServerConnection, and an EndedConnection when that is over
+        self._pending_bytes = 0
         self._hooks = hooks
         self._address: Any = None
         self._request: Request | str | None = None
@@ -92,7 +102,8 @@ class Socket:
     @property
     def in_flight(self) -> int:
         """How many calls were neither answered nor reset."""
-        return self._connection.in_flight
+        in_flight: int = self._connection.in_flight
+        return in_flight
 
     async def notify(self, event: str, payload: str | bytes | bytearray | memoryview = b"") -> None:
         """Send a notification; waits while the peer reads too slowly.
@@ -110,6 +121,10 @@ class Socket:
             await connection.drained()
         if connection.has_ended:
             raise connection.reason_ended()
+        if not connection.service.context.is_here:
+            raise UsageError(
+                "a socket belongs to its server's event loop; from a thread there is notify_nowait"
+            )
         if not connection.is_open:
             raise UsageError("the opening request is not answered yet; nothing can be sent before that")
         connection.notify(name, encoded)
@@ -124,7 +139,31 @@ class Socket:
         connection = self._connection
         if not connection.is_open or connection.is_full():
             return False
+        if not connection.service.context.is_here:
+            return self._notify_from_thread(connection, name, encoded)
         connection.notify(name, encoded)
+        return True
+
+    def _notify_from_thread(self, connection: ServerConnection, name: bytes, payload: bytes) -> bool:
+        """Let the loop's thread send it; those of one thread stay in order, before its handler's answer."""
+        size = len(name) + len(payload)
+
+        def send() -> None:
+            with THREADS:
+                self._pending_bytes -= size
+            if connection.is_open:
+                connection.notify(name, payload)
+
+        with THREADS:
+            # As much again as the output may hold: a thread can be faster than the loop.
+            if self._pending_bytes > connection.output_max_bytes:
+                return False
+            self._pending_bytes += size
+        try:
+            connection.service.context.loop.call_soon_threadsafe(send)
+        except RuntimeError:
+            # The loop was closed over the connection.
+            return False
         return True
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
@@ -147,12 +186,17 @@ class Socket:
     async def __anext__(self) -> Procedure:
         connection = self._connection
         while True:
-            procedure = connection.take()
+            procedure: Procedure | None = connection.take()
             if procedure is not None:
                 return procedure
             if connection.has_ended:
                 raise StopAsyncIteration
-            await connection.wait_procedure()
+            taker = connection.wait_procedure()
+            try:
+                await taker
+            except asyncio.CancelledError:
+                connection.give_up_waiting(taker)
+                raise
 
     # For the connection and the server
 
@@ -171,10 +215,9 @@ class Socket:
         self._connection.opened(shut)
         if hooks.handle_socket is None and not shut:
             return
-        self._task = asyncio.get_running_loop().create_task(
+        self._task = self._connection.create_task(
             self._connect() if hooks.handle_socket is None else self._handle(hooks.handle_socket)
         )
-        self._connection.service.keep(self._task)
 
     def _pack_request(self) -> None:
         """Most connections are never asked for their request again; its objects take 2.4 KiB."""
@@ -184,35 +227,45 @@ class Socket:
     async def _connect(self) -> None:
         try:
             await run_hooks(self._hooks.on_connect, self)
-        except (Exception, asyncio.CancelledError):
+        except ENDS_PROCESS:
+            raise
+        except BaseException as error:
+            cancelled = isinstance(error, asyncio.CancelledError) and is_cancelled()
             self._task = None
             # on_disconnect is skipped: nothing that it could undo was completed.
             self._hooks = Hooks()
             # The end of the connection cancels it; whoever else does makes it fail.
-            if not (is_cancelled() and self._connection.has_ended):
+            if not (cancelled and self._connection.has_ended):
                 self._log_failure("the on_connect hook for %r failed")
             self._connection.close(1011, "on_connect failed")
-            if is_cancelled():
+            if cancelled:
                 raise
         else:
             self._task = None
             self._pack_request()
+            self._connection.keep_variables()
             self._connection.admit()
 
     async def _handle(self, handle_socket: SocketHandler) -> None:
         try:
             await handle_socket(self)
-        except (Exception, asyncio.CancelledError) as error:
+        except ENDS_PROCESS:
+            raise
+        except BaseException as error:
             # One that only says that the connection has ended is the normal end of the coroutine, and so
             # is being cancelled at the end of a stop.
-            expected = isinstance(error, ConnectionLost | ConnectionClosed) or is_cancelled()
+            cancelled = isinstance(error, asyncio.CancelledError) and is_cancelled()
+            expected = isinstance(error, ConnectionLost | ConnectionClosed) or cancelled
             if not (self._connection.has_ended and expected):
                 self._log_failure("the coroutine of %r failed")
             self._connection.close(1011, "internal error")
-            if is_cancelled():
+            if cancelled:
                 raise
         else:
             self._connection.close(1000, "")
+        finally:
+            # Nobody takes any more what was received.
+            self._connection.drop_waiting()
 
     def _ended(self) -> None:
         """The connection has ended, in this very iteration: leave the rooms, tell the application."""
@@ -232,16 +285,20 @@ class Socket:
             self._task.cancel()
             return
         if hooks.on_disconnect:
-            service = self._connection.service
-            task = service.context.start(self._disconnect())
-            if not task.done():
-                service.keep(task)
+            self._connection.start_task(self._disconnect())
+
+    def _forgotten(self) -> None:
+        """The connection is over: nothing of it runs or waits any more."""
+        self._connection = EndedConnection(self._connection)
+        self._task = None
 
     async def _disconnect(self) -> None:
         try:
             await run_hooks(self._hooks.on_disconnect, self)
-        except (Exception, asyncio.CancelledError):
-            if is_cancelled():
+        except ENDS_PROCESS:
+            raise
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
                 raise
             self._log_failure("the on_disconnect hook for %r failed")
 

@@ -27,12 +27,13 @@ class Job:
         argument: object,
         started: Callable[[], None],
         done: Callable[[object, BaseException | None], None],
+        context: contextvars.Context,
     ) -> None:
         self.function = function
         self.argument = argument
         self.started = started
         self.done = done
-        self.context = contextvars.copy_context()
+        self.context = context
 
     def run(self) -> tuple[object, BaseException | None]:
         """Run the function, in a worker thread."""
@@ -65,6 +66,7 @@ class WorkerThreads:
         argument: object,
         started: Callable[[], None],
         done: Callable[[object, BaseException | None], None],
+        context: contextvars.Context | None = None,
     ) -> Job:
         """Run `function(argument)` in a thread.
 
@@ -73,8 +75,10 @@ class WorkerThreads:
             argument: Its only argument.
             started: Called on the loop when a thread takes the job.
             done: Called on the loop, with the result and the exception, when the function has ended.
+            context: The context variables that the function sees, and nothing else runs in; a copy of the
+                current ones by default.
         """
-        job = Job(function, argument, started, done)
+        job = Job(function, argument, started, done, context or contextvars.copy_context())
         if self._idle:
             self._assign(self._idle.pop(), job)
         elif self._threads < self._max_threads:

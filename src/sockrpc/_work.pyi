@@ -1,0 +1,3 @@
+from sockrpc._service import Procedure
+
+class Work(Procedure): ...
