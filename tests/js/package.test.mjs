@@ -22,8 +22,8 @@ test("the manifest names files that exist, types first, and no dependency", () =
   }
 });
 
-test("size budget: at most 400 lines and 16 KiB", () => {
+test("size budget: at most 420 lines and 16 KiB", () => {
   const source = read("sockrpc.js");
-  assert.ok(source.split("\n").length <= 401);
+  assert.ok(source.split("\n").length <= 421);
   assert.ok(Buffer.byteLength(source) <= 16 * 1024);
 });

@@ -101,7 +101,7 @@ export class SocketIo {
   close(): void;
 }
 
-/** The caller gave a call up. `message` is `String(reason)`. */
+/** The caller gave a call up. `message` is `String(reason)`; where that throws, it says that it cannot be shown. */
 export class RPCAbortError extends Error {
   constructor(id: number, name: string, data: Payload, reason?: unknown);
   /** The id of the call. */

@@ -14,10 +14,19 @@ const MAX_TIMEOUT = 2 ** 31 - 1; // a timer set for longer fires at once
 
 // ---- errors ----
 
+/** `String(value)`, which throws for a value without a `toString`, such as `match.groups`. */
+function textOf(value) {
+  try {
+    return String(value);
+  } catch {
+    return "(a value that cannot be shown)";
+  }
+}
+
 /** The caller gave a call up: by its signal or by its timeout. */
 export class RPCAbortError extends Error {
   constructor(id, name, data, reason) {
-    super(String(reason));
+    super(textOf(reason));
     this.id = id;
     this.name = name;
     this.data = data;
@@ -28,7 +37,7 @@ export class RPCAbortError extends Error {
 /** The world ended the connection: the server, the line, or bytes that the protocol forbids. */
 export class ConnectionLostError extends Error {
   constructor(code = CLOSE_ABNORMAL, reason = "") {
-    super(`connection lost (${code}${reason && `: ${reason}`})`);
+    super(`connection lost (${textOf(code)}${reason && `: ${textOf(reason)}`})`);
     this.name = "ConnectionLostError";
     this.code = code;
     this.reason = reason;
@@ -292,22 +301,26 @@ export class SocketIo {
     const id = this.#calls.allocateId();
     if (signal?.aborted) throw new RPCAbortError(id, name, data, signal.reason);
     const call = { id };
+    const settled = new Promise((resolve, reject) => Object.assign(call, { resolve, reject }));
+    settled.catch(() => {}); // nobody waits for it if `#send` throws
     const abort = (reason) => {
+      const error = new RPCAbortError(id, name, data, reason); // its `toString` may settle the call
       if (!this.#calls.take(id, call)) return;
       const written = !this.#unsent.delete(call);
+      call.reject(error);
       if (written) this.#ws.send(serializeReset(id)); // a connection that is closing discards it
-      call.reject(new RPCAbortError(id, name, data, reason));
     };
     const onAbort = () => abort(signal.reason);
     const onTimeout = () => abort(new DOMException(`"${name}" took longer than ${timeout} ms`, "TimeoutError"));
     let timer;
     try {
       signal?.addEventListener("abort", onAbort);
+      this.#calls.add(call); // first: an injected WebSocket may answer or run the page's code in `send`
       this.#send(serializeRequest(id, method, payload), call);
-      this.#calls.add(call);
       if (timeout !== Infinity) timer = setTimeout(onTimeout, timeout);
-      return await new Promise((resolve, reject) => Object.assign(call, { resolve, reject }));
+      return await settled;
     } finally {
+      this.#calls.take(id, call); // of a call that could not be sent
       signal?.removeEventListener("abort", onAbort);
       clearTimeout(timer);
     }
@@ -332,8 +345,8 @@ export class SocketIo {
 
   close() {
     this.#end(() => new ConnectionClosedError());
-    this.#ws.close(1000);
     for (const event of this.#listeners.events()) this.#listeners.end(event);
+    this.#ws.close(1000);
   }
 
   #open() {
@@ -357,9 +370,11 @@ export class SocketIo {
     if (this.#ws.protocol !== SUBPROTOCOL) {
       return this.#fail(CLOSE_PROTOCOL_ERROR, "the server did not confirm the subprotocol");
     }
-    for (const message of this.#unsent.values()) this.#ws.send(message);
-    this.#unsent.clear();
     this.#settleOpened.resolve();
+    for (const [key, message] of this.#unsent) {
+      this.#unsent.delete(key); // first: an abort within `send` has a reset to send
+      this.#ws.send(message);
+    }
   }
 
   #onMessage(data) {
