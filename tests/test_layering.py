@@ -28,7 +28,7 @@ LAYERS: list[list[str]] = [
     ["_connection"],
     ["_keepalive"],
     ["_service"],
-    ["_undo", "_gate", "_work"],
+    ["_undo", "_gate", "_work", "signatures"],
     ["_calls", "_notifications"],
     # The two roles do not know each other either, nor does what knows no RPC.
     ["_serving", "_calling", "_messages"],

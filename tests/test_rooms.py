@@ -222,6 +222,21 @@ async def test_a_member_that_is_not_open_yet_is_passed_over() -> None:
         await until(lambda: len(room) == 0)
 
 
+async def test_its_members_can_be_iterated_over_while_they_come_and_go() -> None:
+    room = sockrpc.Room()
+    async with members(room, 2) as (here, clients):
+        sockets = [socket_of(here, client) for client in clients]
+        assert list(room) == sockets
+        for socket in room:
+            room.leave(socket)
+        assert list(room) == []
+        for socket in sockets:
+            room.join(socket)
+        for socket in room:
+            await socket.close()
+        await until(lambda: len(room) == 0)
+
+
 async def test_mistakes_are_usage_errors_and_nothing_is_sent() -> None:
     room = sockrpc.Room()
     async with members(room, 1) as (_, (client,)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, overload
 
@@ -12,6 +11,7 @@ from sockrpc._names import NameTable
 from sockrpc._notifications import Notification
 from sockrpc._service import Handler, is_coroutine_function
 from sockrpc.errors import UsageError
+from sockrpc.signatures import check_function
 from sockrpc.sockets import Hooks, Socket
 
 __all__ = ["App", "MethodHandler", "NotificationHandler", "Payload"]
@@ -76,14 +76,15 @@ class App:
             thread: Run a plain function in a worker thread.
 
         Raises:
-            UsageError: The name is taken or too long, the options do not fit the function, or it can not
-                take one argument.
+            UsageError: The name is taken or too long, the options do not fit the function, or it cannot
+                take one argument or is a generator.
         """
         if callable(name):
             return self.method()(name)
         chosen = name
 
         def register(function: M) -> M:
+            found = checked_name(function, chosen, "method")
             coroutine = is_coroutine_function(function)
             if thread and coroutine:
                 raise UsageError("thread=True is for plain functions; a coroutine function runs on the loop")
@@ -93,7 +94,7 @@ class App:
                 if not timeout > 0:
                     raise UsageError("timeout is a positive number of seconds")
             handler = Handler(
-                checked_name(function, chosen),
+                found,
                 function,
                 timeout=timeout or 0.0,
                 run_to_completion=run_to_completion,
@@ -120,14 +121,15 @@ class App:
             name: The event's name; the function's own by default.
 
         Raises:
-            UsageError: The name is taken or too long, or the function can not take one argument.
+            UsageError: The name is taken or too long, or the function cannot take one argument or is a
+                generator.
         """
         if callable(name):
             return self.on()(name)
         chosen = name
 
         def register(function: N) -> N:
-            add(self._events, Handler(checked_name(function, chosen), function), "event")
+            add(self._events, Handler(checked_name(function, chosen, "event"), function), "event")
             return function
 
         return register
@@ -137,7 +139,11 @@ class App:
 
         If it raises, the connection is closed with 1011 and `on_disconnect` is skipped. If the
         connection is lost meanwhile, it is cancelled and `on_disconnect` is skipped as well.
+
+        Raises:
+            UsageError: It cannot take one argument, or is a generator.
         """
+        check_function(function, "the on_connect hook")
         self._on_connect.append(function)
         return function
 
@@ -146,7 +152,11 @@ class App:
 
         It starts once, in the iteration in which the calls were cancelled and the rooms left; it does
         not wait for them to unwind.
+
+        Raises:
+            UsageError: It cannot take one argument, or is a generator.
         """
+        check_function(function, "the on_disconnect hook")
         self._on_disconnect.append(function)
         return function
 
@@ -161,37 +171,20 @@ class App:
         return Hooks(list(self._on_connect), list(self._on_disconnect))
 
 
-def checked_name(function: Callable[..., Any], name: str | None) -> str:
-    """The name under which a function is registered: its own if none is given."""
+def checked_name(function: Callable[..., Any], name: str | None, what: str) -> str:
+    """The name under which a function that can be a handler is registered: its own if none is given."""
     if name is None:
         name = getattr(function, "__name__", None)
         if not isinstance(name, str):
             raise UsageError(f"{function!r} has no name; give one to the decorator")
     encode(name, b"")
+    check_function(function, f"the handler of {what} {name!r}")
     # A plain str, also where the name is a member of an enumeration.
     return str.__str__(name)
 
 
 def add(table: dict[str, Handler], handler: Handler, what: str) -> None:
     """Register a handler under a name that is free."""
-    if not callable(handler.function):
-        raise UsageError(f"the handler of {what} {handler.name!r} is not callable")
-    if not takes_one_argument(handler.function):
-        raise UsageError(f"the handler of {what} {handler.name!r} has to take one argument, and no other")
     if handler.name in table:
         raise UsageError(f"{what} {handler.name!r} is registered twice")
     table[handler.name] = handler
-
-
-def takes_one_argument(function: Callable[..., Any]) -> bool:
-    """Whether a function can be called as handlers are; True where that can not be known."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError, NameError):
-        # Some compiled functions do not tell; Python 3.14 looks up what the annotations name.
-        return True
-    try:
-        signature.bind(None)
-    except TypeError:
-        return False
-    return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from sockrpc._broadcast import broadcast
 from sockrpc._frames import encode
 from sockrpc._serving import ServerConnection
@@ -25,6 +27,10 @@ class Room:
 
     def __len__(self) -> int:
         return len(self._members)
+
+    def __iter__(self) -> Iterator[Socket]:
+        # A copy: whoever iterates may let members come and go meanwhile.
+        return iter(list(self._members))
 
     def __contains__(self, socket: object) -> bool:
         return socket in self._members

@@ -27,6 +27,7 @@ from sockrpc.limits import Limits, ServerLimits, make_limits
 from sockrpc.listening import Listening, Place, Queue, tls_options
 from sockrpc.opening import Arrivals, FullLog, OpeningPolicy, ProcessRequest, ServerOpening
 from sockrpc.protocols import ServerProtocol
+from sockrpc.signatures import check_function
 from sockrpc.sockets import Hooks, Socket, SocketHandler
 from sockrpc.threads import WorkerThreads
 
@@ -238,8 +239,12 @@ class serve:
         inspect_path: str | None = None,
         **limits: Unpack[ServerLimits],
     ) -> None:
-        if not isinstance(app, App) and not is_coroutine_function(app):
-            raise UsageError(f"serve takes an App or a coroutine function of one socket, not {app!r}")
+        if not isinstance(app, App):
+            if not is_coroutine_function(app):
+                raise UsageError(f"serve takes an App or a coroutine function of one socket, not {app!r}")
+            check_function(app, "the coroutine function")
+        if process_request is not None:
+            check_function(process_request, "process_request", 2)
         if (uds is not None) + (sock is not None) + (port is not None) != 1:
             raise UsageError("serve takes one of: host and port, uds, sock")
         sockets = (sock,) if isinstance(sock, socket_module.socket) else tuple(sock or ())
