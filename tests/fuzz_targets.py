@@ -22,6 +22,7 @@ from websockets.utils import accept_key
 
 from sockrpc.errors import HandshakeError
 from sockrpc.handshake import ClientHandshake, ServerHandshake, select_subprotocol
+from sockrpc.uris import read_target
 from tests.rpc_oracle import check_message
 from tests.streams import LARGE_LIMIT, SMALL_LIMIT, Program, Role, Stream, read_stream
 from tests.support import SUBPROTOCOL, opening
@@ -85,10 +86,14 @@ def server_handshake(data: bytes) -> None:
     elif not isinstance(request, Request):
         assert outcome in (400, 431)
         assert rest is None
+    elif read_target(request) is not None:
+        # RFC 9112 3.2, which websockets leaves to others.
+        assert (outcome, rest) == (400, None)
     elif request.headers.get_all("Sec-WebSocket-Version") not in ([], ["13"]):
         # RFC 6455 4.4: whatever else is wrong, a client of another version is told ours.
         assert outcome == 426
     else:
+        assert request.path.startswith("/") or request.method in ("CONNECT", "OPTIONS")
         assert outcome == theirs.accept(request).status_code
 
 

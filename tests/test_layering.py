@@ -21,7 +21,7 @@ LAYERS: list[list[str]] = [
     ["errors", "_debug", "_statistics", "_raising", "_variables", "logs"],
     ["_masking", "_memory"],
     # Each alone: framing, names, ids, compression, limits, threads know nothing of each other.
-    ["_websocket", "_frames", "_names", "_dispatch", "compression", "limits", "threads"],
+    ["_websocket", "_frames", "_names", "_dispatch", "compression", "limits", "threads", "uris", "origins"],
     ["accepting", "blocking", "handshake"],
     ["_loop"],
     ["_output"],
@@ -72,6 +72,8 @@ MUST_NOT_IMPORT: dict[str, set[str]] = {
     "_names": IO | {"logging"},
     "_dispatch": IO | {"logging"},
     "handshake": IO,
+    "uris": IO | {"logging"},
+    "origins": IO | {"logging"},
     "compression": IO | {"logging"},
     "app": {"socket", "ssl", "struct"},
     "rooms": {"socket", "ssl", "struct"},

@@ -56,7 +56,7 @@ async def test_none_goes_on(coroutine: bool) -> None:
     async with serving(echoing(), process_request=made(coroutine, hook)) as here:
         async with sockrpc.connect(here.uri + "?a=b", headers={"X-Token": "t"}) as client:
             assert await client.call("echo", b"x") == b"x"
-        answer = await ask(here.port, b"GET /page HTTP/1.1\r\n\r\n")
+        answer = await ask(here.port, b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n")
         assert answer.status == 426
     assert seen == [("GET", "/socket?a=b", "t"), ("GET", "/page", None)]
 

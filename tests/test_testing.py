@@ -42,6 +42,11 @@ def make_app() -> sockrpc.App:
     return app
 
 
+async def test_a_path_that_has_to_be_escaped_is_one_that_clients_ask_for() -> None:
+    async with testing.connect(make_app(), path="/gr\xf6\xdfe a") as client:
+        assert (await client.call("whoami")).split()[2] == b"/gr%C3%B6%C3%9Fe%20a"
+
+
 async def test_a_client_has_what_every_client_has() -> None:
     async with testing.connect(make_app()) as client:
         assert isinstance(client, sockrpc.Client)

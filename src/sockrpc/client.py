@@ -11,8 +11,7 @@ from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self, Unpack
 
-from websockets.exceptions import InvalidURI
-from websockets.uri import WebSocketURI, parse_uri
+from websockets.uri import WebSocketURI
 
 from sockrpc._calling import ClientConnection, Subscription
 from sockrpc._frames import SUBPROTOCOL, encode
@@ -23,6 +22,7 @@ from sockrpc.errors import ConnectionLost, HandshakeError, SockRPCError, UsageEr
 from sockrpc.handshake import ClientHandshake
 from sockrpc.limits import ClientLimits, make_limits
 from sockrpc.protocols import ClientProtocol
+from sockrpc.uris import check_host_name, read_uri
 
 __all__ = ["Client", "Listener", "Status", "connect"]
 
@@ -229,7 +229,7 @@ class connect:
     `ConnectionLost` and continues. Calls are never replayed.
 
     Args:
-        uri: "ws://" or "wss://".
+        uri: "ws://" or "wss://". What may not stand in a URI, a blank excepted, is escaped.
         ssl: A context for wss://; by default one that verifies certificates.
         server_hostname: The name to verify instead of the URI's host.
         uds: A path: connect to this unix socket; the URI still gives Host and path.
@@ -260,10 +260,9 @@ class connect:
         open_timeout: float | None = None,
         **limits: Unpack[ClientLimits],
     ) -> None:
-        try:
-            self._uri: WebSocketURI = parse_uri(uri)
-        except (InvalidURI, ValueError) as error:
-            raise UsageError(f"{uri!r} is not a valid URI: {error}") from None
+        self._uri: WebSocketURI = read_uri(uri)
+        if server_hostname is not None:
+            check_host_name(server_hostname)
         if ssl is not None and not self._uri.secure:
             raise UsageError("ssl is for wss:// URIs")
         self._limits = make_limits(limits, ClientLimits.__optional_keys__)

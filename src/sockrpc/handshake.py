@@ -1,8 +1,8 @@
 """The opening handshake of both sides, by websockets' Sans-I/O classes; bytes in, bytes out.
 
 websockets parses HTTP and decides what RFC 6455 says. Added here: the handshake is fed up to its
-blank line only (frames may follow in the same segment), its size is limited, the Origin is compared
-with the Host, and the refusals say what would have been accepted.
+blank line only (frames may follow in the same segment), its size is limited, its target and its Host have
+to be valid, the Origin is compared with the Host, and the refusals say what would have been accepted.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from __future__ import annotations
 import http
 import logging
 import re
-import urllib.parse
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from email.utils import formatdate
-from typing import Literal
 
 from websockets.client import ClientProtocol
-from websockets.datastructures import Headers, MultipleValuesError
+from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus, NegotiationError
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
@@ -31,18 +29,17 @@ from sockrpc.compression import (
     server_extensions,
 )
 from sockrpc.errors import HandshakeError
+from sockrpc.origins import Origins, check_origin
+from sockrpc.uris import read_target
 
 __all__ = [
     "ClientHandshake",
-    "Origins",
     "ServerHandshake",
     "pack_request",
     "plain_response",
     "serialize_response",
     "unpack_request",
 ]
-
-Origins = Collection[str] | Literal["*"] | None
 
 # websockets logs the opening of each connection at level INFO; our own log says what matters.
 LOGGER = logging.getLogger("sockrpc.handshake")
@@ -56,9 +53,6 @@ BEGINNING = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{0,32}(?:\Z|(?<=.) )")
 BEGINNING_BYTES = 33
 NOT_HTTP = "This is not an HTTP/1.1 request."
 TLS_HANDSHAKE = 0x16  # the content type of the first record, RFC 8446 5.1
-# A scheme, 253 characters of a name (RFC 1035 2.3.4) and a port: what is longer need not fill a log.
-LONGEST_ORIGIN = 300
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def plain_response(status: http.HTTPStatus, text: str, headers: Sequence[tuple[str, str]] = ()) -> Response:
@@ -161,7 +155,8 @@ class ServerHandshake:
         self.received = bytearray()
         for event in self.protocol.events_received():
             if isinstance(event, Request):
-                return event
+                fault = read_target(event)
+                return event if fault is None else plain_response(http.HTTPStatus.BAD_REQUEST, fault + "\n")
         # websockets has refused it: with a response of its own, or by closing without a word.
         if b"".join(self.protocol.data_to_send()):
             status = http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -216,38 +211,6 @@ def select_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol])
             return each
     what = "no subprotocol was offered" if not offered else "none of the offered subprotocols is spoken here"
     raise NegotiationError(f"{what}; this server speaks: {', '.join(spoken)}")
-
-
-def check_origin(request: Request, origins: Origins) -> str | None:
-    """None if the request may come in, else why not and how to allow it.
-
-    Browsers send the Origin of the page; comparing it with the Host keeps pages of other sites out
-    (RFC 6455 section 10.2). The port is ignored, and the names of the loopback host are one.
-    """
-    if origins == "*":
-        return None
-    try:
-        origin = request.headers.get("Origin")
-        host = request.headers.get("Host")
-    except MultipleValuesError:
-        return "The request has more than one Origin or Host."
-    if origin is None or origin in (origins or ()):
-        return None
-    if host is not None:
-        theirs, ours = host_name(origin), host_name("//" + host)
-        if theirs is not None and (theirs == ours or {theirs, ours} <= LOOPBACK):
-            return None
-    if len(origin) > LONGEST_ORIGIN or (host is not None and len(host) > LONGEST_ORIGIN):
-        return "An Origin or Host as long as that is not allowed."
-    return f"Origin {origin!r} is not allowed on host {host!r}; allow it with origins=[{origin!r}]."
-
-
-def host_name(url: str) -> str | None:
-    """The host of a URL, lower-case, without its port."""
-    try:
-        return urllib.parse.urlsplit(url).hostname
-    except ValueError:
-        return None
 
 
 class ClientHandshake:

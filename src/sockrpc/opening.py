@@ -18,7 +18,8 @@ from sockrpc._frames import SUBPROTOCOL
 from sockrpc._service import Service
 from sockrpc._serving import ServerConnection
 from sockrpc.compression import CompressionName
-from sockrpc.handshake import Origins, ServerHandshake, plain_response, serialize_response
+from sockrpc.handshake import ServerHandshake, plain_response, serialize_response
+from sockrpc.origins import Origins
 from sockrpc.sockets import ENDS_PROCESS, Socket, is_cancelled
 
 __all__ = ["Arrivals", "FullLog", "OpeningPolicy", "ProcessRequest", "ServerOpening"]

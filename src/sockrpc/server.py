@@ -21,15 +21,16 @@ from sockrpc.blocking import LoopWatch
 from sockrpc.compression import CompressionName, check_name
 from sockrpc.counting import Statistics, count
 from sockrpc.errors import UsageError
-from sockrpc.handshake import Origins
 from sockrpc.inspection import Inspector
 from sockrpc.limits import Limits, ServerLimits, make_limits
 from sockrpc.listening import Listening, Place, Queue, tls_options
 from sockrpc.opening import Arrivals, FullLog, OpeningPolicy, ProcessRequest, ServerOpening
+from sockrpc.origins import Origins, check_origins
 from sockrpc.protocols import ServerProtocol
 from sockrpc.signatures import check_function
 from sockrpc.sockets import Hooks, Socket, SocketHandler
 from sockrpc.threads import WorkerThreads
+from sockrpc.uris import check_path
 
 __all__ = ["ServeOptions", "Server", "serve"]
 
@@ -255,8 +256,6 @@ class serve:
                 raise UsageError(f"sock takes stream sockets, not {each!r}")
         if port is not None and not 0 <= port <= LARGEST_PORT:
             raise UsageError(f"a port is 0 to {LARGEST_PORT}, not {port}")
-        if isinstance(origins, str) and origins != "*":
-            raise UsageError("origins is a collection of origins, or '*'")
         self._app = app
         self._limits = make_limits(limits, ServerLimits.__optional_keys__)
         context = ssl() if callable(ssl) else ssl
@@ -264,8 +263,8 @@ class serve:
         max_connections = self._limits.max_connections or descriptors_for_connections()
         self._place = Place(host, port, uds, sockets, backlog, reuse_port, tls, max_connections)
         self._policy = OpeningPolicy(
-            path=path,
-            origins=origins,
+            path=check_path(path),
+            origins=check_origins(origins),
             process_request=process_request,
             compression=check_name(compression),
             max_handshake_bytes=self._limits.max_handshake_bytes,

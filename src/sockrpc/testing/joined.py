@@ -12,14 +12,15 @@ from sockrpc.app import App
 from sockrpc.client import Client
 from sockrpc.client import connect as connect_by_socket
 from sockrpc.compression import CompressionName
-from sockrpc.handshake import Origins
 from sockrpc.limits import ClientLimits, ServerLimits
 from sockrpc.opening import ProcessRequest
+from sockrpc.origins import Origins
 from sockrpc.protocols import ClientProtocol, ServerProtocol
 from sockrpc.server import Server
 from sockrpc.server import serve as serve_by_socket
 from sockrpc.sockets import SocketHandler
 from sockrpc.testing.line import Direction, Line
+from sockrpc.uris import check_path
 
 __all__ = ["MemoryClient", "MemoryServer", "connect", "serve"]
 
@@ -199,7 +200,7 @@ class serve:
             compression=compression,
             **limits,
         )
-        self._path = path or "/"
+        self._path = check_path(path) or "/"
         self._compression = compression
         self._joined: MemoryServer | None = None
 

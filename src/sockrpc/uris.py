@@ -1,0 +1,193 @@
+"""URIs as they may stand in a request, and as a caller may write them (RFC 3986, RFC 9112 section 3.2)."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import urllib.parse
+
+from websockets.exceptions import InvalidURI
+from websockets.http11 import Request
+from websockets.uri import WebSocketURI, parse_uri
+
+from sockrpc.errors import UsageError
+
+__all__ = ["check_host_name", "check_path", "read_target", "read_uri"]
+
+# RFC 3986 2.2, 2.3 and 3.3.
+RESERVED = ":/?#[]@!$&'()*+,;="
+UNRESERVED = re.compile("[-._~0-9A-Za-z]")
+IN_PATHS = "/:@!$&'()*+,;="
+PLAIN_PATH = re.compile(f"[-._~0-9A-Za-z{IN_PATHS}]*")
+ESCAPE = re.compile("%([0-9A-Fa-f]{2})?")
+
+# RFC 3986 3.2.2 and 3.2.3: the address in brackets is judged apart.
+AUTHORITY = re.compile(
+    r"(?:\[([0-9a-zA-Z:.%_~-]+)\]|(?:[-._~0-9a-zA-Z!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::([0-9]{0,5}))?"
+)
+LARGEST_PORT = 65_535
+# http and ws have the same form, and so have both under TLS, which may have ended at a gateway.
+ABSOLUTE = re.compile(r"(?:https?|wss?)://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+BLANK = re.compile(r"[\x00-\x20\x7f]")
+
+
+def is_authority(text: str) -> bool:
+    """Whether it is a host, or an empty one, and perhaps a port, as in the Host of a request."""
+    found = AUTHORITY.fullmatch(text)
+    if found is None:
+        return False
+    address, port = found.groups()
+    if address is not None:
+        try:
+            ipaddress.IPv6Address(address)
+        except ValueError:
+            return False
+    return not port or int(port) <= LARGEST_PORT
+
+
+def normal_path(path: str) -> str:
+    """The one spelling of all that are equivalent (RFC 3986 6.2.2.1 and 6.2.2.2).
+
+    What needs no escape has none, escapes have capitals, and what may not stand in a path has one: of its
+    bytes in UTF-8.
+
+    Raises:
+        UnicodeEncodeError: It has a surrogate.
+    """
+    if PLAIN_PATH.fullmatch(path):
+        return path
+    return urllib.parse.quote(ESCAPE.sub(normal_escape, path), safe=IN_PATHS + "%")
+
+
+def normal_escape(escape: re.Match[str]) -> str:
+    """One escape; a percent sign that begins none stands for itself."""
+    digits = escape[1]
+    if digits is None:
+        return "%25"
+    character = chr(int(digits, 16))
+    return character if UNRESERVED.match(character) else f"%{digits.upper()}"
+
+
+def check_path(path: object) -> str | None:
+    """The path of an endpoint in its normal spelling.
+
+    Raises:
+        UsageError: No request could have it.
+    """
+    if path is None:
+        return None
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise UsageError(f"path begins with a slash, such as '/socket'; {path!r} does not")
+    if "?" in path or "#" in path:
+        raise UsageError(f"path is compared without a query; {path!r} has one, or a fragment")
+    try:
+        return normal_path(path)
+    except UnicodeEncodeError as error:
+        raise UsageError(f"path is text that UTF-8 can encode; {path!r} is not: {error}") from None
+
+
+def read_target(request: Request) -> str | None:
+    """Bring what a request asks for into the origin form, and its path into its normal spelling.
+
+    The host of the absolute form takes the place of the Host (RFC 9112 3.2.2). The forms of CONNECT and of
+    OPTIONS, which ask for no path, stay as they are.
+
+    Returns:
+        None if the request is one of HTTP, else what is wrong with it.
+    """
+    headers = request.headers
+    hosts = headers.get_all("Host")
+    if len(hosts) > 1 or (not hosts and request.protocol == "HTTP/1.1"):
+        return f"A request has one Host header; this one has {len(hosts) or 'none'}."
+    if hosts and not is_authority(hosts[0]):
+        return "The Host header is not a host, and perhaps a port."
+    target = request.path
+    if request.method == "CONNECT":
+        return None if target and is_authority(target) else "The request target is not a host and a port."
+    if target == "*" and request.method == "OPTIONS":
+        return None
+    absolute = ABSOLUTE.fullmatch(target)
+    if absolute is not None:
+        host, target = absolute.groups()
+        if not is_authority(host) or host.startswith(":"):
+            return "The host in the request target is not valid."
+        if not target.startswith("/"):
+            target = "/" + target
+        replace(request, host)
+    if not target.startswith("/") or "#" in target or BLANK.search(target):
+        return "The request target is not a path, and perhaps a query."
+    path, mark, query = target.partition("?")
+    request.path = normal_path(path) + mark + query
+    return None
+
+
+def replace(request: Request, host: str) -> None:
+    """Put another Host into a request, which has at most one, in the place of that."""
+    headers = request.headers
+    before = list(headers.raw_items())
+    headers.clear()
+    for name, value in before:
+        headers.set_insecure(name, host if name.lower() == "host" else value)
+    if "Host" not in headers:
+        headers["Host"] = host
+
+
+def read_uri(uri: str) -> WebSocketURI:
+    """Where a client is to connect; what is no part of a URI is escaped in it, as browsers do.
+
+    Raises:
+        UsageError: It is no URI of WebSocket, or no request could be made of it.
+    """
+    if BLANK.search(uri):
+        raise UsageError(f"{uri!r} has a blank or a control character in it; a blank in a URI is written %20")
+    try:
+        parts = urllib.parse.urlsplit(uri)
+        # The rest is escaped here, and not by websockets, which would escape the escapes beside it.
+        parsed = parse_uri(
+            parts._replace(
+                netloc=ascii_authority(parts), path=escaped(parts.path), query=escaped(parts.query)
+            ).geturl()
+        )
+    except InvalidURI as error:
+        raise UsageError(f"{uri!r} is not a valid URI: {error.msg}") from None
+    except ValueError as error:
+        raise UsageError(f"{uri!r} is not a valid URI: {error}") from None
+    check_host_name(parsed.host)
+    return parsed
+
+
+def escaped(text: str) -> str:
+    """A part of a URI with its escapes as they are, and with those that it lacks."""
+    return urllib.parse.quote(text, safe=RESERVED + "%")
+
+
+def ascii_authority(parts: urllib.parse.SplitResult) -> str:
+    """The user, host and port of a URI, in ASCII.
+
+    Raises:
+        ValueError: They are not valid.
+    """
+    user, at, host = parts.netloc.rpartition("@")
+    if parts.port == 0:
+        raise ValueError("nobody listens on port 0")
+    if parts.hostname is not None and not parts.hostname.isascii():
+        port = "" if parts.port is None else f":{parts.port}"
+        host = parts.hostname.encode("idna").decode() + port
+    if not is_authority(host):
+        raise ValueError(f"{host!r} is not a host and perhaps a port")
+    return escaped(user) + at + host
+
+
+def check_host_name(host: str) -> None:
+    """Refuse what cannot be the name of a host: resolvers raise what is no OSError.
+
+    Raises:
+        UsageError: It has an empty label, or one of more than 63 bytes.
+    """
+    try:
+        if host.encode("idna"):
+            return
+        error = UnicodeError("it is empty")
+    except UnicodeError as raised:
+        error = raised
+    raise UsageError(f"{host!r} is not the name of a host: {error}")
