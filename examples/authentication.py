@@ -17,8 +17,7 @@ import importlib.resources
 import secrets
 import sys
 import time
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
@@ -69,33 +68,37 @@ def whoami(call: sockrpc.Call) -> str:
 
 def process_request(socket: sockrpc.Socket, request: Request) -> Response | None:
     """Lets in who is known; everybody gets the page, and who is known a ticket."""
-    url = urlsplit(request.path)
-    if url.path == "/":
+    # Not by urlsplit, which takes the beginning of "//name/path" for a host.
+    path, _, query = request.path.partition("?")
+    if path == "/":
         return page(PAGE, "text/html")
-    if url.path == "/sockrpc.js":
+    if path == "/sockrpc.js":
         return page(CLIENT.read_bytes(), "text/javascript")
-    user = by_bearer(request) or by_cookie(request) or by_ticket(parse_qs(url.query))
+    user = by_bearer(request) or by_cookie(request) or by_ticket(parse_qs(query))
     if user is None:
         return respond(http.HTTPStatus.UNAUTHORIZED, b"Who are you?\n", {"WWW-Authenticate": "Bearer"})
-    if url.path == "/ticket":
+    if path == "/ticket":
         return ticket(user)
-    if url.path == "/login":
+    if path == "/login":
         return login(user)
     socket.state.user = user
     return None
 
 
 def by_bearer(request: Request) -> str | None:
+    # Where the header comes twice, `get` raises, and the answer is 400.
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return USERS.get(hashlib.sha256(token.encode()).digest()) if scheme.lower() == "bearer" else None
 
 
 def by_cookie(request: Request) -> str | None:
-    try:
-        cookies = SimpleCookie(request.headers.get("Cookie", ""))
-    except CookieError:
-        return None
-    return SESSIONS.get(cookies["session"].value) if "session" in cookies else None
+    # Gateways from HTTP/2 may leave a line for each cookie. And not by http.cookies, for which a single
+    # cookie that it does not like, of some other program perhaps, spoils all the others.
+    for cookie in ";".join(request.headers.get_all("Cookie")).split(";"):
+        name, _, value = cookie.strip().partition("=")
+        if name == "session" and value in SESSIONS:
+            return SESSIONS[value]
+    return None
 
 
 def by_ticket(query: dict[str, list[str]]) -> str | None:

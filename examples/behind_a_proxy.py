@@ -38,11 +38,13 @@ async def wait(call: sockrpc.Call) -> str:
 
 def process_request(socket: sockrpc.Socket, request: Request) -> Response | None:
     """Tells the proxy that this server is alive, and notes who stands behind the proxy."""
-    if request.path == "/health":
+    if request.path.partition("?")[0] == "/health":
         ok = http.HTTPStatus.OK
         return Response(ok, ok.phrase, Headers({"Content-Type": "text/plain"}), b"ok\n")
     peer = socket.remote_address[0]
-    socket.state.address = request.headers.get("X-Forwarded-For", peer) if peer in PROXIES else peer
+    # Where there are several, in one line or in more, the last is what the proxy itself has seen.
+    forwarded = ",".join(request.headers.get_all("X-Forwarded-For")).rpartition(",")[2].strip()
+    socket.state.address = forwarded if forwarded and peer in PROXIES else peer
     return None
 
 

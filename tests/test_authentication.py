@@ -88,6 +88,57 @@ async def test_a_cookie_lets_its_user_in() -> None:
         assert await refused(here, Cookie="session; =;[=]")
 
 
+@pytest.mark.parametrize(
+    "others",
+    ["a[b]=1", "a:b=1", "=", "session", "session=", "session=old", "caf\xe9=\xff", 'a="1', "a b", ",;,"],
+)
+async def test_other_cookies_do_not_spoil_the_session(others: str) -> None:
+    async with guarded() as here:
+        cookie = (await get(here, "/login", **ALICE)).fields["set-cookie"].partition(";")[0]
+        for line in (f"{others}; {cookie}", f"{cookie};{others}"):
+            assert await whoami(here, Cookie=line) == "alice"
+        async with sockrpc.connect(here.uri, headers=[("Cookie", others), ("Cookie", cookie)]) as client:
+            assert await client.call("whoami") == b"alice"
+
+
+@pytest.mark.parametrize("target", ["/socket", "/login", "/ticket", "/elsewhere"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
+async def test_two_authorizations_are_a_bad_request(
+    method: str, target: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with guarded() as here:
+        data = (
+            f"{method} {target} HTTP/1.1\r\nHost: x\r\n"
+            + "Authorization: Bearer alices-token\r\n" * 2
+            + "\r\n"
+        )
+        assert (await ask(here.port, data.encode())).status == 400
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "//[/socket",
+        "//x/",
+        "//",
+        "/socket?ticket=%ff%00&ticket",
+        "/socket?=;&&",
+        "/s\\",
+        "http://x/socket",
+        "/%",
+    ],
+)
+async def test_a_strange_target_lets_nobody_in_and_is_no_failure(
+    target: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with guarded() as here:
+        headers = {"Authorization": "Bearer \xff\xfe", "Cookie": "\xff"}
+        answer = await ask(here.port, opening(target, **headers).decode().encode("latin-1"))
+        assert (answer.status, answer.body) == (401, b"Who are you?\n")
+    assert caplog.text == ""
+
+
 async def test_a_page_of_another_site_is_refused_although_the_browser_sends_its_cookie(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -117,6 +117,34 @@ async def test_what_it_raises_is_logged_and_not_told(
 
 
 @both
+async def test_a_header_that_came_twice_and_is_looked_up_as_if_once_is_a_bad_request(
+    coroutine: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def hook(socket: sockrpc.Socket, request: Request) -> None:
+        request.headers.get("Cookie")
+
+    async with serving(echoing(), process_request=made(coroutine, hook)) as here:
+        answer = await ask(here.port, opening(Cookie="a=1\r\ncookie: b=2"))
+        assert (answer.status, answer.body) == (400, b"The header Cookie came more than once.\n")
+        async with here.connect(headers={"Cookie": "a=1"}) as client:
+            assert await client.call("echo", b"x") == b"x"
+    assert caplog.messages == ["refused: The header Cookie came more than once."]
+    assert caplog.records[0].exc_info is None
+
+
+@both
+async def test_the_same_error_of_other_headers_is_a_failure_of_the_hook(
+    coroutine: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def hook(socket: sockrpc.Socket, request: Request) -> None:
+        Headers([("Cookie", "a=1"), ("Cookie", "b=2")])["Cookie"]
+
+    async with serving(echoing(), process_request=made(coroutine, hook)) as here:
+        assert (await ask(here.port, opening(Cookie="a=1"))).status == 500
+    assert "MultipleValuesError" in caplog.text
+
+
+@both
 async def test_a_cancelled_error_of_its_own_is_a_failure_and_answered_at_once(
     coroutine: bool, caplog: pytest.LogCaptureFixture
 ) -> None:

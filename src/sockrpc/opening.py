@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+from websockets.datastructures import MultipleValuesError
 from websockets.http11 import Request, Response
 
 from sockrpc._frames import SUBPROTOCOL
@@ -208,6 +209,12 @@ class ServerOpening:
 
     def failed(self, error: BaseException) -> None:
         """`process_request` raised: its text is for our log, not for the peer."""
+        repeated = None if self.connection is None else repeated_header(error, self.connection.socket.request)
+        if repeated is not None:
+            text = f"The header {repeated} came more than once."
+            LOG.warning("refused: %s", text, extra=self.log_fields)
+            self.refuse(plain_response(http.HTTPStatus.BAD_REQUEST, text + "\n"))
+            return
         LOG.error("process_request failed", exc_info=error, extra=self.log_fields)
         self.refuse(plain_response(http.HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error.\n"))
 
@@ -250,3 +257,11 @@ class ServerOpening:
         self.arrivals.settled(self)
         if self.task is not None:
             self.task.cancel()
+
+
+def repeated_header(error: BaseException, request: Request | None) -> str | None:
+    """The name of a header that was looked up as if it came once, and came more often: the peer's fault."""
+    if request is None or not isinstance(error, MultipleValuesError) or not error.args:
+        return None
+    name = str(error.args[0])
+    return name if len(request.headers.get_all(name)) > 1 else None

@@ -202,12 +202,14 @@ class serve:
         app: An `App`, or a coroutine function of one `Socket`.
         host: The address to listen on; None for all.
         port: The TCP port; 0 for any free one.
-        path: The path on which the endpoint answers (a query is ignored); None: every path.
+        path: The path on which the endpoint answers, with its slash; a query is ignored, and equivalent
+            spellings are one. None: every path.
         uds: A path: listen on this unix socket instead of host and port.
         sock: Listen on this bound socket instead, or on several. They are closed at the stop, and
             go on elsewhere if another process holds them too.
         ssl: A server context, for wss, or a function that makes it.
-        origins: Origins of browsers let in beside the server's own host; "*" lets all in.
+        origins: Origins of pages let in beside the server's own host, such as ["https://app.example"];
+            "*" lets all in.
         process_request: Called with the socket and each HTTP request before anything else; returns
             None to go on, or the `websockets.http11.Response` to send instead.
         compression: "deflate" agrees to permessage-deflate (RFC 7692) with clients that offer it.
