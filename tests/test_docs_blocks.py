@@ -43,6 +43,7 @@ RUN_BY = {
     "behind_a_proxy.py": "test_calls_resets_and_answers_go_through",
     "blocking.py": "test_a_process_is_killed_by_a_reset",
     "both_forms.py": "test_the_example_serves_the_tutorial_in_both_forms",
+    "client_certificates.py": "test_the_example_knows_its_users_by_their_certificates",
     "haproxy.cfg": "test_calls_resets_and_answers_go_through",
     "migrating/from_grpc.py": "test_what_was_a_grpc_server",
     "migrating/from_socketio.py": "test_what_was_a_socketio_server",

@@ -22,7 +22,7 @@ LAYERS: list[list[str]] = [
     ["_masking", "_memory"],
     # Each alone: framing, names, ids, compression, limits, threads know nothing of each other.
     ["_websocket", "_frames", "_names", "_dispatch", "compression", "limits", "threads", "uris", "origins"],
-    ["accepting", "blocking", "handshake"],
+    ["accepting", "blocking", "credentials", "handshake"],
     ["_loop"],
     ["_output"],
     ["_connection"],

@@ -131,6 +131,7 @@ class ServerOpening:
     def connected(self, connection: ServerConnection) -> None:
         """The transport is there."""
         self.connection = connection
+        connection.socket._connected(connection.transport)
         if self.arrivals.over:
             self.turn_away("This server is stopping.\n")
         elif self.service.attached > self.policy.max_connections:

@@ -17,6 +17,7 @@ from sockrpc._frames import encode
 from sockrpc._notifications import Notification
 from sockrpc._serving import ServerConnection
 from sockrpc.ended import EndedConnection
+from sockrpc.credentials import peer_credentials
 from sockrpc.errors import ConnectionClosed, ConnectionLost, UsageError
 from sockrpc.handshake import pack_request, unpack_request
 
@@ -32,6 +33,8 @@ ENDS_PROCESS = (SystemExit, KeyboardInterrupt)
 
 # Guards what threads count.
 THREADS = threading.Lock()
+# What `Socket.get_extra_info` still knows after the end.
+KEPT = ("peername", "sockname", "peercert", "peercred", "cipher")
 
 
 class Socket:
@@ -48,10 +51,10 @@ class Socket:
 
     __slots__ = (
         "__weakref__",
-        "_address",
         "_connection",
         "_hooks",
         "_pending_bytes",
+        "_known",
         "_request",
         "_rooms",
         "_state",
@@ -63,7 +66,9 @@ class Socket:
         self._connection: Any = connection  # a ServerConnection, and an EndedConnection when that is over
         self._pending_bytes = 0
         self._hooks = hooks
-        self._address: Any = None
+        # The peer's address once somebody has asked for it, and a dict of KEPT from the end on, or over TLS.
+        # One of them, as every idle connection pays for each field here.
+        self._known: Any = None
         self._request: Request | str | None = None
         self._subprotocol: str | None = None
         self._state: SimpleNamespace | None = None
@@ -83,9 +88,27 @@ class Socket:
     @property
     def remote_address(self) -> Any:
         """The peer's address, (host, port, ...) over TCP, a string over a unix socket."""
-        if self._address is None:
-            self._note_address()
-        return self._address
+        if self._known is None:
+            self._known = self.get_extra_info("peername")
+        return self._known["peername"] if type(self._known) is dict else self._known
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """What is known of the transport, by asyncio's names; works from `process_request` on.
+
+        Over TLS "peercert" is the client's certificate, as `ssl.SSLSocket.getpeercert` has it, if the
+        server's context asks for one. Over a unix socket "peercred" is the (pid, uid, gid) of the process
+        that connected, on Linux and macOS. These, "peername", "sockname" and "cipher" are still known after
+        the end.
+
+        Args:
+            name: What to look up.
+            default: What to return if that is not known.
+        """
+        found = self._known.get(name) if type(self._known) is dict else None
+        transport = self._connection.transport
+        if found is None and transport is not None:
+            found = look_up(transport, name)
+        return default if found is None else found
 
     @property
     def request(self) -> Request | None:
@@ -200,10 +223,16 @@ class Socket:
 
     # For the connection and the server
 
-    def _note_address(self) -> None:
-        transport = self._connection.transport
-        if transport is not None:
-            self._address = transport.get_extra_info("peername")
+    def _connected(self, transport: Any) -> None:
+        """The transport is there, its TLS handshake included."""
+        if transport.get_extra_info("ssl_object") is not None:
+            # TLS lets go of the line below it before it tells of the loss. Where there is none, an idle
+            # connection need not pay with memory for what can be looked up at its end.
+            self._keep_extra(transport)
+
+    def _keep_extra(self, transport: Any) -> None:
+        """Look up what is to be known after the end, while the transport still knows it."""
+        self._known = {name: look_up(transport, name) for name in KEPT}
 
     def _opened(self, subprotocol: str | None) -> None:
         """The handshake is complete: run what the application wants to run first."""
@@ -269,8 +298,9 @@ class Socket:
 
     def _ended(self) -> None:
         """The connection has ended, in this very iteration: leave the rooms, tell the application."""
-        if self._address is None:
-            self._note_address()
+        transport = self._connection.transport
+        if type(self._known) is not dict and transport is not None:
+            self._keep_extra(transport)
         rooms, self._rooms = self._rooms, None
         if rooms is not None:
             for room in rooms:
@@ -326,6 +356,13 @@ class Hooks:
         self.on_connect = on_connect or []
         self.on_disconnect = on_disconnect or []
         self.handle_socket = handle_socket
+
+
+def look_up(transport: Any, name: str) -> Any:
+    """What a transport knows under a name, and what we find out by its socket; None for nothing."""
+    if name == "peercred":
+        return peer_credentials(transport.get_extra_info("socket"))
+    return transport.get_extra_info(name)
 
 
 def is_cancelled() -> bool:
