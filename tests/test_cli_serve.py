@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,22 @@ def test_a_unix_socket(folder: Path) -> None:
         server.process.terminate()
         assert server.end() == 0
     assert not (folder / "here").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="abstract names are those of Linux")
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["alone", "workers"])
+def test_an_abstract_unix_socket(folder: Path, workers: tuple[str, ...]) -> None:
+    name = f"@sockrpc-{os.getpid()}"
+    with Command("serve", "served:app", "--uds", name, *workers, cwd=folder) as server:
+        assert server.line() == f"unix:{name}" + (" (2 workers)" if workers else "")
+        done = run_command("call", "ws://localhost/", "echo", "hello", "--uds", name, cwd=folder)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"hello\n", b"")
+        told = failure(run_command("serve", "served:app", "--uds", name, *workers, cwd=folder), 1)
+        assert "in use" in told
+        server.process.terminate()
+        assert server.end() == 0
+    told = failure(run_command("call", "ws://localhost/", "echo", "hello", "--uds", name, cwd=folder), 1)
+    assert "refused" in told
 
 
 @POSIX

@@ -107,6 +107,19 @@ def test_the_file_of_a_unix_socket_goes_with_it_unless_it_is_another(tmp_path: P
         Ground(None, None, str(path), [])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="abstract names are those of Linux")
+def test_an_abstract_name_is_free_when_its_socket_is_closed() -> None:
+    name = f"\0sockrpc-{os.getpid()}"
+    for _ in range(2):
+        ground = Ground(None, None, name, [])
+        assert ground.sockets(0) == ground.sockets(1)
+        assert os.fsencode(ground.sockets(0)[0].getsockname()) == name.encode()
+        with pytest.raises(OSError, match="in use"):
+            Ground(None, None, name, [])
+        ground.remove_socket_file()
+        ground.close()
+
+
 @pytest.mark.parametrize(
     ("name", "what", "options"),
     [

@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import socket
+import sys
 import threading
 from pathlib import Path
 
@@ -14,6 +17,8 @@ import pytest
 
 import sockrpc
 import sockrpc.listening
+import sockrpc.unix_sockets
+from sockrpc.unix_sockets import check_uds, remove_stale_socket, typed_uds
 from tests.work import Work
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no unix sockets here")
@@ -63,7 +68,7 @@ def test_a_server_with_a_full_backlog_is_left_alone_and_nobody_waits_for_it(path
 
     def probe() -> None:
         try:
-            sockrpc.listening.remove_stale_socket(str(path))
+            remove_stale_socket(str(path))
         except OSError as error:
             refused.append(error)
 
@@ -138,3 +143,89 @@ async def test_where_there_are_no_unix_sockets_a_path_is_an_error_of_usage(
     with pytest.raises(sockrpc.UsageError, match="no unix sockets"):
         await serve_at(path)
     assert not path.exists()
+
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="abstract names are those of Linux")
+
+
+@linux_only
+@pytest.mark.parametrize("name", ["\0sockrpc-{pid}", "\0sockrpc/{pid}/é\0@ ", "\0{pid}".ljust(107, "x")])
+async def test_an_abstract_socket_is_listened_on_and_leaves_nothing(name: str) -> None:
+    uds = name.format(pid=os.getpid())
+    for _ in range(2):
+        async with sockrpc.serve(Work().app(), uds=uds) as server:
+            assert [os.fsencode(each.getsockname()) for each in server.sockets] == [os.fsencode(uds)]
+            async with sockrpc.connect("ws://localhost/", uds=uds) as client:
+                assert await client.call("echo", b"x") == b"x"
+                (socket_,) = server.connections
+                assert socket_.get_extra_info("peercred").pid == os.getpid()
+            with pytest.raises(OSError, match=r"in use"):
+                await sockrpc.serve(Work().app(), uds=uds)
+        with pytest.raises(OSError, match=r"refused|No such"):
+            await sockrpc.connect("ws://localhost/", uds=uds)
+
+
+async def test_an_error_of_connecting_names_the_socket(path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=re.escape(repr(str(path)))):
+        await sockrpc.connect("ws://localhost/", uds=str(path))
+
+
+async def test_a_server_that_does_not_accept_is_an_error_and_not_waited_for(path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listening.bind(str(path))
+        listening.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(100):
+                line = stack.enter_context(socket.socket(socket.AF_UNIX))
+                line.setblocking(False)
+                line.connect(str(path))
+        with pytest.raises(OSError, match=re.escape(repr(str(path)))):
+            await sockrpc.connect("ws://localhost/", uds=str(path))
+
+
+@linux_only
+async def test_an_abstract_name_that_is_too_long_is_an_error() -> None:
+    with pytest.raises(OSError, match="too long"):
+        await sockrpc.serve(Work().app(), uds="\0" + "x" * 108)
+
+
+@pytest.mark.parametrize("uds", ["", "\0", "a\0b", "/tmp/\0"])
+async def test_what_is_no_name_of_a_unix_socket_is_an_error_of_usage(uds: str) -> None:
+    with pytest.raises(sockrpc.UsageError, match="uds is the path"):
+        sockrpc.serve(Work().app(), uds=uds)
+    with pytest.raises(sockrpc.UsageError, match="uds is the path"):
+        sockrpc.connect("ws://localhost/", uds=uds)
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32", "freebsd14"])
+def test_elsewhere_an_abstract_name_is_an_error_of_usage(
+    platform: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockrpc.unix_sockets.sys, "platform", platform)
+    with pytest.raises(sockrpc.UsageError, match="those of Linux"):
+        sockrpc.serve(Work().app(), uds="\0name")
+
+
+def test_an_abstract_name_does_not_keep_others_from_looking_at_the_calls() -> None:
+    with pytest.raises(sockrpc.UsageError, match="path of a file"):
+        sockrpc.serve(Work().app(), "127.0.0.1", 0, inspect_path="\0name")
+
+
+def test_names_are_taken_as_paths_are(path: Path) -> None:
+    for each in (path, str(path), os.fsencode(path)):
+        assert check_uds(each) == str(path)
+    assert check_uds(None) is None
+
+
+def test_an_abstract_name_is_typed_with_an_at_sign() -> None:
+    typed = [None, "", "@", "@name", "./@name", "name@", "/run/socket"]
+    assert [typed_uds(each) for each in typed] == [
+        None,
+        "",
+        "\0",
+        "\0name",
+        "./@name",
+        "name@",
+        "/run/socket",
+    ]

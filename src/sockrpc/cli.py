@@ -25,6 +25,7 @@ from sockrpc.listening import shown_address
 from sockrpc.operating import Operation, add_operating_options
 from sockrpc.pages import pages, serve_pages
 from sockrpc.top import add_top_options, top
+from sockrpc.unix_sockets import typed_uds
 
 __all__ = ["main"]
 
@@ -133,7 +134,7 @@ def add_serving_options(parser: argparse.ArgumentParser) -> None:
     """What serve and demo take."""
     parser.add_argument("--host", default=None, help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=None, help="TCP port (3000)")
-    parser.add_argument("--uds", metavar="PATH", help="listen on a unix socket instead")
+    parser.add_argument("--uds", metavar="PATH", help="listen on a unix socket instead; @NAME: abstract")
     parser.add_argument(
         "--fd",
         action="append",
@@ -159,7 +160,7 @@ def add_serving_options(parser: argparse.ArgumentParser) -> None:
 def add_client_options(parser: argparse.ArgumentParser) -> None:
     """What call, notify, listen and bench take."""
     parser.add_argument("uri", metavar="URI", help="ws://host:port/path or wss://...")
-    parser.add_argument("--uds", metavar="PATH", help="connect to this unix socket")
+    parser.add_argument("--uds", metavar="PATH", help="connect to this unix socket; @NAME: abstract")
     parser.add_argument(
         "--header", action="append", default=[], metavar="NAME: VALUE", help="send a header too"
     )
@@ -252,7 +253,7 @@ def run_server(options: argparse.Namespace, app: Any, **more: Any) -> int:
             print(json.dumps(told) if options.json else where, flush=True)
 
     arguments = {
-        "uds": options.uds,
+        "uds": typed_uds(options.uds),
         "sock": None if options.fd is None else named_sockets(options.fd),
         "reuse_port": options.reuse_port or None,
         "ssl": tls,
@@ -305,7 +306,7 @@ def connecting(options: argparse.Namespace) -> sockrpc.connect:
     limits = given_limits(options, ClientLimits.__optional_keys__)
     return sockrpc.connect(
         options.uri,
-        uds=options.uds,
+        uds=typed_uds(options.uds),
         headers=headers,
         ssl=tls,
         compression=options.compression,

@@ -22,6 +22,7 @@ from sockrpc.errors import ConnectionLost, HandshakeError, SockRPCError, UsageEr
 from sockrpc.handshake import ClientHandshake
 from sockrpc.limits import ClientLimits, make_limits
 from sockrpc.protocols import ClientProtocol
+from sockrpc.unix_sockets import check_uds, connected
 from sockrpc.uris import check_host_name, read_uri
 
 __all__ = ["Client", "Listener", "Status", "connect"]
@@ -232,7 +233,8 @@ class connect:
         uri: "ws://" or "wss://". What may not stand in a URI, a blank excepted, is escaped.
         ssl: A context for wss://; by default one that verifies certificates.
         server_hostname: The name to verify instead of the URI's host.
-        uds: A path: connect to this unix socket; the URI still gives Host and path.
+        uds: A path: connect to this unix socket; the URI still gives Host and path. On Linux also an
+            abstract name, which begins with a NUL.
         headers: Further headers of the opening request.
         origin: The Origin to send; none by default.
         compression: "deflate" offers permessage-deflate (RFC 7692) to the server.
@@ -268,7 +270,7 @@ class connect:
         self._limits = make_limits(limits, ClientLimits.__optional_keys__)
         self._ssl = ssl
         self._server_hostname = server_hostname
-        self._uds = uds
+        self._uds = check_uds(uds)
         self._headers = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
         self._origin = origin
         self._compression = check_name(compression)
@@ -319,7 +321,7 @@ class connect:
             options["ssl"] = self._ssl or ssl_module.create_default_context()
             options["server_hostname"] = self._server_hostname or self._uri.host
         if self._uds is not None:
-            await loop.create_unix_connection(lambda: connection, self._uds, **options)
+            await loop.create_unix_connection(lambda: connection, sock=connected(self._uds), **options)
         else:
             await loop.create_connection(lambda: connection, self._uri.host, self._uri.port, **options)
 

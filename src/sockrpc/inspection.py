@@ -9,7 +9,6 @@ dropped in the end.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import os
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sockrpc._service import Service
 from sockrpc.counting import count
 from sockrpc.errors import UsageError
-from sockrpc.listening import remove_stale_socket
+from sockrpc.unix_sockets import SocketFile, remove_stale_socket
 
 if TYPE_CHECKING:
     from sockrpc._statistics import MethodStatistics
@@ -107,7 +106,7 @@ class Inspector:
         self.path = path.replace("{pid}", str(self.pid))
         self.viewers: set[Viewer] = set()
         self._server: asyncio.AbstractServer | None = None
-        self._inode = 0
+        self._file: SocketFile | None = None
         self._last: tuple[float, bytes] = (0.0, b"")
 
     async def open(self) -> None:
@@ -121,7 +120,7 @@ class Inspector:
             listening.bind(self.path)
             # Nobody can connect before it listens, so there is no moment in which others may.
             os.chmod(self.path, 0o600)
-            self._inode = os.stat(self.path).st_ino
+            self._file = SocketFile(self.path)
             listening.listen(MAX_VIEWERS)
             self._server = await asyncio.get_running_loop().create_unix_server(
                 lambda: Viewer(self), sock=listening
@@ -141,10 +140,8 @@ class Inspector:
             viewer.drop()
 
     def _remove(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            # Only our own: another server may have taken the path over.
-            if self._inode and os.stat(self.path).st_ino == self._inode:
-                os.unlink(self.path)
+        if self._file is not None:
+            self._file.remove()
 
     def line(self) -> bytes:
         """A snapshot as a line; those who ask at about the same time get the same."""

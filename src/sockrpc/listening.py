@@ -9,7 +9,6 @@ import logging
 import os
 import socket as socket_module
 import ssl as ssl_module
-import stat
 import struct
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,15 +17,12 @@ from typing import Any, Literal, NamedTuple
 
 from sockrpc.accepting import Acceptor, serve_line
 from sockrpc.errors import UsageError
+from sockrpc.unix_sockets import AF_UNIX, SocketFile, remove_stale_socket
 
-__all__ = ["Listening", "Place", "Queue", "remove_stale_socket", "shown_address", "tls_options"]
+__all__ = ["Listening", "Place", "Queue", "shown_address", "tls_options"]
 
 LOG = logging.getLogger("sockrpc.server")
 
-AF_UNIX: int | None = None
-if sys.platform != "win32":
-    # The loops of Windows have no unix sockets, whatever its module `socket` has.
-    AF_UNIX = socket_module.AF_UNIX
 SO_REUSEPORT = getattr(socket_module, "SO_REUSEPORT", None)
 
 # The loop of Windows has no add_reader, and descriptors do not run out there.
@@ -94,7 +90,7 @@ class Listening:
         self._keep = keep
         self._refused = refused
         self._listeners: list[asyncio.AbstractServer | Acceptor] = []
-        self._socket_file: tuple[str, int] | None = None
+        self._socket_file: SocketFile | None = None
 
     async def open(self) -> None:
         """Listen, on all or on nothing.
@@ -112,7 +108,7 @@ class Listening:
             each for listener in self._listeners for each in getattr(listener, "sockets", ())
         )
         if self._place.uds is not None:
-            self._socket_file = (self._place.uds, os.stat(self._place.uds).st_ino)
+            self._socket_file = SocketFile(self._place.uds)
 
     def _accepting(self, server: asyncio.AbstractServer) -> asyncio.AbstractServer | Acceptor:
         place = self._place
@@ -183,7 +179,8 @@ class Listening:
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener.close()
-        self._remove_socket_file()
+        if self._socket_file is not None:
+            self._socket_file.remove()
 
     def _let_in_queued(self, is_ours: bool = False) -> None:
         """Accept what the system still holds; it would send each of them a TCP reset."""
@@ -196,17 +193,6 @@ class Listening:
 
     async def _let_in(self, connection: socket_module.socket) -> None:
         await serve_line(asyncio.get_running_loop(), self._make_protocol, connection, self._place.tls)
-
-    def _remove_socket_file(self) -> None:
-        if self._socket_file is not None:
-            path, inode = self._socket_file
-            self._socket_file = None
-            try:
-                # Only our own: another server may have taken the path over.
-                if os.stat(path).st_ino == inode:
-                    os.unlink(path)
-            except FileNotFoundError:
-                pass
 
 
 def tls_options(
@@ -270,32 +256,6 @@ def migrates() -> bool:
         return TCP_MIGRATE_REQ.read_text().strip() == "1"
     except OSError:
         return False
-
-
-def remove_stale_socket(path: str) -> None:
-    """Remove a unix socket that nobody listens on any more; refuse to remove anything else.
-
-    Raises:
-        OSError: Something else is there, or a server still listens.
-    """
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise FileExistsError(f"{path} exists and is not a socket")
-    assert AF_UNIX is not None
-    with socket_module.socket(AF_UNIX) as probe:
-        # Not waited for: a server whose backlog is full is a server.
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:
-            pass
-    raise OSError(f"a server listens on {path} already")
 
 
 def shown_address(address: Any, scheme: str) -> str:

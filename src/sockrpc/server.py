@@ -30,6 +30,7 @@ from sockrpc.protocols import ServerProtocol
 from sockrpc.signatures import check_function
 from sockrpc.sockets import Hooks, Socket, SocketHandler
 from sockrpc.threads import WorkerThreads
+from sockrpc.unix_sockets import check_uds
 from sockrpc.uris import check_path
 
 __all__ = ["ServeOptions", "Server", "serve"]
@@ -204,7 +205,8 @@ class serve:
         port: The TCP port; 0 for any free one.
         path: The path on which the endpoint answers, with its slash; a query is ignored, and equivalent
             spellings are one. None: every path.
-        uds: A path: listen on this unix socket instead of host and port.
+        uds: A path: listen on this unix socket instead of host and port. On Linux also an abstract name,
+            which begins with a NUL.
         sock: Listen on this bound socket instead, or on several. They are closed at the stop, and
             go on elsewhere if another process holds them too.
         ssl: A server context, for wss, or a function that makes it.
@@ -248,6 +250,7 @@ class serve:
             check_function(app, "the coroutine function")
         if process_request is not None:
             check_function(process_request, "process_request", 2)
+        uds = check_uds(uds)
         if (uds is not None) + (sock is not None) + (port is not None) != 1:
             raise UsageError("serve takes one of: host and port, uds, sock")
         sockets = (sock,) if isinstance(sock, socket_module.socket) else tuple(sock or ())
@@ -273,6 +276,8 @@ class serve:
             max_connections=max_connections,
             full=FullLog(),
         )
+        if inspect_path is not None and "\0" in inspect_path:
+            raise UsageError("inspect_path is the path of a file: only that keeps others than the owner out")
         self._inspect_path = inspect_path
         self._server: Server | None = None
 

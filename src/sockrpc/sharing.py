@@ -9,7 +9,6 @@ unix socket and with sockets that were handed over.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket as socket_module
 import sys
@@ -17,11 +16,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from sockrpc.errors import UsageError
-from sockrpc.listening import remove_stale_socket
+from sockrpc.unix_sockets import AF_UNIX, SocketFile, remove_stale_socket
 
 __all__ = ["SHARES_OUT", "Ground"]
 
-AF_UNIX: Any = getattr(socket_module, "AF_UNIX", None)
 SO_REUSEPORT: Any = getattr(socket_module, "SO_REUSEPORT", None)
 
 # FreeBSD's is SO_REUSEPORT_LB, which Python does not know before 3.14.
@@ -34,7 +32,7 @@ class Ground:
     Args:
         host: The address; None for all. With `port`.
         port: The TCP port; 0 for any free one, the same for all.
-        uds: The path of a unix socket instead.
+        uds: The path of a unix socket instead, or an abstract name.
         sockets: Bound sockets instead.
         reuse_port: Let other servers listen on the same port too.
         own_listeners: Each worker gets a listener of its own; by default where that shares
@@ -64,7 +62,7 @@ class Ground:
         self._own_listeners = own_listeners and port is not None
         self._shared: list[socket_module.socket] = list(sockets)
         self._of_slots: dict[int, list[socket_module.socket]] = {}
-        self._socket_file: tuple[str, int] | None = None
+        self._socket_file: SocketFile | None = None
         try:
             if uds is not None:
                 self._shared.append(self._bind_unix(uds))
@@ -100,22 +98,18 @@ class Ground:
     def remove_socket_file(self) -> None:
         """Nobody finds the unix socket from here on."""
         if self._socket_file is not None:
-            path, inode = self._socket_file
-            self._socket_file = None
-            with contextlib.suppress(FileNotFoundError):
-                # Only our own: another server may have taken the path over.
-                if os.stat(path).st_ino == inode:
-                    os.unlink(path)
+            self._socket_file.remove()
 
     def _bind_unix(self, path: str) -> socket_module.socket:
         remove_stale_socket(path)
+        assert AF_UNIX is not None
         made = socket_module.socket(AF_UNIX)
         try:
             made.bind(path)
         except BaseException:
             made.close()
             raise
-        self._socket_file = (path, os.stat(path).st_ino)
+        self._socket_file = SocketFile(path)
         return made
 
     def _bind_tcp(self, host: str | None, port: int, reuse_port: bool) -> None:

@@ -14,6 +14,7 @@ from sockrpc.loops import LAST_CHANCE, loop_factory
 from sockrpc.server import ServeOptions, Server, serve
 from sockrpc.sharing import SHARES_OUT, Ground
 from sockrpc.supervisor import Supervisor
+from sockrpc.unix_sockets import check_uds
 from sockrpc.worker import Work
 
 __all__ = ["run_workers"]
@@ -65,7 +66,8 @@ def run_workers(
     serve(App(), host, port, **options)
     loop_factory(loop)
     given: dict[str, Any] = dict(options)
-    uds, sock, reuse_port = given.pop("uds", None), given.pop("sock", None), given.pop("reuse_port", None)
+    uds = check_uds(given.pop("uds", None))
+    sock, reuse_port = given.pop("sock", None), given.pop("reuse_port", None)
     can_be_handed_over(given | {"on_started": on_started, "prepare": prepare})
     limits = make_limits(
         {name: value for name, value in given.items() if name in ServerLimits.__optional_keys__},
