@@ -16,8 +16,8 @@ from sockrpc._calls import Call
 from sockrpc._frames import encode
 from sockrpc._notifications import Notification
 from sockrpc._serving import ServerConnection
-from sockrpc.ended import EndedConnection
 from sockrpc.credentials import peer_credentials
+from sockrpc.ended import EndedConnection
 from sockrpc.errors import ConnectionClosed, ConnectionLost, UsageError
 from sockrpc.handshake import pack_request, unpack_request
 
@@ -53,8 +53,8 @@ class Socket:
         "__weakref__",
         "_connection",
         "_hooks",
-        "_pending_bytes",
         "_known",
+        "_pending_bytes",
         "_request",
         "_rooms",
         "_state",
