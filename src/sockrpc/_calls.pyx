@@ -186,7 +186,7 @@ cdef class Call(Work):
         self.phase = PHASE_RUNNING
         if handler.kind == KIND_THREAD:
             self.job = self.service.threads.submit(
-                handler.function, self, self._thread_started, self._thread_ended, variables)
+                handler.function, self, self._thread_started, self._thread_ended, variables, self.connection)
             return self.hold()
         if handler.timeout:
             self.start_timer()

@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from queue import SimpleQueue
 
 __all__ = ["Job", "WorkerThreads"]
@@ -19,7 +19,7 @@ __all__ = ["Job", "WorkerThreads"]
 class Job:
     """One function call that waits for a thread or runs in one."""
 
-    __slots__ = ("argument", "context", "done", "function", "started")
+    __slots__ = ("argument", "context", "done", "function", "key", "started")
 
     def __init__(
         self,
@@ -27,13 +27,15 @@ class Job:
         argument: object,
         started: Callable[[], None],
         done: Callable[[object, BaseException | None], None],
-        context: contextvars.Context,
+        context: contextvars.Context | None,
+        key: Hashable,
     ) -> None:
         self.function = function
         self.argument = argument
         self.started = started
         self.done = done
-        self.context = context
+        self.key = key
+        self.context = contextvars.copy_context() if context is None else context
 
     def run(self) -> tuple[object, BaseException | None]:
         """Run the function, in a worker thread."""
@@ -43,12 +45,49 @@ class Job:
             return None, error
 
 
+class PendingJobs:
+    """Jobs that wait for a thread. Each key has its turn, so that none waits for all that another has sent.
+
+    All that can be done takes the same time however many wait.
+    """
+
+    def __init__(self) -> None:
+        # Keys in the order of their turns; of each the jobs in order of arrival.
+        self._keys: OrderedDict[Hashable, OrderedDict[Job, None]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def add(self, job: Job) -> None:
+        """Wait behind those with the same key; a new key has the last turn."""
+        self._keys.setdefault(job.key, OrderedDict())[job] = None
+
+    def remove(self, job: Job) -> bool:
+        """Wait no longer; False if the job did not."""
+        jobs = self._keys.get(job.key)
+        if jobs is None or job not in jobs:
+            return False
+        del jobs[job]
+        if not jobs:
+            del self._keys[job.key]
+        return True
+
+    def take(self) -> Job:
+        """The job whose turn it is."""
+        key, jobs = self._keys.popitem(last=False)
+        job, _ = jobs.popitem(last=False)
+        if jobs:
+            self._keys[key] = jobs
+        return job
+
+
 class WorkerThreads:
     """At most `max_threads` threads, made when they are needed.
 
     Args:
         loop: The loop that `submit` is called on and that results come back to.
-        max_threads: How many jobs run at once; further ones wait in order of arrival.
+        max_threads: How many jobs run at once. Further ones wait: those with the same key in order of
+            arrival, and the keys take turns.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, max_threads: int) -> None:
@@ -56,8 +95,7 @@ class WorkerThreads:
         self._max_threads = max_threads
         self._threads = 0
         self._idle: list[SimpleQueue[Job | None]] = []
-        # In order of arrival; a mass of resets takes them out of the middle.
-        self._pending: OrderedDict[Job, None] = OrderedDict()
+        self._pending = PendingJobs()
         self._closed = False
 
     def submit(
@@ -67,6 +105,7 @@ class WorkerThreads:
         started: Callable[[], None],
         done: Callable[[object, BaseException | None], None],
         context: contextvars.Context | None = None,
+        key: Hashable = None,
     ) -> Job:
         """Run `function(argument)` in a thread.
 
@@ -75,24 +114,22 @@ class WorkerThreads:
             argument: Its only argument.
             started: Called on the loop when a thread takes the job.
             done: Called on the loop, with the result and the exception, when the function has ended.
-            context: The context variables that the function sees, and nothing else runs in; a copy of the
-                current ones by default.
+            context: The context variables that the function sees; nothing else runs in it. By default a copy
+                of the current ones.
+            key: Whose job it is.
         """
-        job = Job(function, argument, started, done, context or contextvars.copy_context())
+        job = Job(function, argument, started, done, context, key)
         if self._idle:
             self._assign(self._idle.pop(), job)
         elif self._threads < self._max_threads:
             self._start_thread(job)
         else:
-            self._pending[job] = None
+            self._pending.add(job)
         return job
 
     def withdraw(self, job: Job) -> bool:
         """Take back a job that no thread has taken; False if one has."""
-        if job not in self._pending:
-            return False
-        del self._pending[job]
-        return True
+        return self._pending.remove(job)
 
     def close(self) -> None:
         """End the idle threads now and the busy ones when they become idle."""
@@ -109,7 +146,7 @@ class WorkerThreads:
         except RuntimeError as error:
             # The system has no thread left for us: the job waits for one that we have.
             if self._threads:
-                self._pending[job] = None
+                self._pending.add(job)
             else:
                 self._loop.call_soon(job.done, None, error)
             return
@@ -134,7 +171,7 @@ class WorkerThreads:
         self, inbox: SimpleQueue[Job | None], job: Job, result: object, error: BaseException | None
     ) -> None:
         if self._pending:
-            self._assign(inbox, self._pending.popitem(last=False)[0])
+            self._assign(inbox, self._pending.take())
         elif self._closed:
             inbox.put(None)
         else:
