@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from sockrpc.errors import UsageError
+from sockrpc.executor import LoopThreads
 
 __all__ = ["LAST_CHANCE", "LOOP_KINDS", "loop_factory", "run_to_end"]
 
+LOG = logging.getLogger("sockrpc.server")
+
 LOOP_KINDS = ("auto", "uvloop", "asyncio")
 
-# What is left behind after a stop (tasks that ignore their cancel) gets this long, in seconds.
+# What the application leaves running at a stop (tasks, and functions in threads of the loop) gets this
+# long to end, in seconds.
 LAST_CHANCE = 1.0
 
 
@@ -40,20 +46,29 @@ def run_to_end(
 ) -> None:
     """Run the coroutine that `main` makes on a loop of its own, and end what it left running."""
     event_loop = make_loop()
+    threads = LoopThreads()
+    event_loop.set_default_executor(threads)
+
+    async def whole() -> None:
+        try:
+            await main()
+        finally:
+            await finish(event_loop, threads)
+
     try:
         asyncio.set_event_loop(event_loop)
-        event_loop.run_until_complete(main())
-        event_loop.run_until_complete(finish(event_loop))
+        event_loop.run_until_complete(whole())
     finally:
         asyncio.set_event_loop(None)
         event_loop.close()
 
 
-async def finish(event_loop: asyncio.AbstractEventLoop) -> None:
-    """End what the application left running; a task that ignores its cancel can not keep the process.
+async def finish(event_loop: asyncio.AbstractEventLoop, threads: LoopThreads) -> None:
+    """End what the application left running; neither a task nor a thread that goes on can keep the process.
 
-    That is why this is not `asyncio.run`, which waits for such a task for ever.
+    That is why this is not `asyncio.run`, which waits for such a task for ever, and for such a thread.
     """
+    deadline = event_loop.time() + LAST_CHANCE
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in left:
         task.cancel()
@@ -65,3 +80,30 @@ async def finish(event_loop: asyncio.AbstractEventLoop) -> None:
                 {"message": "unhandled exception while stopping", "exception": task.exception(), "task": task}
             )
     await event_loop.shutdown_asyncgens()
+    await until_ended(event_loop, threads, deadline - event_loop.time())
+    behind = threads.unfinished()
+    if behind:
+        LOG.warning(
+            "%d functions that run in threads of the event loop are left behind: %s",
+            len(behind),
+            ", ".join(behind.values()),
+        )
+
+
+async def until_ended(event_loop: asyncio.AbstractEventLoop, threads: LoopThreads, seconds: float) -> None:
+    """Wait until nothing runs in a thread of the loop any more; what has not begun never does."""
+    something_ended = asyncio.Event()
+
+    def ended(_: object) -> None:
+        # It may end after the loop.
+        with contextlib.suppress(RuntimeError):
+            event_loop.call_soon_threadsafe(something_ended.set)
+
+    for future in threads.unfinished():
+        if not future.cancel():
+            future.add_done_callback(ended)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(max(seconds, 0.0)):
+            while threads.unfinished():
+                await something_ended.wait()
+                something_ended.clear()
