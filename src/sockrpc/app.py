@@ -12,6 +12,7 @@ from sockrpc._notifications import Notification
 from sockrpc._service import Handler, is_coroutine_function
 from sockrpc.errors import UsageError
 from sockrpc.signatures import check_function
+from sockrpc.lifetime import ServerHook, check_hook
 from sockrpc.sockets import Hooks, Socket
 
 __all__ = ["App", "MethodHandler", "NotificationHandler", "Payload"]
@@ -26,6 +27,7 @@ SocketHook = Callable[[Socket], Awaitable[None] | None]
 M = TypeVar("M", bound=MethodHandler)
 N = TypeVar("N", bound=Callable[[Notification], Any])
 H = TypeVar("H", bound=Callable[[Socket], Any])
+S = TypeVar("S", bound=Callable[[], Any])
 
 
 class App:
@@ -40,6 +42,8 @@ class App:
         self._events: dict[str, Handler] = {}
         self._on_connect: list[SocketHook] = []
         self._on_disconnect: list[SocketHook] = []
+        self._on_start: list[ServerHook] = []
+        self._on_stop: list[ServerHook] = []
 
     @overload
     def method(self, name: M, /) -> M: ...
@@ -158,6 +162,34 @@ class App:
         """
         check_function(function, "the on_disconnect hook")
         self._on_disconnect.append(function)
+        return function
+
+    def on_start(self, function: S) -> S:
+        """Register a hook, plain or coroutine, that takes nothing and runs before a server listens.
+
+        Hooks run one after another, in order of registration, in the loop of the server; with several
+        workers in each of them. One that raises fails the start by its exception, and no `on_stop` hook runs.
+        Cancelling the start cancels it.
+
+        Raises:
+            UsageError: It cannot be called without arguments, or is a generator.
+        """
+        check_hook(function, "the on_start hook")
+        self._on_start.append(function)
+        return function
+
+    def on_stop(self, function: S) -> S:
+        """Register a hook, plain or coroutine, that takes nothing and runs when a server has stopped.
+
+        It runs once all work of the server has ended or was left behind, if every `on_start` hook has
+        finished; the last registered runs first. All of them together have `abort_grace` seconds, then they
+        are cancelled. An exception in one is logged and does not stop the next.
+
+        Raises:
+            UsageError: It cannot be called without arguments, or is a generator.
+        """
+        check_hook(function, "the on_stop hook")
+        self._on_stop.append(function)
         return function
 
     def _tables(self) -> tuple[NameTable, NameTable]:

@@ -20,6 +20,7 @@ import sockrpc
 from sockrpc.bench.loading import add_load_options, print_load
 from sockrpc.handover import named_sockets
 from sockrpc.importing import load
+from sockrpc.lifetime import hooks_fail_visibly
 from sockrpc.limits import SECONDS, ClientLimits, Limits, ServerLimits
 from sockrpc.listening import shown_address
 from sockrpc.operating import Operation, add_operating_options
@@ -283,7 +284,8 @@ def run_server(options: argparse.Namespace, app: Any, **more: Any) -> int:
             operation.started(server)
             listening([each.getsockname() for each in server.sockets])
 
-        sockrpc.run(app, options.host, options.port, on_started=started, **arguments)
+        with hooks_fail_visibly():
+            sockrpc.run(app, options.host, options.port, on_started=started, **arguments)
     return 0
 
 

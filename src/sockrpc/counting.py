@@ -53,7 +53,8 @@ class Statistics:
 def count(service: Service) -> Statistics:
     """The statistics of a server as they are now."""
     running = waiting = notifying = in_flight = 0
-    for connection in service.working:
+    # A copy: another thread may count while connections come and go.
+    for connection in list(service.working):
         loads = connection.load
         running += loads[0]
         waiting += loads[1]

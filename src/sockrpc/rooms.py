@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import threading
+import weakref
+from collections.abc import Callable, Iterator
 
 from sockrpc._broadcast import broadcast
 from sockrpc._frames import encode
 from sockrpc._serving import ServerConnection
+from sockrpc.belonging import call_there, is_here
 from sockrpc.errors import UsageError
 from sockrpc.sockets import Socket
 
 __all__ = ["Room"]
 
+# Threads can be faster than the event loop; so much of theirs may wait for it in each room.
+MOST_HANDED_OVER = 16 * 2**20
+HANDING_OVER = threading.Lock()
+
+
+def no_loop() -> None:
+    """Nobody has joined yet."""
+
+
+def loop_of(connection: ServerConnection) -> asyncio.AbstractEventLoop:
+    """The event loop that a connection belongs to."""
+    return connection.service.context.loop
+
 
 class Room:
-    """A set of sockets that a notification can be sent to at once.
+    """A set of sockets that a notification can be sent to at once, all of one event loop.
 
     A socket whose connection is lost leaves all its rooms by itself, in the iteration in which its
-    calls are aborted.
+    calls are aborted. `join`, `leave` and `broadcast` may be called in any thread; in another than that
+    of the event loop they happen soon, in the order of the calls.
     """
 
-    __slots__ = ("_members",)
+    __slots__ = ("_handed_over", "_loop", "_members")
 
     def __init__(self) -> None:
         self._members: dict[Socket, ServerConnection] = {}
+        # Of the members, also of those that are about to join.
+        self._loop: Callable[[], asyncio.AbstractEventLoop | None] = no_loop
+        # Bytes from other threads that the event loop has not taken yet.
+        self._handed_over = 0
 
     def __len__(self) -> int:
         return len(self._members)
@@ -36,7 +58,20 @@ class Room:
         return socket in self._members
 
     def join(self, socket: Socket) -> None:
-        """Make a socket a member; joining twice is joining once. A lost socket does not join."""
+        """Make a socket a member; joining twice is joining once. A lost socket does not join.
+
+        Raises:
+            UsageError: The members are of another event loop.
+        """
+        loop = loop_of(socket._connection)
+        before = self._loop()
+        if before is not loop:
+            if self._members and before is not None and not before.is_closed():
+                raise UsageError("the members of a room are of one event loop: make a room for each")
+            self._loop = weakref.ref(loop)
+        call_there(loop, lambda: self._join(socket))
+
+    def _join(self, socket: Socket) -> None:
         if socket._connection.has_ended:
             return
         self._members[socket] = socket._connection
@@ -46,6 +81,9 @@ class Room:
 
     def leave(self, socket: Socket) -> None:
         """End a membership; leaving without being a member does nothing."""
+        call_there(loop_of(socket._connection), lambda: self._leave(socket))
+
+    def _leave(self, socket: Socket) -> None:
         self._forget(socket)
         if socket._rooms is not None:
             socket._rooms.discard(self)
@@ -68,17 +106,45 @@ class Room:
             exclude: A member that is left out.
 
         Returns:
-            The number of members that it was queued for.
+            The number of members that it was queued for. In another thread: that there are as it is handed
+            over; 0, and nothing else happens, while the event loop has more than 16 MiB of threads to send.
 
         Raises:
             UsageError: The event's name is longer than 255 bytes.
         """
         if exclude is not None and not isinstance(exclude, Socket):
             raise UsageError(f"exclude is a Socket, not {type(exclude).__name__}")
-        # A copy: where a write makes room at once, handlers may start in it, and join or leave.
-        connections = list(self._members.values())
         excluded = None if exclude is None else self._members.get(exclude)
-        queued, slow = broadcast(connections, excluded, *encode(event, payload))
+        name, encoded = encode(event, payload)
+        # A copy: where a write makes room at once, handlers may start in it, and join or leave.
+        members = list(self._members.values())
+        loop = self._loop()
+        if loop is None:
+            return 0
+        if is_here(loop):
+            return self._broadcast(members, excluded, name, encoded)
+        size = len(name) + len(encoded)
+
+        def there() -> None:
+            with HANDING_OVER:
+                self._handed_over -= size
+            self._broadcast(list(self._members.values()), excluded, name, encoded)
+
+        with HANDING_OVER:
+            if self._handed_over > MOST_HANDED_OVER:
+                return 0
+            self._handed_over += size
+        call_there(loop, there)
+        return len(members) - (excluded in members)
+
+    def _broadcast(
+        self,
+        members: list[ServerConnection],
+        excluded: ServerConnection | None,
+        name: bytes,
+        payload: bytes,
+    ) -> int:
+        queued, slow = broadcast(members, excluded, name, payload)
         # All of them leave before the first is closed: its on_disconnect may broadcast in its turn, and
         # would close the next one from inside that, and so on down the stack.
         for connection in slow:

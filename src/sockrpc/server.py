@@ -17,11 +17,13 @@ from sockrpc._service import Service, is_coroutine_function
 from sockrpc._serving import ServerConnection
 from sockrpc.accepting import descriptors_for_connections
 from sockrpc.app import App
+from sockrpc.belonging import belongs, call_there, check_here
 from sockrpc.blocking import LoopWatch
 from sockrpc.compression import CompressionName, check_name
 from sockrpc.counting import Statistics, count
 from sockrpc.errors import UsageError
 from sockrpc.inspection import Inspector
+from sockrpc.lifetime import ServerHook, run_start_hooks, run_stop_hooks
 from sockrpc.limits import Limits, ServerLimits, make_limits
 from sockrpc.listening import Listening, Place, Queue, tls_options
 from sockrpc.opening import Arrivals, FullLog, OpeningPolicy, ProcessRequest, ServerOpening
@@ -33,7 +35,7 @@ from sockrpc.threads import WorkerThreads
 from sockrpc.unix_sockets import check_uds
 from sockrpc.uris import check_path
 
-__all__ = ["ServeOptions", "Server", "serve"]
+__all__ = ["Server", "serve"]
 
 LOG = logging.getLogger("sockrpc.server")
 
@@ -43,12 +45,19 @@ ENDED_AT_ONCE = 128
 
 
 class Server:
-    """A running server; made by `serve`."""
+    """A running server; made by `serve`.
 
-    def __init__(self, service: Service, context: LoopContext, limits: Limits) -> None:
+    `close`, `hurry`, `statistics` and the properties may be used in any thread; what is awaited, in the
+    server's event loop only.
+    """
+
+    def __init__(
+        self, service: Service, context: LoopContext, limits: Limits, on_stop: Sequence[ServerHook] = ()
+    ) -> None:
         self._service = service
         self._context = context
         self._limits = limits
+        self._on_stop = on_stop
         self._arrivals = Arrivals()
         self._listening: Listening | None = None
         self._watch: LoopWatch | None = None
@@ -56,6 +65,7 @@ class Server:
         self._stopping: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._stop_begun = asyncio.Event()
+        belongs(context.loop)
         context.acquire()
 
     @property
@@ -66,10 +76,13 @@ class Server:
     @property
     def connections(self) -> frozenset[Socket]:
         """The open connections."""
-        return frozenset(connection.socket for connection in self._service.connections)
+        return frozenset(connection.socket for connection in list(self._service.connections))
 
     def statistics(self) -> Statistics:
-        """Counts of what is going on and of what was done."""
+        """Counts of what is going on and of what was done.
+
+        In another thread than the server's some may be of a moment later than others.
+        """
         return count(self._service)
 
     def close(self) -> None:
@@ -78,9 +91,12 @@ class Server:
         The listeners are closed, no new call starts, and each connection is closed with 1001 as soon
         as its last call is answered; who has connected already is let in, and then told the same. What
         is not answered within `stop_grace` is aborted, cancelled again `abort_grace` later and then
-        left behind.
+        left behind. In another thread it asks the server's event loop to do that, and returns at once.
+
+        Raises:
+            UsageError: This process was forked from the one that serves.
         """
-        self._close()
+        call_there(self._context.loop, self._close)
 
     def _close(self, queue: Queue | None = None) -> None:
         """The same for one of several workers, who knows what becomes of the `queue` of its sockets."""
@@ -96,16 +112,33 @@ class Server:
             self._stop_begun.set()
 
     def hurry(self) -> None:
-        """Stop without any more grace."""
+        """Stop without any more grace. In another thread it does what `close` does there.
+
+        Raises:
+            UsageError: This process was forked from the one that serves.
+        """
+        call_there(self._context.loop, self._hurry_up)
+
+    def _hurry_up(self) -> None:
         self._hurry.set()
-        self.close()
+        self._close()
 
     async def wait_stopping(self) -> None:
-        """Wait until the server begins to stop."""
+        """Wait until the server begins to stop.
+
+        Raises:
+            UsageError: This is not the server's event loop.
+        """
+        check_here(self._context.loop, "this server")
         await self._stop_begun.wait()
 
     async def wait_closed(self) -> None:
-        """Wait until the server has stopped. Cancelling it does not end the stopping."""
+        """Wait until the server has stopped. Cancelling it does not end the stopping.
+
+        Raises:
+            UsageError: This is not the server's event loop.
+        """
+        check_here(self._context.loop, "this server")
         await self._stop_begun.wait()
         assert self._stopping is not None
         await asyncio.shield(self._stopping)
@@ -114,6 +147,9 @@ class Server:
         """Wait until somebody stops the server.
 
         Cancelling it stops nothing by itself; leaving the `async with serve(...)` block does.
+
+        Raises:
+            UsageError: This is not the server's event loop.
         """
         await self.wait_closed()
 
@@ -126,6 +162,7 @@ class Server:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        check_here(self._context.loop, "this server")
         self.close()
         await self.wait_closed()
 
@@ -144,11 +181,15 @@ class Server:
                 for _ in range(3):
                     await asyncio.sleep(0)
         service.threads.close()
+        await self._run_on_stop()
         if self._watch is not None:
             self._watch.stop()
         if self._inspector is not None:
             self._inspector.close()
         self._context.release()
+
+    async def _run_on_stop(self) -> None:
+        await run_stop_hooks(self._on_stop, self._limits.abort_grace, self._hurry)
 
     async def _idle_within(self, seconds: float) -> bool:
         idle = self._service.wait_idle()
@@ -173,21 +214,6 @@ def leave_behind(task: asyncio.Task[Any]) -> None:
     """Cancel once more what has not ended by its first cancel, and say so."""
     LOG.error("%s has not ended after it was cancelled; it is left behind", task.get_coro())
     task.cancel()
-
-
-class ServeOptions(ServerLimits, total=False):
-    """What `serve` takes beside the app, host and port, as keywords."""
-
-    path: str | None
-    uds: str | None
-    sock: socket_module.socket | Sequence[socket_module.socket] | None
-    ssl: ssl_module.SSLContext | Callable[[], ssl_module.SSLContext] | None
-    origins: Origins
-    process_request: ProcessRequest | None
-    compression: CompressionName | None
-    backlog: int
-    reuse_port: bool | None
-    inspect_path: str | None
 
 
 class serve:
@@ -280,9 +306,17 @@ class serve:
             raise UsageError("inspect_path is the path of a file: only that keeps others than the owner out")
         self._inspect_path = inspect_path
         self._server: Server | None = None
+        self._is_entered = False
+        self._has_sockets = False
+
+    async def _prepare(self) -> tuple[Server, Callable[..., ServerProtocol]]:
+        """Run what the app wants to run first; the server that then is made listens on nothing yet."""
+        if isinstance(self._app, App):
+            await run_start_hooks(list(self._app._on_start))
+        return self._make()
 
     def _make(self) -> tuple[Server, Callable[..., ServerProtocol]]:
-        """The server, which listens on nothing yet, and what makes the protocol of each connection."""
+        """The server, and what makes the protocol of each connection."""
         loop = asyncio.get_running_loop()
         context = context_of_running_loop()
         if isinstance(self._app, App):
@@ -301,7 +335,8 @@ class serve:
             threads=WorkerThreads(loop, self._limits.max_threads),
             make_socket=lambda connection: Socket(connection, hooks),
         )
-        server = Server(service, context, self._limits)
+        on_stop = list(self._app._on_stop) if isinstance(self._app, App) else []
+        server = Server(service, context, self._limits, on_stop)
 
         if self._limits.blocked_warning:
             server._watch = LoopWatch(loop, self._limits.blocked_warning, service.find_running)
@@ -314,7 +349,9 @@ class serve:
         return server, accept
 
     async def _start(self) -> Server:
-        server, accept = self._make()
+        if self._place.sockets:
+            self._claim_sockets()
+        server, accept = await self._prepare()
         server._listening = Listening(self._place, accept, server._service.keep, FullLog().tell)
         try:
             if self._inspect_path is not None:
@@ -322,17 +359,34 @@ class serve:
                 await server._inspector.open()
             await server._listening.open()
         except BaseException:
+            # It has not served, but the application is ready for it.
+            await server._run_on_stop()
             if server._inspector is not None:
                 server._inspector.close()
             server._context.release()
             raise
         return server
 
+    def _claim_sockets(self) -> None:
+        """A server closes its sockets when it stops, so no two have the same."""
+        if self._has_sockets or any(each.fileno() < 0 for each in self._place.sockets):
+            raise UsageError("sock was served or closed before: a server has sockets of its own")
+        self._has_sockets = True
+
     def __await__(self) -> Generator[Any, None, Server]:
         return self._start().__await__()
 
     async def __aenter__(self) -> Server:
-        self._server = await self._start()
+        if self._is_entered:
+            raise UsageError(
+                "this serve object is in use by another `async with`: make one for each block, or await it"
+            )
+        self._is_entered = True
+        try:
+            self._server = await self._start()
+        except BaseException:
+            self._is_entered = False
+            raise
         return self._server
 
     async def __aexit__(
@@ -342,4 +396,7 @@ class serve:
         traceback: TracebackType | None,
     ) -> None:
         assert self._server is not None
-        await self._server.__aexit__(kind, error, traceback)
+        try:
+            await self._server.__aexit__(kind, error, traceback)
+        finally:
+            self._is_entered = False

@@ -18,6 +18,7 @@ from sockrpc._notifications import Notification
 from sockrpc._serving import ServerConnection
 from sockrpc.credentials import peer_credentials
 from sockrpc.ended import EndedConnection
+from sockrpc.belonging import check_here
 from sockrpc.errors import ConnectionClosed, ConnectionLost, UsageError
 from sockrpc.handshake import pack_request, unpack_request
 
@@ -197,13 +198,18 @@ class Socket:
         Args:
             code: The WebSocket close code: 1000 to 1003, 1007 to 1014, 3000 to 4999.
             reason: At most 123 bytes of UTF-8; a longer one is cut.
+
+        Raises:
+            UsageError: There is no such code, or this is not the server's event loop.
         """
+        check_here(self._connection.service.context.loop, "this socket")
         self._connection.close(code, reason)
         await self._connection.wait_lost()
 
     def __aiter__(self) -> AsyncIterator[Procedure]:
         if self._hooks.handle_socket is None:
             raise UsageError("with an App the procedures of a socket go to its handlers")
+        check_here(self._connection.service.context.loop, "this socket")
         return self
 
     async def __anext__(self) -> Procedure:

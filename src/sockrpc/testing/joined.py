@@ -205,7 +205,7 @@ class serve:
         self._joined: MemoryServer | None = None
 
     async def __aenter__(self) -> MemoryServer:
-        server, accept = self._serve._make()
+        server, accept = await self._serve._prepare()
         self._joined = MemoryServer(server, accept, self._path, self._compression)
         return self._joined
 

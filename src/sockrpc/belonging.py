@@ -1,0 +1,80 @@
+"""Where an object of an event loop may be used, and how another thread comes there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import weakref
+from collections.abc import Callable
+
+from sockrpc.errors import UsageError
+
+__all__ = ["belongs", "call_there", "check_here", "is_here"]
+
+# Loops that serve in this process, and in one that this was forked from.
+ours: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+inherited: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+
+
+def forked() -> None:
+    """What served before the fork goes on in the parent, and only there."""
+    for loop in list(ours):
+        inherited.add(loop)
+    ours.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forked)
+
+
+def belongs(loop: asyncio.AbstractEventLoop) -> None:
+    """Note that the loop serves in this process."""
+    ours.add(loop)
+
+
+def is_here(loop: asyncio.AbstractEventLoop) -> bool:
+    """True if that loop runs in this thread.
+
+    Raises:
+        UsageError: It runs in the process that this was forked from.
+    """
+    try:
+        if asyncio.get_running_loop() is loop:
+            return True
+    except RuntimeError:
+        # None runs in this thread, or in what was forked from it.
+        pass
+    if loop in inherited:
+        raise UsageError(
+            "this process was forked from the one that serves, whose connections are not its own"
+        )
+    return False
+
+
+def check_here(loop: asyncio.AbstractEventLoop, what: str) -> None:
+    """Check that what belongs to that loop is used in it.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if not is_here(loop):
+        raise UsageError(
+            f"{what} belongs to another event loop than the one that runs here; "
+            "asyncio.run_coroutine_threadsafe(coroutine, loop) runs a coroutine there"
+        )
+
+
+def call_there(loop: asyncio.AbstractEventLoop, act: Callable[[], object]) -> None:
+    """Do it in that loop: now if it runs in this thread, else soon, in the order of the calls.
+
+    A loop that does not run yet does it when it does; of one that is closed nothing is left to act on.
+
+    Raises:
+        UsageError: It runs in the process that this was forked from.
+    """
+    if is_here(loop):
+        act()
+        return
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(act)
