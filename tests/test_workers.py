@@ -356,7 +356,7 @@ import logging
 import sockrpc.supervisor
 import sockrpc.workers
 
-sockrpc.supervisor.EXTRA_PATIENCE = 0.2
+sockrpc.workers.EXTRA_PATIENCE = 0.2
 
 def tell(addresses):
     print("http://%s:%d/" % addresses[0], flush=True)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal, Unpack
 
 from sockrpc.app import App
@@ -16,7 +13,9 @@ from sockrpc.errors import UsageError
 from sockrpc.handover import notify_systemd
 from sockrpc.importing import in_worker, load
 from sockrpc.loops import loop_factory, run_to_end
-from sockrpc.server import ServeOptions, Server, serve
+from sockrpc.options import ServeOptions
+from sockrpc.server import Server, serve
+from sockrpc.signals import check_main_thread, on_signals, signals_given_back
 from sockrpc.sockets import SocketHandler
 
 __all__ = ["run"]
@@ -38,10 +37,12 @@ def run(
 ) -> None:
     """Serve until SIGINT or SIGTERM, then stop gracefully; a second signal stops at once.
 
+    A third ends the process by that signal, whatever it does: a handler that never returns lets the loop
+    notice none of them. At the end the program's own handlers of these signals are what they were.
     systemd is told when the server listens and when it begins to stop, where it asks for that.
     Meanwhile the garbage collector looks less often, and not among the objects that were there before
     (docs/explanation/performance.md).
-    Blocks. Must be called from the main thread, outside any event loop.
+    Blocks. Must be called in the main thread, outside any event loop.
 
     With more than one of `workers`, so many processes serve on the same port, and this one supervises
     them: a worker that dies is replaced, and all stop together. Each imports the app, and the program,
@@ -68,6 +69,7 @@ def run(
             "run was called in a worker, while it imported the program: "
             'put it under `if __name__ == "__main__":`'
         )
+    check_main_thread()
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -92,20 +94,53 @@ def run(
     make_loop = loop_factory(loop)
     if is_running:
         raise UsageError(RUNNING)
-    run_to_end(make_loop, lambda: run_server(starting, on_started))
+    with signals_given_back():
+        run_to_end(make_loop, lambda: Running(starting, on_started).run())
 
 
-async def run_server(starting: serve, on_started: Callable[[Server], None] | None) -> None:
-    """Serve until a signal comes."""
-    async with starting as server:
-        with signals_stop(server), collector_for_serving():
-            LOG.info("listening on %s", ", ".join(str(each.getsockname()) for each in server.sockets))
-            if on_started is not None:
-                on_started(server)
-            notify_systemd("READY=1")
-            await server.wait_stopping()
-            notify_systemd("STOPPING=1")
-            await server.wait_closed()
+class Running:
+    """A server that signals stop, from before it starts until it has stopped."""
+
+    def __init__(self, starting: serve, on_started: Callable[[Server], None] | None) -> None:
+        self._starting = starting
+        self._on_started = on_started
+        self._server: Server | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._signals = 0
+
+    async def run(self) -> None:
+        """Serve until a signal comes."""
+        self._task = asyncio.current_task()
+        on_signals(self._signalled)
+        try:
+            async with self._starting as server:
+                self._server = server
+                with collector_for_serving():
+                    await self._serve(server)
+        except asyncio.CancelledError:
+            # It was to stop before it had started.
+            if not self._signals or self._server is not None:
+                raise
+
+    async def _serve(self, server: Server) -> None:
+        LOG.info("listening on %s", ", ".join(str(each.getsockname()) for each in server.sockets))
+        if self._on_started is not None:
+            self._on_started(server)
+        notify_systemd("READY=1")
+        await server.wait_stopping()
+        notify_systemd("STOPPING=1")
+        await server.wait_closed()
+
+    def _signalled(self) -> None:
+        self._signals += 1
+        if self._server is None:
+            assert self._task is not None
+            self._task.cancel()
+        elif self._signals == 1:
+            self._server.close()
+            tell_what_is_waited_for(self._server)
+        else:
+            self._server.hurry()
 
 
 def tell_what_is_waited_for(server: Server) -> None:
@@ -118,40 +153,3 @@ def tell_what_is_waited_for(server: Server) -> None:
             now.notifications_running,
             server._limits.stop_grace,
         )
-
-
-@contextlib.contextmanager
-def signals_stop(server: Server) -> Iterator[None]:
-    """The first SIGINT or SIGTERM stops gracefully, the second at once."""
-    event_loop = asyncio.get_running_loop()
-    received = 0
-
-    def stop() -> None:
-        nonlocal received
-        received += 1
-        if received == 1:
-            server.close()
-            tell_what_is_waited_for(server)
-        else:
-            server.hurry()
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    if sys.platform == "win32":
-        # Its loops can not watch signals; the handler runs in the main thread and wakes the loop.
-        before = {
-            number: signal.signal(number, lambda *_: event_loop.call_soon_threadsafe(stop))
-            for number in numbers
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-    else:
-        for number in numbers:
-            event_loop.add_signal_handler(number, stop)
-        try:
-            yield
-        finally:
-            for number in numbers:
-                event_loop.remove_signal_handler(number)

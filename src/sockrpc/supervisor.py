@@ -23,9 +23,10 @@ from sockrpc.errors import SockRPCError
 from sockrpc.handover import notify_systemd
 from sockrpc.importing import WORKER_NAME
 from sockrpc.sharing import Ground
+from sockrpc.signals import LAST_SIGNAL, STOPPING, signals_given_back
 from sockrpc.worker import Asks, Failed, Order, Serving, Work, serve_as_worker
 
-__all__ = ["Supervisor"]
+__all__ = ["EXTRA_PATIENCE", "Supervisor"]
 
 LOG = logging.getLogger("sockrpc.workers")
 
@@ -35,7 +36,7 @@ STEADY = 10.0
 # How long the next start waits after quick deaths, in seconds: 0, 1, 2, 4, ..., at most the last.
 LONGEST_PAUSE = 30.0
 
-# What a worker gets beyond its own grace before it is killed, in seconds; its loop must be blocked.
+# What a worker gets beyond its own graces before it is killed, in seconds; its loop must be blocked.
 EXTRA_PATIENCE = 5.0
 
 # Windows does not interrupt a wait for every signal.
@@ -100,7 +101,7 @@ class Supervisor:
         work: What they do.
         ground: What they listen on; the supervisor owns it.
         count: How many they are.
-        patience: How long a worker may take to stop, in seconds.
+        patience: A worker that takes longer to stop, in seconds, is killed.
         on_listening: Called with the addresses when all workers serve.
     """
 
@@ -129,6 +130,9 @@ class Supervisor:
         self._deadline: float | None = None
         self._error: Exception | None = None
         self._signals: list[int] = []
+        # How often all were told to stop, and the signal that was the last that there can be.
+        self._stops = 0
+        self._last_signal: int | None = None
         self._woken, self._waker = SPAWN.Pipe(duplex=False)
 
     def run(self) -> None:
@@ -153,6 +157,10 @@ class Supervisor:
                     worker.process.join()
                     worker.line.close()
                 self._ground.close()
+        if self._last_signal is not None:
+            # As if nobody handled it, like the third signal of a single process.
+            signal.signal(self._last_signal, signal.SIG_DFL)
+            signal.raise_signal(self._last_signal)
         if self._error is not None:
             raise self._error
 
@@ -197,6 +205,11 @@ class Supervisor:
                 LOG.info("all workers are replaced, one after the other")
                 self._to_replace = list(range(self._count))
                 self._replace_next()
+            return
+        self._stops += 1
+        if self._stops >= LAST_SIGNAL:
+            self._last_signal = number
+            self._kill_all()
         elif self._stopping:
             self._hurry()
         else:
@@ -310,7 +323,7 @@ class Supervisor:
         LOG.info("all workers are told to stop; another signal stops them at once")
         self._stopping = True
         self._due.clear()
-        self._deadline = time.monotonic() + self._patience + EXTRA_PATIENCE
+        self._deadline = time.monotonic() + self._patience
         notify_systemd("STOPPING=1")
         self._ground.remove_socket_file()
         for worker in self._workers:
@@ -343,16 +356,14 @@ class Supervisor:
             if len(self._signals) == 1:
                 self._waker.send_bytes(b"!")
 
-        numbers = [signal.SIGINT, signal.SIGTERM]
+        numbers = [*STOPPING]
         if sys.platform != "win32" and not os.isatty(0) and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             # On a terminal it says that the terminal is gone.
             numbers.append(signal.SIGHUP)
-        before = {number: signal.signal(number, receive) for number in numbers}
-        try:
+        with signals_given_back(numbers):
+            for number in numbers:
+                signal.signal(number, receive)
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -11,22 +11,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import os
 import signal
 import socket as socket_module
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from sockrpc.collector import collector_for_serving
 from sockrpc.errors import SockRPCError, UsageError
 from sockrpc.importing import load
+from sockrpc.lifetime import came_from_hook
 from sockrpc.loops import loop_factory, run_to_end
 from sockrpc.server import Server, serve
+from sockrpc.signals import on_signals
 
 __all__ = ["Asks", "Failed", "Order", "Serving", "Work", "serve_as_worker"]
+
+LOG = logging.getLogger("sockrpc.workers")
+
+# Windows ends a process by any signal but those of its console.
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 Order = Literal["leave", "stop", "hurry"]
 
@@ -42,6 +51,7 @@ class Work:
         queue_is_ours: Nobody but the workers and their supervisor holds the sockets.
         on_started: Called with the server when it listens.
         prepare: Called before anything else, to set up logging and the like.
+        patience: A worker that takes longer to stop, in seconds, is killed; its loop must be blocked.
     """
 
     app: str
@@ -50,6 +60,7 @@ class Work:
     queue_is_ours: bool
     on_started: Callable[[Server], None] | None
     prepare: Callable[[], None] | None
+    patience: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,6 +104,8 @@ def serve_as_worker(work: Work, sockets: Sequence[socket_module.socket], line: C
         starting = serve(load(work.app), sock=sockets, **work.options)
         run_to_end(loop_factory(work.loop), lambda: serve_until_told(starting, work, line))
     except (OSError, SockRPCError) as error:
+        if came_from_hook(error):
+            raise
         number, text = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
         tell(line, Failed(isinstance(error, UsageError), number, text or str(error)))
         sys.exit(1)
@@ -125,22 +138,29 @@ async def serve_until_told(starting: serve, work: Work, line: Connection) -> Non
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(obey, order)
 
-        with sigterm_asks(server, line), collector_for_serving():
+        sigterm_asks(server, line)
+        with collector_for_serving():
             # A thread, as the loop of Windows can not watch the line.
-            threading.Thread(target=follow, args=(line, told), daemon=True).start()
+            threading.Thread(target=follow, args=(line, told, work.patience), daemon=True).start()
             if work.on_started is not None:
                 work.on_started(server)
             tell(line, Serving([each.getsockname() for each in server.sockets]))
             await server.wait_closed()
 
 
-def follow(line: Connection, told: Callable[[Order], None]) -> None:
-    """Pass on what the supervisor says; its end says that it is gone."""
+def follow(line: Connection, told: Callable[[Order], None], patience: float) -> None:
+    """Pass on what the supervisor says; its end says that it is gone.
+
+    Nobody else is left then to kill a worker that does not stop, and that holds the port.
+    """
     try:
         while True:
             told(line.recv())
     except (EOFError, OSError):
         told("stop")
+    time.sleep(patience)
+    LOG.error("this worker has not stopped, and its supervisor is gone; it kills itself")
+    os.kill(os.getpid(), KILL)
 
 
 def tell(line: Connection, message: Serving | Failed | Asks) -> None:
@@ -149,14 +169,11 @@ def tell(line: Connection, message: Serving | Failed | Asks) -> None:
         line.send(message)
 
 
-@contextlib.contextmanager
-def sigterm_asks(server: Server, line: Connection) -> Iterator[None]:
-    """SIGTERM asks the supervisor; a second one stops at once."""
+def sigterm_asks(server: Server, line: Connection) -> None:
+    """SIGTERM asks the supervisor; a second one stops at once, and a third ends the process."""
     if sys.platform == "win32":
         # It knows no SIGTERM but the end of the process.
-        yield
         return
-    loop = asyncio.get_running_loop()
     received = 0
 
     def ask() -> None:
@@ -167,8 +184,4 @@ def sigterm_asks(server: Server, line: Connection) -> Iterator[None]:
         else:
             server.hurry()
 
-    loop.add_signal_handler(signal.SIGTERM, ask)
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)
+    on_signals(ask, (signal.SIGTERM,))

@@ -11,9 +11,10 @@ from sockrpc.app import App
 from sockrpc.errors import UsageError
 from sockrpc.limits import ServerLimits, make_limits
 from sockrpc.loops import LAST_CHANCE, loop_factory
-from sockrpc.server import ServeOptions, Server, serve
+from sockrpc.options import ServeOptions
+from sockrpc.server import Server, serve
 from sockrpc.sharing import SHARES_OUT, Ground
-from sockrpc.supervisor import Supervisor
+from sockrpc.supervisor import EXTRA_PATIENCE, Supervisor
 from sockrpc.unix_sockets import check_uds
 from sockrpc.worker import Work
 
@@ -76,7 +77,8 @@ def run_workers(
     patience = limits.stop_grace + limits.abort_grace + limits.close_timeout + LAST_CHANCE
     sockets = (sock,) if isinstance(sock, socket_module.socket) else tuple(sock or ())
     ground = Ground(host, port, uds, sockets, reuse_port=bool(reuse_port), own_listeners=own_listeners)
-    work = Work(app, given, loop, ground.is_ours, on_started, prepare)
+    patience += EXTRA_PATIENCE
+    work = Work(app, given, loop, ground.is_ours, on_started, prepare, patience)
     Supervisor(work, ground, workers, patience, on_listening).run()
 
 
