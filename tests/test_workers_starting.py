@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import multiprocessing
 import socket
@@ -163,3 +164,70 @@ if __name__ == "__main__":
         told = {line.partition(" ")[2] for line in (server.line_told, server.line())}
         assert told == {str(pid) for pid in server.pids(2)}
         assert server.stop() == 0
+
+
+# Counts in a file how often it is executed, and in which process.
+ONE_FILE = """
+import os
+import sys
+import sockrpc
+
+app = sockrpc.App()
+with open("executed", "a") as file:
+    print(os.getpid(), file=file)
+
+@app.method
+def pid(call):
+    return str(os.getpid())
+
+@app.method
+def is_the_program(call):
+    return str(sys.modules["__main__"].app is app)
+
+def started(server):
+    print("http://127.0.0.1:%d/" % server.sockets[0].getsockname()[1], flush=True)
+
+if __name__ == "__main__":
+    sockrpc.run("{name}:app", port=0, workers=int(sys.argv[1]), on_started=started)
+"""
+
+
+@ONCE
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("how", ["a file", "a module of a package"])
+def test_a_program_that_names_an_app_of_its_own_is_executed_once_in_each_process(
+    tmp_path: Path, how: str, workers: int
+) -> None:
+    name = "one_file" if how == "a file" else "package.one_file"
+    path = tmp_path.joinpath(*name.split(".")).with_suffix(".py")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(ONE_FILE.replace("{name}", name))
+    program = (str(path),) if how == "a file" else ("-m", name)
+    with Command(str(workers), program=program, cwd=tmp_path, PYTHONPATH=str(tmp_path)) as server:
+        uri = server.line().replace("http", "ws")
+
+        async def ask() -> str:
+            async with sockrpc.connect(uri) as client:
+                return (await client.call("is_the_program")).decode()
+
+        assert asyncio.run(ask()) == "True"
+        server.process.terminate()
+        assert server.end() == 0
+    executed = (tmp_path / "executed").read_text().split()
+    assert len(executed) == len(set(executed)) == (1 if workers == 1 else workers + 1)
+
+
+def test_another_file_of_the_same_name_is_another_module(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    program = tmp_path / "elsewhere" / "same_name.py"
+    (tmp_path / "same_name.py").write_text("import sockrpc\napp = sockrpc.App()\n")
+    program.write_text(
+        f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n"
+        "import sockrpc\n"
+        "from sockrpc.importing import load\n"
+        "print(load('same_name:app') is sys.modules['same_name'].app)\n"
+        "print(sys.modules['same_name'] is sys.modules['__main__'])\n"
+    )
+    with Command(program=(str(program),)) as process:
+        assert [process.line(), process.line()] == ["True", "False"]
+        assert (process.end(), process.log) == (0, [])

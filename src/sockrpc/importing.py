@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from sockrpc.errors import UsageError
@@ -26,7 +29,7 @@ def load(name: str) -> Any:
     if not all(module_name.split(".")):
         raise UsageError(f"there is no module {module_name!r}")
     try:
-        found: Any = importlib.import_module(module_name)
+        found: Any = running_program(module_name) or importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         # Only its own absence is the user's typing error; what it imports in vain is a defect of it.
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
@@ -39,6 +42,23 @@ def load(name: str) -> Any:
         except AttributeError:
             raise UsageError(f"module {module_name!r} has no {attributes!r}") from None
     return found
+
+
+def running_program(module_name: str) -> ModuleType | None:
+    """The program that runs, or that a worker was started for, if that is the module.
+
+    Its file is not executed a second time under another name: that would make another app, of which the
+    program knows nothing, and all that the module has done twice over.
+    """
+    program = sys.modules["__main__"]
+    file = getattr(program, "__file__", None)
+    if module_name in sys.modules or file is None or Path(file).stem != module_name.rpartition(".")[2]:
+        return None
+    spec = importlib.util.find_spec(module_name)
+    if spec is None or spec.origin is None or Path(spec.origin).resolve() != Path(file).resolve():
+        return None
+    sys.modules[module_name] = program
+    return program
 
 
 def in_worker() -> bool:
