@@ -18,10 +18,11 @@ PACKAGE = "sockrpc"
 
 # From the bottom up. A module imports from lower lines only, not from its own.
 LAYERS: list[list[str]] = [
-    ["errors", "_debug", "_statistics", "_raising", "_variables", "logs"],
+    ["errors", "_debug", "_statistics", "_raising", "_signals", "_variables", "logs"],
     ["_masking", "_memory"],
     # Each alone: framing, names, ids, compression, limits, threads know nothing of each other.
-    ["_websocket", "_frames", "_names", "_dispatch", "compression", "limits", "threads"],
+    ["_websocket", "_frames", "_names", "_dispatch", "compression", "limits", "threads", "executor"],
+    ["belonging", "lifetime"],
     # Nor do what URIs, origins and names of sockets are.
     ["uris", "origins", "unix_sockets"],
     ["accepting", "blocking", "credentials", "handshake"],
@@ -36,8 +37,19 @@ LAYERS: list[list[str]] = [
     ["_serving", "_calling", "_messages"],
     ["protocols", "ended", "_broadcast"],
     ["sockets"],
-    ["app", "rooms", "opening", "listening", "handover", "importing", "loops", "counting", "collector"],
-    ["inspection"],
+    [
+        "app",
+        "rooms",
+        "opening",
+        "listening",
+        "handover",
+        "importing",
+        "loops",
+        "signals",
+        "counting",
+        "collector",
+    ],
+    ["inspection", "options"],
     ["server", "client", "sharing"],
     ["worker"],
     ["supervisor"],

@@ -14,6 +14,7 @@ from typing import Any
 from sockrpc.errors import UsageError
 
 __all__ = [
+    "UNWINDING",
     "ServerHook",
     "came_from_hook",
     "check_hook",

@@ -7,9 +7,9 @@ import ssl as ssl_module
 from collections.abc import Callable, Sequence
 
 from sockrpc.compression import CompressionName
-from sockrpc.origins import Origins
 from sockrpc.limits import ServerLimits
 from sockrpc.opening import ProcessRequest
+from sockrpc.origins import Origins
 
 __all__ = ["ServeOptions"]
 

@@ -114,7 +114,6 @@ class Room:
         """
         if exclude is not None and not isinstance(exclude, Socket):
             raise UsageError(f"exclude is a Socket, not {type(exclude).__name__}")
-        excluded = None if exclude is None else self._members.get(exclude)
         name, encoded = encode(event, payload)
         # A copy: where a write makes room at once, handlers may start in it, and join or leave.
         members = list(self._members.values())
@@ -122,28 +121,29 @@ class Room:
         if loop is None:
             return 0
         if is_here(loop):
-            return self._broadcast(members, excluded, name, encoded)
+            return self._broadcast(members, exclude, name, encoded)
         size = len(name) + len(encoded)
 
         def there() -> None:
             with HANDING_OVER:
                 self._handed_over -= size
-            self._broadcast(list(self._members.values()), excluded, name, encoded)
+            self._broadcast(list(self._members.values()), exclude, name, encoded)
 
         with HANDING_OVER:
             if self._handed_over > MOST_HANDED_OVER:
                 return 0
             self._handed_over += size
         call_there(loop, there)
-        return len(members) - (excluded in members)
+        return len(members) - (exclude in self._members)
 
     def _broadcast(
         self,
         members: list[ServerConnection],
-        excluded: ServerConnection | None,
+        exclude: Socket | None,
         name: bytes,
         payload: bytes,
     ) -> int:
+        excluded = None if exclude is None else self._members.get(exclude)
         queued, slow = broadcast(members, excluded, name, payload)
         # All of them leave before the first is closed: its on_disconnect may broadcast in its turn, and
         # would close the next one from inside that, and so on down the stack.

@@ -16,9 +16,9 @@ from sockrpc._calls import Call
 from sockrpc._frames import encode
 from sockrpc._notifications import Notification
 from sockrpc._serving import ServerConnection
+from sockrpc.belonging import check_here
 from sockrpc.credentials import peer_credentials
 from sockrpc.ended import EndedConnection
-from sockrpc.belonging import check_here
 from sockrpc.errors import ConnectionClosed, ConnectionLost, UsageError
 from sockrpc.handshake import pack_request, unpack_request
 

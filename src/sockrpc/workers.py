@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 from sockrpc.app import App
 from sockrpc.errors import UsageError
+from sockrpc.lifetime import UNWINDING
 from sockrpc.limits import ServerLimits, make_limits
 from sockrpc.loops import LAST_CHANCE, loop_factory
 from sockrpc.options import ServeOptions
@@ -75,6 +76,8 @@ def run_workers(
         ServerLimits.__optional_keys__,
     )
     patience = limits.stop_grace + limits.abort_grace + limits.close_timeout + LAST_CHANCE
+    # For on_stop hooks.
+    patience += limits.abort_grace + UNWINDING
     sockets = (sock,) if isinstance(sock, socket_module.socket) else tuple(sock or ())
     ground = Ground(host, port, uds, sockets, reuse_port=bool(reuse_port), own_listeners=own_listeners)
     patience += EXTRA_PATIENCE
