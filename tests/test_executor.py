@@ -156,7 +156,13 @@ def stuck():
 def ends():
     print("begun", flush=True)
     go.wait()
+    # The loop still turns, and this ends a hundred of its turns later.
+    asyncio.run_coroutine_threadsafe(turns(), loop).result()
     print("ended", flush=True)
+
+async def turns():
+    for _ in range(100):
+        await asyncio.sleep(0)
 
 @app.method
 async def call_stuck(call):
@@ -175,7 +181,8 @@ def stop(notification):
     server.close()
 
 def started(started):
-    global server
+    global loop, server
+    loop = asyncio.get_running_loop()
     server = started
     print(server.sockets[0].getsockname()[1], flush=True)
 
@@ -206,6 +213,23 @@ def test_a_function_that_does_not_end_does_not_keep_the_process_and_is_named(
         assert program.log == [
             "1 functions that run in threads of the event loop are left behind: __main__.stuck"
         ]
+
+
+def test_the_end_is_waited_for_no_longer_than_something_runs(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import sockrpc.loops\nsockrpc.loops.LAST_CHANCE = 3600.0\n" + PROGRAM.replace("LOOP", "'auto'")
+    )
+    with Command(program=(str(script),)) as program:
+
+        async def test() -> None:
+            async with sockrpc.connect(f"ws://127.0.0.1:{program.line()}/") as client:
+                await client.notify("stop")
+                await client.wait_closed()
+
+        asyncio.run(test())
+        assert [program.line(), program.line(), program.line()] == ["begun", "ended", "returned"]
+        assert (program.end(), program.log) == (0, [])
 
 
 @POSIX

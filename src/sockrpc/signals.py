@@ -99,6 +99,10 @@ def on_signals(callback: Callable[[], None], numbers: Sequence[int] = STOPPING) 
         else:
             loop.add_signal_handler(number, callback)
     end_process_at(LAST_SIGNAL, tuple(numbers))
+    if sys.platform != "win32":
+        for number in numbers:
+            # As the loop had it: what waits in the system goes on after a signal.
+            signal.siginterrupt(number, False)
 
 
 def soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> Any:
