@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket as socket_module
 import ssl as ssl_module
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -23,7 +23,14 @@ from sockrpc.compression import CompressionName, check_name
 from sockrpc.counting import Statistics, count
 from sockrpc.errors import UsageError
 from sockrpc.inspection import Inspector
-from sockrpc.lifetime import ServerHook, run_start_hooks, run_stop_hooks
+from sockrpc.lifetime import (
+    ENDED_AT_ONCE,
+    ServerHook,
+    in_turns,
+    leave_behind,
+    run_start_hooks,
+    run_stop_hooks,
+)
 from sockrpc.limits import Limits, ServerLimits, make_limits
 from sockrpc.listening import Listening, Place, Queue, tls_options
 from sockrpc.opening import Arrivals, FullLog, OpeningPolicy, ProcessRequest, ServerOpening
@@ -40,8 +47,6 @@ __all__ = ["Server", "serve"]
 LOG = logging.getLogger("sockrpc.server")
 
 LARGEST_PORT = 65_535
-# Each costs some ten microseconds in this iteration of the loop and in the next.
-ENDED_AT_ONCE = 128
 
 
 class Server:
@@ -200,20 +205,6 @@ class Server:
         finally:
             hurry.cancel()
         return idle.done()
-
-
-async def in_turns(objects: Collection[Any], act: Callable[[Any], object]) -> None:
-    """Do it for each of very many, some in each iteration of the loop."""
-    for index, each in enumerate(list(objects), 1):
-        act(each)
-        if index % ENDED_AT_ONCE == 0:
-            await asyncio.sleep(0)
-
-
-def leave_behind(task: asyncio.Task[Any]) -> None:
-    """Cancel once more what has not ended by its first cancel, and say so."""
-    LOG.error("%s has not ended after it was cancelled; it is left behind", task.get_coro())
-    task.cancel()
 
 
 class serve:
