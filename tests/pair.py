@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import struct
 from typing import Any, Self
 
@@ -11,10 +12,12 @@ from sockrpc._loop import context_of_running_loop
 from sockrpc._names import NameTable
 from sockrpc._output import Settings
 from sockrpc._service import Service
+from sockrpc.endings import EndingLog
+from sockrpc.hooks import Hooks
 from sockrpc.limits import Limits
 from sockrpc.protocols import ClientProtocol, ServerProtocol
 from sockrpc.server import Server
-from sockrpc.sockets import Hooks, Socket
+from sockrpc.sockets import Socket
 from sockrpc.testing.memory import Pair
 from sockrpc.threads import WorkerThreads
 from tests.support import CLOSE, PATIENCE, SUBPROTOCOL, frame
@@ -112,7 +115,7 @@ class MemoryServer:
             methods,
             events,
             threads=WorkerThreads(self.context.loop, self.limits.max_threads),
-            make_socket=lambda connection: Socket(connection, hooks),
+            make_socket=functools.partial(Socket, hooks=hooks, endings=EndingLog()),
         )
         self.server = Server(self.service, self.context, self.limits)
 

@@ -130,13 +130,10 @@ async def test_a_page_request_to_the_endpoint_is_told_to_upgrade() -> None:
         b"hello\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         b"GET /socket\r\n\r\n",
-        b"GET /socket HTTP/2.0\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\n\r\n",
         b"GET /socket HTTP/1.1\r\nno colon\r\n\r\n",
         b"GET /socket HTTP/1.1\r\nspace : x\r\n\r\n",
         b"GET /socket HTTP/1.1\r\nX: a\x00b\r\n\r\n",
-        b"GET /socket HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ],
 )
 async def test_what_is_not_http_is_a_bad_request(data: bytes) -> None:

@@ -21,7 +21,9 @@ cdef class Connection(Output):
     # Ending
     cdef bint ended                  # `end` has run: everything above this class is released
     cdef bint ended_by_us
-    cdef bint refused                # in the opening handshake, before the request was read
+    cdef bint refused                # in the opening handshake, before the request was read to its end
+    cdef bint is_brief               # refused before its request came: no progress prolongs that
+    cdef Py_ssize_t unread           # of the request when `refused`: so much may still come
     cdef bint peer_is_wrong          # ended by us because of the peer's bytes
     cdef readonly int close_code
     cdef readonly str close_reason
@@ -33,6 +35,7 @@ cdef class Connection(Output):
     cdef uint64_t read_bytes
     cdef bint in_feed                # the parser's window is being worked through
     cdef bint reading_held           # transport.pause_reading was called
+    cdef bint looked_at              # since then
     cdef bint parsing_stopped        # by a full waiting queue
     cdef bint yielded                # by fairness: `proceed` goes on with the parser's tail
     cdef bint ran_handler            # since the clock was last looked at
@@ -45,6 +48,7 @@ cdef class Connection(Output):
 
     # Keepalive and stalls (loop time)
     cdef bint heard                  # a byte was received since the last sweep
+    cdef readonly bint was_given_up  # by a sweep, before anything else had ended it
     cdef bint overdue                # the last sweep found a verdict; the next one executes it
     cdef bint awaiting_pong
     cdef double last_heard

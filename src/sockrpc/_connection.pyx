@@ -24,9 +24,6 @@ from sockrpc._websocket cimport (
 
 from sockrpc.errors import ConnectionClosed, ConnectionLost, ProtocolError
 
-# How long a connection that is refused before its request came may take to send it, in seconds.
-cdef double LONGEST_REFUSAL = 1.0
-
 cdef enum:
     # Large frames are received directly into the parser, without a copy on the way, in steps: a length
     # alone reserves no memory to speak of.
@@ -72,17 +69,17 @@ cdef class Connection(Output):
         # asyncio's own writelines does not call pause_writing (3.12.0 to 3.13.0), or joins the parts.
         self.vectored = not isinstance(transport, asyncio.Transport)
         # One less, because a transport pauses above its mark and we do at ours.
-        transport.set_write_buffer_limits(
+        self.tell("set_write_buffer_limits", (
             # Of TLS, which pauses at its mark, a mark of 0 would pause for ever.
             max(self.settings.output_high_bytes - 1, 1),
             min(self.settings.output_low_bytes, max(self.settings.output_high_bytes - 1, 1)),
-        )
+        ))
         self.last_heard = self.context.loop.time()
         self.deadline = self.last_heard + self.settings.handshake_timeout
         self.context.add(self, self.settings.interval)
         if self.ended:
             # Given up while the transport was being made.
-            transport.abort()
+            self.tell("abort")
         elif self.handshake is not None:
             self.handshake.connected(self)
 
@@ -107,7 +104,9 @@ cdef class Connection(Output):
         if self.state == STATE_CLOSED:
             return
         if self.refused:
-            self.close_transport()
+            self.unread -= size
+            if self.unread <= 0:
+                self.close_transport()
             return
         self.read_at = self.context.tick()
         if self.receiving_directly:
@@ -202,19 +201,6 @@ cdef class Connection(Output):
     def write_handshake(self, data: bytes) -> None:
         """Write bytes of the opening handshake."""
         self.give_to_transport(data)
-
-    def refuse(self, data: bytes, unread: bool = False) -> None:
-        """Write an HTTP response that opens no WebSocket, then close; `unread`: before the request was read."""
-        self.give_to_transport(data)
-        self.end(True, 1006, "refused in the opening handshake")
-        if unread and self.transport is not None and self.transport.can_write_eof():
-            # Closing over a request that was not read would send a TCP reset, which could overtake the
-            # response. So the request, or the peer's end of file, is awaited, though not for long.
-            self.refused = True
-            self.deadline = min(self.deadline, self.context.loop.time() + LONGEST_REFUSAL)
-            self.transport.write_eof()
-        else:
-            self.close_transport()
 
     def give_up_opening(self) -> None:
         """Accepting has failed: no transport was made, as TLS failed, or it is closed without a word."""
@@ -333,10 +319,11 @@ cdef class Connection(Output):
             return 0
         self.reading_held = hold
         if hold:
-            self.transport.pause_reading()
+            self.looked_at = False
+            self.context.watch(self)
+            self.tell("pause_reading")
         else:
-            # asyncio keeps the context that this runs in for all reads to come: it must not be a handler's.
-            self.context.variables.copy().run(self.transport.resume_reading)
+            self.tell("resume_reading")
             # Nothing could be heard meanwhile.
             self.last_heard = self.context.loop.time()
             self.awaiting_pong = False
@@ -442,10 +429,10 @@ cdef class Connection(Output):
         # Its end of file is awaited, at most `close_timeout`: closing over unread bytes would send a
         # TCP reset, which could overtake the close frame.
         if self.transport is not None and not self.transport.is_closing():
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
+            if self.tell("can_write_eof"):
+                self.end_output()
             else:
-                self.transport.close()
+                self.close_transport()
         return 0
 
     cdef int answer_close(self) except -1:
@@ -461,13 +448,14 @@ cdef class Connection(Output):
     cdef int drop(self, str reason) except -1:
         """The peer does not answer or does not read: no close frame would reach it."""
         self.end(False, 1006, reason)
-        if self.transport is not None:
-            self.transport.abort()
+        self.tell("abort")
         return 0
 
     cdef int close_transport(self) except -1:
-        if self.transport is not None:
-            self.transport.close()
+        # Once: asyncio's transport of TLS forgets itself when it is closed a second time.
+        if self.transport is not None and not self.transport.is_closing():
+            self.tell("close")
+        return 0
 
     def close(self, code: int, reason: str) -> None:
         """Begin to close; see `wait_lost`."""
@@ -488,6 +476,11 @@ cdef class Connection(Output):
     def reason_ended(self) -> Exception:
         """Why the connection can carry nothing more, as the exception to raise."""
         return self.error()
+
+    @property
+    def has_ended_by_us(self) -> bool:
+        """True if it has ended, and this side said so first."""
+        return self.ended_by_us
 
     @property
     def is_open(self) -> bool:

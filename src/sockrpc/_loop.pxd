@@ -22,6 +22,7 @@ cdef class Member:
     cdef int flush(self) except -1                  # write what was gathered in this iteration
     cdef int proceed(self) except -1                # continue what fairness interrupted
     cdef int sweep(self, double now) except -1      # look at the clock; `now` in loop time
+    cdef bint look(self) except -1                  # is the paused line still there; False: look no more
 
 cdef class LoopContext:
     cdef readonly object loop
@@ -31,12 +32,15 @@ cdef class LoopContext:
     cdef Spares spares               # for large messages of any connection
     cdef PyObject *starting          # borrowed: the procedure whose handler's first step runs right now
     cdef set members
+    cdef set paused                  # of the members: those whose reading is paused, or was at the last look
     cdef Py_ssize_t users            # members and servers; at 0 the context is forgotten
     cdef double now                  # the last reading of `tick`
     cdef list dirty
     cdef list postponed
     cdef list turns                  # members whose turn began in this iteration
     cdef object timer                # of the sweep
+    cdef int probes_left             # pings that the look that is under way may still send
+    cdef object look_timer           # of the looks at `paused`, None while that is empty
     cdef double interval             # seconds between two sweeps
     cdef object task_factory_kwargs
     cdef object variables            # a copy of the contextvars.Context that it was made in
@@ -44,6 +48,7 @@ cdef class LoopContext:
     cdef double tick(self) noexcept  # read the clock
     cdef int add(self, Member member, double interval) except -1
     cdef int remove(self, Member member) except -1
+    cdef int watch(self, Member member) except -1     # its reading was paused: look whether its line is lost
     cdef int schedule_flush(self, Member member) except -1
     cdef int postpone(self, Member member) except -1
     # Begin the member's turn of this iteration, unless it has begun.

@@ -10,6 +10,7 @@ from libc.stdint cimport uint8_t
 
 import asyncio
 import contextvars
+import random
 import sys
 
 from sockrpc._debug cimport DEBUG, count_created, count_freed
@@ -40,6 +41,13 @@ FAIR_SHARE = 0.005
 
 cdef double LONGEST_INTERVAL = 1.0
 cdef double SHORTEST_INTERVAL = 0.005
+
+# Seconds between two looks at connections whose reading is paused. A loss is found by the second look
+# after the pause began, or by the first after the loss: within a second in any case.
+cdef double LOOK_INTERVAL = 0.4
+# Pings in one look, so that thousands of paused connections do not hold up the others.
+cdef enum:
+    PROBES_AT_ONCE = 256
 
 # asyncio can start a task eagerly since 3.12. Never through loop.create_task: asyncio 3.12 and 3.13.0
 # refuse the argument there, and uvloop on 3.12 ignores it.
@@ -72,6 +80,9 @@ cdef class Member:
         raise NotImplementedError
 
     cdef int sweep(self, double now) except -1:
+        raise NotImplementedError
+
+    cdef bint look(self) except -1:
         raise NotImplementedError
 
 
@@ -115,6 +126,7 @@ cdef class LoopContext:
         view = self.receive_view
         self.receive_data = <uint8_t *> &view[0]
         self.members = set()
+        self.paused = set()
         self.dirty = []
         self.postponed = []
         self.turns = []
@@ -144,6 +156,9 @@ cdef class LoopContext:
             if self.timer is not None:
                 self.timer.cancel()
                 self.timer = None
+            if self.look_timer is not None:
+                self.look_timer.cancel()
+                self.look_timer = None
             if contexts.get(self.loop) is self:
                 del contexts[self.loop]
 
@@ -163,6 +178,7 @@ cdef class LoopContext:
     cdef int remove(self, Member member) except -1:
         if member in self.members:
             self.members.discard(member)
+            self.paused.discard(member)
             self.release()
         return 0
 
@@ -187,6 +203,30 @@ cdef class LoopContext:
                 member.sweep(now)
             except Exception as error:  # pragma: no memory
                 self.report(error)  # pragma: no memory
+
+    cdef int watch(self, Member member) except -1:
+        self.paused.add(member)
+        if self.look_timer is None:
+            self.look_timer = self.loop.call_later(LOOK_INTERVAL, self._look)
+        return 0
+
+    def _look(self) -> None:
+        cdef Member member
+        cdef list members = list(self.paused)
+        cdef Py_ssize_t first = 0
+        self.look_timer = None
+        self.probes_left = PROBES_AT_ONCE
+        if len(members) > PROBES_AT_ONCE:
+            # Others each time come first.
+            first = random.randrange(len(members))
+        for member in members[first:] + members[:first]:
+            try:
+                if not member.look():
+                    self.paused.discard(member)
+            except Exception as error:  # pragma: no memory
+                self.report(error)  # pragma: no memory
+        if self.paused:
+            self.look_timer = self.loop.call_later(LOOK_INTERVAL, self._look)
 
     cdef int schedule_flush(self, Member member) except -1:
         if not member.dirty:

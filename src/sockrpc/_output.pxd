@@ -35,6 +35,7 @@ cdef class Output(Member):
     cdef bint write_paused           # the transport holds more than output_high_bytes
     cdef Py_ssize_t buffered_bytes   # of what the transport still holds: an upper bound
     cdef uint64_t written_bytes      # given to the transport so far
+    cdef bint fin_is_due             # `end_output` was called, and the transport still holds something
 
     # Appends one binary message; the transport gets it at the next flush.
     cdef int send(self, const uint8_t *prefix, Py_ssize_t prefix_size, bytes payload) except -1
@@ -47,6 +48,10 @@ cdef class Output(Member):
     cdef int give_to_transport(self, bytes data) except -1
     cdef bytes take_output(self)
     cdef Py_ssize_t unsent(self) except -1
+    # Calls a method of the transport, which may be dead already; None then, and where there is no transport.
+    cdef object tell(self, str method, tuple arguments=*)
+    cdef int end_output(self) except -1   # by a FIN behind what was written; without one under TLS, which has none
+    cdef int descriptor(self) except -2   # of the socket; -1: there is none any more
     # How many of `written_bytes` have left this host for good, as far as the system tells.
     cdef int64_t left_bytes(self) except? -1
     cdef int append_frame(self, bytes frame) except -1

@@ -39,6 +39,10 @@ cdef extern from *:
     """
     Py_ssize_t sockrpc_unacknowledged(long long descriptor) noexcept nogil
 
+# Raised by methods of transports whose socket is dead: OSError by asyncio's (ENOTCONN by write_eof),
+# RuntimeError by uvloop's, AttributeError by those of TLS and by uvloop's get_extra_info.
+cdef tuple DEAD_LINE = (OSError, RuntimeError, AttributeError)
+
 cdef enum:
     # From here on a copy costs more than a second vector in the write.
     LARGE_PAYLOAD_BYTES = 16 * 1024
@@ -136,8 +140,8 @@ cdef class Output(Member):
                 self.transport.write(head)
                 self.transport.write(payload)
             self.count_written(PyBytes_GET_SIZE(head) + PyBytes_GET_SIZE(payload))
-        except RuntimeError:
-            # uvloop: the handle was closed under us; connection_lost is on its way.
+        except DEAD_LINE:
+            # The handle was closed under us; connection_lost is on its way.
             pass
         except BaseException:  # pragma: no memory
             # No memory: part of a frame may have been written, and what follows would be read as its rest.
@@ -217,8 +221,8 @@ cdef class Output(Member):
         try:
             self.transport.write(data)
             self.count_written(PyBytes_GET_SIZE(data))
-        except RuntimeError:
-            # uvloop: the handle was closed under us; connection_lost is on its way.
+        except DEAD_LINE:
+            # The handle was closed under us; connection_lost is on its way.
             pass
         except BaseException:  # pragma: no memory
             # No memory: part of a frame may have been written, and what follows would be read as its rest.
@@ -241,15 +245,39 @@ cdef class Output(Member):
         """True if messages are compressed."""
         return self.compression is not None
 
+    cdef object tell(self, str method, tuple arguments=()):
+        if self.transport is None:
+            return None
+        try:
+            # asyncio keeps the context that resume_reading runs in for all reads to come, and the one that close
+            # runs in for connection_lost: it must not be a handler's.
+            return self.context.variables.copy().run(getattr(self.transport, method), *arguments)
+        except DEAD_LINE:
+            # connection_lost is on its way, and tells of it.
+            return None
+
+    cdef int end_output(self) except -1:
+        # Not while something is unsent: the loop would call shutdown later by itself, and there is nobody
+        # then to catch what that raises on a dead line. A sweep comes back to it.
+        self.fin_is_due = self.transport is not None and self.transport.get_write_buffer_size() > 0
+        if not self.fin_is_due and self.tell("can_write_eof"):
+            self.tell("write_eof")
+        return 0
+
+    cdef int descriptor(self) except -2:
+        cdef object line = self.tell("get_extra_info", ("socket",))
+        return -1 if line is None else line.fileno()
+
     cdef int64_t left_bytes(self) except? -1:
         # Through TLS it is an estimate: the system counts what was encrypted.
-        cdef object line = None
-        if not self.transport.is_closing():
-            line = self.transport.get_extra_info("socket")
         return (
             <int64_t> self.written_bytes - <Py_ssize_t> self.transport.get_write_buffer_size()
-            - (0 if line is None else sockrpc_unacknowledged(line.fileno()))
+            - sockrpc_unacknowledged(self.descriptor())
         )
+
+    def extra_info(self, name: str) -> object:
+        """What the transport knows by this name; None where it does not, or is gone."""
+        return self.tell("get_extra_info", (name,))
 
     def is_writable(self) -> bool:
         """False while output is above the high-water mark."""

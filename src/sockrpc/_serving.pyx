@@ -67,13 +67,13 @@ cdef class ServerConnection(Gate):
         self.attach()
         Connection.connection_made(self, transport)
 
-    def refuse(self, data: bytes, unread: bool = False) -> None:
+    def refuse(self, data: bytes, unread: int = 0, *, early: bool = False) -> None:
         """Write an HTTP response that opens no WebSocket, then close."""
-        if unread:
+        if early:
             # It does not keep others out.
             self.is_attached = False
             self.service.attached -= 1
-        Connection.refuse(self, data, unread)
+        WatchedConnection.refuse(self, data, unread, early=early)
 
     # The application's side
 

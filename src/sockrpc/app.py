@@ -11,9 +11,10 @@ from sockrpc._names import NameTable
 from sockrpc._notifications import Notification
 from sockrpc._service import Handler, is_coroutine_function
 from sockrpc.errors import UsageError
+from sockrpc.hooks import Hooks
 from sockrpc.lifetime import ServerHook, check_hook
 from sockrpc.signatures import check_function
-from sockrpc.sockets import Hooks, Socket
+from sockrpc.sockets import Socket
 
 __all__ = ["App", "MethodHandler", "NotificationHandler", "Payload"]
 

@@ -17,7 +17,15 @@ class EndedConnection:
     waits for the garbage collector.
     """
 
-    __slots__ = ("_kind", "close_code", "close_reason", "log_fields", "number", "service")
+    __slots__ = (
+        "_kind",
+        "close_code",
+        "close_reason",
+        "has_ended_by_us",
+        "log_fields",
+        "number",
+        "service",
+    )
 
     has_ended = True
     is_open = False
@@ -27,6 +35,7 @@ class EndedConnection:
     def __init__(self, connection: ServerConnection) -> None:
         self.close_code = connection.close_code
         self.close_reason = connection.close_reason
+        self.has_ended_by_us = connection.has_ended_by_us
         self.log_fields = connection.log_fields
         self.number = connection.number
         self.service = connection.service
@@ -35,6 +44,9 @@ class EndedConnection:
     def reason_ended(self) -> Exception:
         """Why the connection carries nothing more, as the exception to raise."""
         return self._kind(self.close_code, self.close_reason)
+
+    def extra_info(self, name: str) -> None:
+        """The transport is gone."""
 
     def take(self) -> None:
         """Nothing waits any more."""

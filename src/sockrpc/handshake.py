@@ -21,6 +21,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Origin, Subprotocol
 from websockets.uri import WebSocketURI
 
+from sockrpc.bodies import Refusal, take_framing
 from sockrpc.compression import (
     Compression,
     CompressionName,
@@ -111,9 +112,10 @@ class ServerHandshake:
 
     Attributes:
         rest: What was received after the request: the first frames.
+        body_size: How many bytes of a body the request announces; None if nothing says how many.
     """
 
-    __slots__ = ("max_handshake_bytes", "protocol", "received", "rest")
+    __slots__ = ("body_size", "max_handshake_bytes", "protocol", "received", "rest")
 
     def __init__(
         self,
@@ -130,6 +132,7 @@ class ServerHandshake:
         )
         self.received = bytearray()
         self.rest = b""
+        self.body_size: int | None = None
 
     def receive(self, data: bytes) -> Request | Response | None:
         """Feed received bytes: None while the request is incomplete, a Response if it is refused already."""
@@ -151,10 +154,15 @@ class ServerHandshake:
         if end < 0:
             return None
         self.rest = bytes(self.received[size:])
-        self.protocol.receive_data(bytes(self.received[:size]))
+        framed = take_framing(bytes(self.received[:size]))
         self.received = bytearray()
+        if isinstance(framed, Refusal):
+            return plain_response(framed.status, framed.text + "\n")
+        self.protocol.receive_data(framed.head)
         for event in self.protocol.events_received():
             if isinstance(event, Request):
+                framed.restore(event)
+                self.body_size = framed.size
                 fault = read_target(event)
                 return event if fault is None else plain_response(http.HTTPStatus.BAD_REQUEST, fault + "\n")
         # websockets has refused it: with a response of its own, or by closing without a word.
@@ -184,6 +192,10 @@ class ServerHandshake:
         response = self.protocol.accept(request)
         if response.status_code != 101:
             return response
+        if self.body_size != 0:
+            return plain_response(
+                http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A request that opens a WebSocket has no body.\n"
+            )
         refusal = check_origin(request, origins)
         return response if refusal is None else plain_response(http.HTTPStatus.FORBIDDEN, refusal + "\n")
 

@@ -1,4 +1,4 @@
-"""What an application runs before a server listens and when it has stopped; and how very many things are ended."""
+"""What an application runs before a server listens and when it has stopped; how very many things end."""
 
 from __future__ import annotations
 

@@ -32,6 +32,10 @@ OWN_ACCEPTOR = sys.platform != "win32"
 # others share is left: some round trips across the world.
 HANDSHAKES_UNDER_WAY = 0.5
 
+# No limit, as far as TLS is concerned: the end of a connection is watched by the connection, which gives a
+# reader that makes progress all the time it takes, and `close_timeout` to one that does not.
+TLS_SHUTDOWN_SECONDS = 1e6
+
 # Linux: hands the queue of a closed listener to the others of its port (since 5.14, off by default).
 TCP_MIGRATE_REQ = Path("/proc/sys/net/ipv4/tcp_migrate_req")
 
@@ -195,16 +199,14 @@ class Listening:
         await serve_line(asyncio.get_running_loop(), self._make_protocol, connection, self._place.tls)
 
 
-def tls_options(
-    context: ssl_module.SSLContext | None, handshake_timeout: float, close_timeout: float
-) -> dict[str, Any]:
+def tls_options(context: ssl_module.SSLContext | None, handshake_timeout: float) -> dict[str, Any]:
     """What the loop's methods are told about TLS; the time-outs may be given with a context only."""
     if context is None:
         return {}
     return {
         "ssl": context,
         "ssl_handshake_timeout": handshake_timeout,
-        "ssl_shutdown_timeout": max(close_timeout, 0.001),
+        "ssl_shutdown_timeout": TLS_SHUTDOWN_SECONDS,
     }
 
 

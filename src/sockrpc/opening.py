@@ -20,14 +20,19 @@ from sockrpc._service import Service
 from sockrpc._serving import ServerConnection
 from sockrpc.compression import CompressionName
 from sockrpc.handshake import ServerHandshake, plain_response, serialize_response
+from sockrpc.hooks import ENDS_PROCESS, is_cancelled
 from sockrpc.origins import Origins
-from sockrpc.sockets import ENDS_PROCESS, Socket, is_cancelled
+from sockrpc.sockets import Socket
 
 __all__ = ["Arrivals", "FullLog", "OpeningPolicy", "ProcessRequest", "ServerOpening"]
 
 LOG = logging.getLogger("sockrpc.server")
 
 SECONDS_BETWEEN_LINES = 60.0
+
+# Bytes of a request that are read, and dropped, so that its refusal arrives: a TCP reset, which closing over
+# unread bytes sends, would overtake it.
+MOST_UNREAD = 16 * 1024 * 1024
 
 ProcessRequest = Callable[[Socket, Request], Awaitable[Response | None] | Response | None]
 
@@ -131,7 +136,7 @@ class ServerOpening:
     def connected(self, connection: ServerConnection) -> None:
         """The transport is there."""
         self.connection = connection
-        connection.socket._connected(connection.transport)
+        connection.socket._connected()
         if self.arrivals.over:
             self.turn_away("This server is stopping.\n")
         elif self.service.attached > self.policy.max_connections:
@@ -154,7 +159,7 @@ class ServerOpening:
         self.arrivals.settled(self)
         if connection is not None:
             response = plain_response(http.HTTPStatus.SERVICE_UNAVAILABLE, text)
-            connection.refuse(serialize_response(response), unread=True)
+            connection.refuse(serialize_response(response), MOST_UNREAD, early=True)
 
     def receive(self, data: bytes) -> None:
         """Bytes of the opening request."""
@@ -250,7 +255,12 @@ class ServerOpening:
         connection, self.connection = self.connection, None
         self.arrivals.settled(self)
         if connection is not None:
-            connection.refuse(serialize_response(response, head=head))
+            connection.refuse(serialize_response(response, head=head), self.unread_bytes())
+
+    def unread_bytes(self) -> int:
+        """How many bytes of the request are still to come, as far as it says so."""
+        size = self.handshake.body_size
+        return MOST_UNREAD if size is None else min(max(size - len(self.handshake.rest), 0), MOST_UNREAD)
 
     def ended(self) -> None:
         """The connection ended before it was open."""

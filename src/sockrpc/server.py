@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket as socket_module
 import ssl as ssl_module
@@ -21,7 +22,9 @@ from sockrpc.belonging import belongs, call_there, check_here
 from sockrpc.blocking import LoopWatch
 from sockrpc.compression import CompressionName, check_name
 from sockrpc.counting import Statistics, count
+from sockrpc.endings import EndingLog
 from sockrpc.errors import UsageError
+from sockrpc.hooks import Hooks
 from sockrpc.inspection import Inspector
 from sockrpc.lifetime import (
     ENDED_AT_ONCE,
@@ -37,7 +40,7 @@ from sockrpc.opening import Arrivals, FullLog, OpeningPolicy, ProcessRequest, Se
 from sockrpc.origins import Origins, check_origins
 from sockrpc.protocols import ServerProtocol
 from sockrpc.signatures import check_function
-from sockrpc.sockets import Hooks, Socket, SocketHandler
+from sockrpc.sockets import Socket, SocketHandler
 from sockrpc.threads import WorkerThreads
 from sockrpc.unix_sockets import check_uds
 from sockrpc.uris import check_path
@@ -281,7 +284,7 @@ class serve:
         self._app = app
         self._limits = make_limits(limits, ServerLimits.__optional_keys__)
         context = ssl() if callable(ssl) else ssl
-        tls = tls_options(context, self._limits.handshake_timeout, self._limits.close_timeout)
+        tls = tls_options(context, self._limits.handshake_timeout)
         max_connections = self._limits.max_connections or descriptors_for_connections()
         self._place = Place(host, port, uds, sockets, backlog, reuse_port, tls, max_connections)
         self._policy = OpeningPolicy(
@@ -324,7 +327,7 @@ class serve:
             methods,
             events,
             threads=WorkerThreads(loop, self._limits.max_threads),
-            make_socket=lambda connection: Socket(connection, hooks),
+            make_socket=functools.partial(Socket, hooks=hooks, endings=EndingLog()),
         )
         on_stop = list(self._app._on_stop) if isinstance(self._app, App) else []
         server = Server(service, context, self._limits, on_stop)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,18 +18,17 @@ from sockrpc._serving import ServerConnection
 from sockrpc.belonging import check_here
 from sockrpc.credentials import peer_credentials
 from sockrpc.ended import EndedConnection
+from sockrpc.endings import ClosedBy, EndingLog, closed_by
 from sockrpc.errors import ConnectionClosed, ConnectionLost, UsageError
 from sockrpc.handshake import pack_request, unpack_request
+from sockrpc.hooks import ENDS_PROCESS, Hooks, is_cancelled, run_hooks
 
 if TYPE_CHECKING:
     from sockrpc.rooms import Room
 
-__all__ = ["ENDS_PROCESS", "Hooks", "Socket", "SocketHandler", "SocketHook", "is_cancelled"]
+__all__ = ["Socket", "SocketHandler", "SocketHook"]
 
 Procedure: TypeAlias = Call | Notification
-
-# Not failures of a hook: as out of any task, these are for the whole process.
-ENDS_PROCESS = (SystemExit, KeyboardInterrupt)
 
 # Guards what threads count.
 THREADS = threading.Lock()
@@ -53,6 +51,7 @@ class Socket:
     __slots__ = (
         "__weakref__",
         "_connection",
+        "_endings",
         "_hooks",
         "_known",
         "_pending_bytes",
@@ -63,8 +62,9 @@ class Socket:
         "_task",
     )
 
-    def __init__(self, connection: ServerConnection, hooks: Hooks) -> None:
+    def __init__(self, connection: ServerConnection, hooks: Hooks, endings: EndingLog) -> None:
         self._connection: Any = connection  # a ServerConnection, and an EndedConnection when that is over
+        self._endings = endings
         self._pending_bytes = 0
         self._hooks = hooks
         # The peer's address once somebody has asked for it, and a dict of KEPT from the end on, or over TLS.
@@ -106,9 +106,8 @@ class Socket:
             default: What to return if that is not known.
         """
         found = self._known.get(name) if type(self._known) is dict else None
-        transport = self._connection.transport
-        if found is None and transport is not None:
-            found = look_up(transport, name)
+        if found is None:
+            found = self._look_up(name)
         return default if found is None else found
 
     @property
@@ -128,6 +127,31 @@ class Socket:
         """How many calls were neither answered nor reset."""
         in_flight: int = self._connection.in_flight
         return in_flight
+
+    @property
+    def close_code(self) -> int | None:
+        """The WebSocket close code that the connection ended with, None while it has not ended.
+
+        It is what the peer's close frame said (1005 if that said nothing) or what we closed with; 1006
+        says that the connection ended without a close frame.
+        """
+        connection = self._connection
+        return connection.close_code if connection.has_ended else None
+
+    @property
+    def close_reason(self) -> str | None:
+        """Why the connection ended, None while it has not: the reason of the close frame, or ours."""
+        connection = self._connection
+        return connection.close_reason if connection.has_ended else None
+
+    @property
+    def closed_by(self) -> ClosedBy | None:
+        """Who ended the connection, None while nobody has.
+
+        'client' and 'server' have sent a close frame, the server also where the client's bytes were at
+        fault; 'lost' is everything else: an end or a break of the line, and a peer that was given up.
+        """
+        return closed_by(self._connection) if self._connection.has_ended else None
 
     async def notify(self, event: str, payload: str | bytes | bytearray | memoryview = b"") -> None:
         """Send a notification; waits while the peer reads too slowly.
@@ -191,7 +215,7 @@ class Socket:
         return True
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection and wait until it is gone, at most `close_timeout` seconds.
+        """Close the connection and wait until it is gone, at most `close_timeout` seconds without progress.
 
         Calls in flight are aborted. Cancelling it does not take the close back.
 
@@ -229,16 +253,22 @@ class Socket:
 
     # For the connection and the server
 
-    def _connected(self, transport: Any) -> None:
+    def _connected(self) -> None:
         """The transport is there, its TLS handshake included."""
-        if transport.get_extra_info("ssl_object") is not None:
+        if self._connection.extra_info("ssl_object") is not None:
             # TLS lets go of the line below it before it tells of the loss. Where there is none, an idle
             # connection need not pay with memory for what can be looked up at its end.
-            self._keep_extra(transport)
+            self._keep_extra()
 
-    def _keep_extra(self, transport: Any) -> None:
+    def _keep_extra(self) -> None:
         """Look up what is to be known after the end, while the transport still knows it."""
-        self._known = {name: look_up(transport, name) for name in KEPT}
+        self._known = {name: self._look_up(name) for name in KEPT}
+
+    def _look_up(self, name: str) -> Any:
+        """What the transport knows under a name, and what we find out by its socket; None for nothing."""
+        if name == "peercred":
+            return peer_credentials(self._connection.extra_info("socket"))
+        return self._connection.extra_info(name)
 
     def _opened(self, subprotocol: str | None) -> None:
         """The handshake is complete: run what the application wants to run first."""
@@ -304,13 +334,16 @@ class Socket:
 
     def _ended(self) -> None:
         """The connection has ended, in this very iteration: leave the rooms, tell the application."""
-        transport = self._connection.transport
-        if type(self._known) is not dict and transport is not None:
-            self._keep_extra(transport)
+        if type(self._known) is not dict and self._connection.transport is not None:
+            self._keep_extra()
         rooms, self._rooms = self._rooms, None
         if rooms is not None:
             for room in rooms:
                 room._forget(self)
+        self._tell_application()
+        self._endings.tell(self._connection)
+
+    def _tell_application(self) -> None:
         if self._subprotocol is None:
             return
         hooks = self._hooks
@@ -346,40 +379,3 @@ class Socket:
 
 SocketHandler = Callable[[Socket], Awaitable[None]]
 SocketHook = Callable[[Socket], Awaitable[None] | None]
-
-
-class Hooks:
-    """What an application wants to run beside its handlers."""
-
-    __slots__ = ("handle_socket", "on_connect", "on_disconnect")
-
-    def __init__(
-        self,
-        on_connect: list[SocketHook] | None = None,
-        on_disconnect: list[SocketHook] | None = None,
-        handle_socket: SocketHandler | None = None,
-    ) -> None:
-        self.on_connect = on_connect or []
-        self.on_disconnect = on_disconnect or []
-        self.handle_socket = handle_socket
-
-
-def look_up(transport: Any, name: str) -> Any:
-    """What a transport knows under a name, and what we find out by its socket; None for nothing."""
-    if name == "peercred":
-        return peer_credentials(transport.get_extra_info("socket"))
-    return transport.get_extra_info(name)
-
-
-def is_cancelled() -> bool:
-    """True if somebody cancelled the running task; a CancelledError without that is a failure."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-async def run_hooks(hooks: list[SocketHook], socket: Socket) -> None:
-    """Run hooks one after another; the first that raises ends it."""
-    for hook in hooks:
-        result = hook(socket)
-        if inspect.isawaitable(result):
-            await result
