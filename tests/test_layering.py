@@ -18,7 +18,7 @@ PACKAGE = "sockrpc"
 
 # From the bottom up. A module imports from lower lines only, not from its own.
 LAYERS: list[list[str]] = [
-    ["errors", "_debug", "_statistics", "_raising", "_signals", "_variables", "logs"],
+    ["errors", "_debug", "_statistics", "_raising", "_signals", "_variables", "logs", "version"],
     ["_masking", "_memory"],
     # Each alone: framing, names, ids, compression, limits, threads know nothing of each other.
     [
@@ -35,7 +35,9 @@ LAYERS: list[list[str]] = [
     ["belonging", "lifetime"],
     # Nor do what URIs, origins and names of sockets are.
     ["uris", "origins", "unix_sockets"],
+    ["exchange", "headers", "addresses", "tls"],
     ["accepting", "blocking", "credentials", "endings", "handshake", "hooks"],
+    ["client_handshake", "proxies", "redirecting"],
     ["_loop"],
     ["_output"],
     ["_connection"],
@@ -45,8 +47,9 @@ LAYERS: list[list[str]] = [
     ["_calls", "_notifications"],
     # The two roles do not know each other either, nor does what knows no RPC.
     ["_serving", "_calling", "_messages"],
-    ["protocols", "ended", "_broadcast"],
-    ["sockets"],
+    ["protocols", "ended", "_broadcast", "listener", "client_opening"],
+    ["sockets", "client"],
+    ["reconnecting", "freezing"],
     [
         "app",
         "rooms",
@@ -60,7 +63,7 @@ LAYERS: list[list[str]] = [
         "collector",
     ],
     ["inspection", "options"],
-    ["server", "client", "sharing"],
+    ["server", "connecting", "sharing"],
     ["worker"],
     ["supervisor"],
     ["workers"],
@@ -97,15 +100,22 @@ MUST_NOT_IMPORT: dict[str, set[str]] = {
     "_dispatch": IO | {"logging"},
     "bodies": IO | {"logging"},
     "handshake": IO,
+    "client_handshake": IO,
+    "exchange": IO | {"logging"},
+    "headers": IO | {"logging"},
+    "redirecting": IO | {"logging"},
     "uris": IO | {"logging"},
     "origins": IO | {"logging"},
     "compression": IO | {"logging"},
     "app": {"socket", "ssl", "struct"},
     "rooms": {"socket", "ssl", "struct"},
-    "client": {"struct"},
+    "client": {"socket", "ssl", "struct"},
+    "connecting": {"struct"},
     "server": {"struct"},
 }
 THIRD_PARTY = {"websockets", "uvloop", "prometheus_client"}
+# The client's HTTP, its addresses and its proxies, each in the one module that is about it.
+OF_ONE_MODULE = {"exchange": {"h11"}, "addresses": {"aiohappyeyeballs"}, "proxies": {"python_socks"}}
 # Who imports it has it: tests do.
 PYTEST_PLUGINS = {"bench.fixtures", "testing.fixtures"}
 # They run in environments that have another sockrpc, or one without `sockrpc.bench`.
@@ -175,7 +185,12 @@ def read_imports(path: Path) -> Imports:
     return python_imports(text) if path.suffix == ".py" else cython_imports(text)
 
 
-FILES = sorted(path for path in SOURCE.rglob("*") if path.suffix in {".py", ".pyx", ".pxd"})
+# A hook is read by PyInstaller; it is no module of the package.
+FILES = sorted(
+    path
+    for path in SOURCE.rglob("*")
+    if path.suffix in {".py", ".pyx", ".pxd"} and not path.name.startswith("hook-")
+)
 IMPORTS = {path.relative_to(SOURCE).as_posix(): read_imports(path) for path in FILES}
 every_file = pytest.mark.parametrize("name", IMPORTS)
 
@@ -217,8 +232,9 @@ def test_there_are_no_cycles() -> None:
 
 
 @every_file
-def test_nothing_is_imported_but_the_standard_library_and_two_packages(name: str) -> None:
+def test_nothing_is_imported_but_the_standard_library_and_what_is_named_above(name: str) -> None:
     allowed = THIRD_PARTY | ({"pytest"} if module_of(name) in PYTEST_PLUGINS else set())
+    allowed |= OF_ONE_MODULE.get(module_of(name), set())
     assert IMPORTS[name].others - sys.stdlib_module_names - allowed == set()
 
 
@@ -246,7 +262,12 @@ def test_websockets_does_the_opening_handshake_and_compression_and_nothing_else(
     # Types that stand in our own API, and the reading of URIs.
     allowed = {f"websockets.{each}" for each in ("http11", "datastructures", "exceptions", "uri", "typing")}
     if module_of(name) == "handshake":
-        allowed |= {"websockets.client", "websockets.server"}
+        allowed |= {"websockets.server"}
+    if module_of(name) == "client_handshake":
+        allowed |= {"websockets.client"}
+    if module_of(name) == "proxies":
+        # The reading of a proxy's URL, and of the environment.
+        allowed |= {"websockets.proxy"}
     if module_of(name) == "compression":
         allowed |= {
             f"websockets.{each}" for each in ("extensions", "extensions.permessage_deflate", "frames")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-import sockrpc.client
+import sockrpc.reconnecting
 from tests.raw_server import RawServer, response
 from tests.support import PATIENCE, serving, until
 from tests.work import Work
@@ -20,22 +20,22 @@ from tests.work import Work
 
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockrpc.client, "FIRST_DELAY", 0.001)
-    monkeypatch.setattr(sockrpc.client, "LONGEST_DELAY", 0.01)
+    monkeypatch.setattr(sockrpc.reconnecting, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(sockrpc.reconnecting, "LONGEST_DELAY", 0.01)
 
 
 @pytest.fixture
 def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Each delay, when it begins."""
     begun: list[float] = []
-    backoff = sockrpc.client.backoff
+    backoff = sockrpc.reconnecting.backoff
 
     def recorded() -> Iterator[float]:
         for delay in backoff():
             begun.append(delay)
             yield delay
 
-    monkeypatch.setattr(sockrpc.client, "backoff", recorded)
+    monkeypatch.setattr(sockrpc.reconnecting, "backoff", recorded)
     return begun
 
 
@@ -251,7 +251,7 @@ async def test_a_connection_that_the_body_leaves_open_is_closed_before_the_next(
 async def test_it_may_be_cancelled_while_it_waits_between_two_attempts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sockrpc.client, "FIRST_DELAY", 3600.0)
+    monkeypatch.setattr(sockrpc.reconnecting, "FIRST_DELAY", 3600.0)
     async with RawServer() as server, reconnecting(server.uri):
         await (await server.peer()).finish()
         await until(lambda: delays)
@@ -259,10 +259,10 @@ async def test_it_may_be_cancelled_while_it_waits_between_two_attempts(
 
 
 def test_delays_double_to_a_limit_and_spread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockrpc.client, "FIRST_DELAY", 0.5)
-    monkeypatch.setattr(sockrpc.client, "LONGEST_DELAY", 30.0)
+    monkeypatch.setattr(sockrpc.reconnecting, "FIRST_DELAY", 0.5)
+    monkeypatch.setattr(sockrpc.reconnecting, "LONGEST_DELAY", 30.0)
     ceilings = [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
-    runs = [list(itertools.islice(sockrpc.client.backoff(), len(ceilings))) for _ in range(50)]
+    runs = [list(itertools.islice(sockrpc.reconnecting.backoff(), len(ceilings))) for _ in range(50)]
     for position, ceiling in enumerate(ceilings):
         delays = [run[position] for run in runs]
         assert all(ceiling / 2 <= delay <= ceiling for delay in delays)
@@ -273,15 +273,15 @@ def test_delays_double_to_a_limit_and_spread(monkeypatch: pytest.MonkeyPatch) ->
 async def test_the_delays_start_anew_after_a_good_connection_only(
     good: float, sequences: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockrpc.client, "GOOD_CONNECTION_SECONDS", good)
+    monkeypatch.setattr(sockrpc.reconnecting, "GOOD_CONNECTION_SECONDS", good)
     begun: list[int] = []
-    backoff = sockrpc.client.backoff
+    backoff = sockrpc.reconnecting.backoff
 
     def counted() -> Any:
         begun.append(1)
         return backoff()
 
-    monkeypatch.setattr(sockrpc.client, "backoff", counted)
+    monkeypatch.setattr(sockrpc.reconnecting, "backoff", counted)
     async with RawServer() as server, reconnecting(server.uri) as clients:
         for _ in range(3):
             peer = await server.accept()

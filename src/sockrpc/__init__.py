@@ -9,7 +9,8 @@ from sockrpc._frames import SUBPROTOCOL
 from sockrpc._notifications import Notification
 from sockrpc._statistics import Histogram, MethodStatistics
 from sockrpc.app import App
-from sockrpc.client import Client, Listener, Status, connect
+from sockrpc.client import Client, Status
+from sockrpc.connecting import connect
 from sockrpc.counting import Statistics
 from sockrpc.errors import (
     ConnectionClosed,
@@ -21,13 +22,14 @@ from sockrpc.errors import (
     SockRPCError,
     UsageError,
 )
+from sockrpc.freezing import COMPILED as _COMPILED  # noqa: F401
 from sockrpc.handover import systemd_sockets
+from sockrpc.listener import Listener
 from sockrpc.rooms import Room
 from sockrpc.runner import run
 from sockrpc.server import Server, serve
 from sockrpc.sockets import Socket
-
-__version__ = "0.1.0"
+from sockrpc.version import __version__
 
 __all__ = [
     "SUBPROTOCOL",

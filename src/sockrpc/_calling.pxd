@@ -31,6 +31,11 @@ cdef class ClientConnection(WatchedConnection):
     cdef Pending first_unsent
     cdef Pending last_unsent
     cdef dict subscriptions          # name -> list of Subscription
+    cdef readonly object cause       # what the transport says was the end of it, an exception; None: nothing
+    cdef Py_ssize_t forks            # how often this process had forked off another when it was made
+
+    cpdef int check_place(self) except -1
+    cdef int check_place_closely(self) except -1
 
     cdef int on_response(self, Frame *frame) except -1
     cdef int on_notify(self, Frame *frame) except -1

@@ -6,6 +6,9 @@ from cpython.ref cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t
 
+import asyncio
+import os
+import sys
 from collections import deque
 
 from sockrpc._connection cimport STATE_OPEN, Connection
@@ -20,12 +23,27 @@ from sockrpc._frames cimport (
 from sockrpc._loop cimport LoopContext
 from sockrpc._websocket cimport Parser
 
-from sockrpc.errors import ListenerOverflow
+from sockrpc.errors import ListenerOverflow, UsageError
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject *)
 
 ctypedef int (*FrameHandler)(ClientConnection, Frame *) except -1
+
+cdef object running_loop = asyncio._get_running_loop
+
+# How often this process has forked off the one that it was: a connection from before is its parent's.
+cdef Py_ssize_t forks = 0
+
+
+def count_fork() -> None:
+    """This process is a new one."""
+    global forks
+    forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=count_fork)
 
 cdef enum:
     HANDLERS = 5
@@ -106,6 +124,8 @@ cdef class Subscription:
 
     def wait(self, loop):
         """A future that is done when there is a payload or the end."""
+        if self.connection is not None:
+            self.connection.check_place()
         if self.waiter is None or self.waiter.done():
             self.waiter = loop.create_future()
             if self.payloads or self.over:
@@ -139,6 +159,46 @@ cdef class ClientConnection(WatchedConnection):
         self.parser = Parser("client", settings.max_message_bytes)
         self.table = RequestTable()
         self.subscriptions = {}
+        self.forks = forks
+
+    # Whose it is
+
+    cpdef int check_place(self) except -1:
+        """Refuse to be used from another event loop, another thread, or another process than its own."""
+        if running_loop() is self.context.loop and self.forks == forks:
+            return 0
+        return self.check_place_closely()
+
+    cdef int check_place_closely(self) except -1:
+        cdef object loop = self.context.loop
+        if self.ended:
+            # Whatever comes next says so.
+            return 0
+        if self.forks != forks:
+            raise UsageError("this client was made before os.fork(); its connection is the parent process's")
+        if running_loop() is None and not loop.is_running() and not loop.is_closed():
+            return 0
+        raise UsageError(
+            "this client belongs to another event loop; use it there (asyncio.run_coroutine_threadsafe does that "
+            "from another thread), or connect again here")
+
+    def leave(self) -> bool:
+        """Close, because nobody will use it any more; from any thread. False if nothing was open."""
+        # After a fork the line is still the parent's; at the end of the interpreter there is no loop to do it.
+        if self.ended or self.forks != forks or sys.is_finalizing():
+            return False
+        if not self.context.loop.is_closed():
+            try:
+                self.context.call_in_loop(self.close_unwaited)
+            except RuntimeError:  # pragma: no trace
+                # The loop was closed in this moment, by its own thread.
+                pass
+        return True
+
+    def close_unwaited(self) -> None:
+        """Close without waiting for the peer's answer: the loop may be about to end."""
+        self.start_close(1000, "")
+        self.close_transport()
 
     # Calls
 
@@ -147,6 +207,7 @@ cdef class ClientConnection(WatchedConnection):
         cdef Pending pending = Pending.__new__(Pending)
         if self.ended:
             raise self.error()
+        self.check_place()
         pending.future = self.context.loop.create_future()
         pending.name = name
         pending.payload = payload
@@ -234,6 +295,7 @@ cdef class ClientConnection(WatchedConnection):
         cdef Subscription subscription = Subscription(self, name)
         if self.ended:
             raise self.error()
+        self.check_place()
         self.subscriptions.setdefault(name, []).append(subscription)
         return subscription
 
@@ -294,6 +356,19 @@ cdef class ClientConnection(WatchedConnection):
         return 0
 
     # Ending
+
+    def connection_lost(self, error) -> None:
+        """Called by the transport: it is gone."""
+        if error is not None and self.cause is None:
+            # Not the frames that it went through: they hold the transport, which holds this.
+            error.__traceback__ = None
+            self.cause = error
+        Connection.connection_lost(self, error)
+
+    cdef object error(self):
+        cdef object error = Connection.error(self)
+        error.__cause__ = self.cause
+        return error
 
     cdef int on_output_open(self) except -1:
         return self.flush()

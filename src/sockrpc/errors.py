@@ -55,14 +55,16 @@ class HandshakeError(SockRPCError):
     """The opening handshake failed.
 
     Attributes:
-        status: The HTTP status the server answered with, None if it did not answer with one.
+        status: The HTTP status the server, or a proxy, answered with, None if it did not answer with one.
         reason: What was wrong.
+        location: Where a redirect pointed that was not followed, None for all else.
     """
 
-    def __init__(self, reason: str, status: int | None = None) -> None:
-        super().__init__(reason, status)
+    def __init__(self, reason: str, status: int | None = None, location: str | None = None) -> None:
+        super().__init__(reason, status, location)
         self.reason = reason
         self.status = status
+        self.location = location
 
     def __str__(self) -> str:
         return self.reason if self.status is None else f"HTTP {self.status}: {self.reason}"

@@ -1,4 +1,4 @@
-"""The opening handshake of both sides, by websockets' Sans-I/O classes; bytes in, bytes out.
+"""The server's side of the opening handshake, by websockets' Sans-I/O classes; bytes in, bytes out.
 
 websockets parses HTTP and decides what RFC 6455 says. Added here: the handshake is fed up to its
 blank line only (frames may follow in the same segment), its size is limited, its target and its Host have
@@ -13,28 +13,18 @@ import re
 from collections.abc import Sequence
 from email.utils import formatdate
 
-from websockets.client import ClientProtocol
 from websockets.datastructures import Headers
-from websockets.exceptions import InvalidStatus, NegotiationError
+from websockets.exceptions import NegotiationError
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
-from websockets.typing import Origin, Subprotocol
-from websockets.uri import WebSocketURI
+from websockets.typing import Subprotocol
 
 from sockrpc.bodies import Refusal, take_framing
-from sockrpc.compression import (
-    Compression,
-    CompressionName,
-    client_extensions,
-    compression_of,
-    server_extensions,
-)
-from sockrpc.errors import HandshakeError
+from sockrpc.compression import Compression, CompressionName, compression_of, server_extensions
 from sockrpc.origins import Origins, check_origin
 from sockrpc.uris import read_target
 
 __all__ = [
-    "ClientHandshake",
     "ServerHandshake",
     "pack_request",
     "plain_response",
@@ -223,95 +213,3 @@ def select_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol])
             return each
     what = "no subprotocol was offered" if not offered else "none of the offered subprotocols is spoken here"
     raise NegotiationError(f"{what}; this server speaks: {', '.join(spoken)}")
-
-
-class ClientHandshake:
-    """The client's side of one opening handshake.
-
-    Args:
-        uri: Where to connect.
-        max_handshake_bytes: The largest answer, to its blank line.
-        subprotocols: What the client offers, in order of preference; None: nothing but WebSocket.
-        compression: What it offers to the server.
-        origin: The Origin to send, None for none.
-        headers: Further headers to send.
-    """
-
-    def __init__(
-        self,
-        uri: WebSocketURI,
-        *,
-        max_handshake_bytes: int,
-        subprotocols: Sequence[str] | None,
-        origin: str | None,
-        headers: Sequence[tuple[str, str]],
-        compression: CompressionName | None = None,
-    ) -> None:
-        self.max_handshake_bytes = max_handshake_bytes
-        self.protocol = ClientProtocol(
-            uri,
-            origin=None if origin is None else Origin(origin),
-            extensions=client_extensions(compression),
-            subprotocols=known_subprotocols(subprotocols),
-            logger=LOGGER,
-        )
-        self.headers = headers
-        self.received = bytearray()
-        self.refused = False
-        self.rest = b""
-
-    def request(self) -> bytes:
-        """The bytes of the opening request."""
-        request = self.protocol.connect()
-        for name, value in self.headers:
-            request.headers[name] = value
-        self.protocol.send_request(request)
-        return b"".join(self.protocol.data_to_send())
-
-    def receive(self, data: bytes, *, eof: bool = False) -> bool:
-        """Feed received bytes; True once the connection is open.
-
-        Raises:
-            HandshakeError: The server refused, or did not answer in HTTP.
-        """
-        if not self.refused:
-            self.received += data
-            end = self.received.find(BLANK_LINE)
-            size = len(self.received) if end < 0 else end + len(BLANK_LINE)
-            if size > self.max_handshake_bytes:
-                raise HandshakeError(f"the server's answer is larger than {self.max_handshake_bytes} bytes")
-            if end < 0 and not eof:
-                return False
-            # A refusal has a body, which may say why, and no frames behind it.
-            self.refused = not self.received.startswith(b"HTTP/1.1 101")
-            if self.refused:
-                size = len(self.received)
-            data, self.rest = bytes(self.received[:size]), bytes(self.received[size:])
-            self.received = bytearray()
-        if data:
-            self.protocol.receive_data(data)
-        if eof:
-            self.protocol.receive_eof()
-        error = self.protocol.handshake_exc
-        if isinstance(error, InvalidStatus):
-            body = bytes(error.response.body)[:300].decode(errors="replace").strip()
-            status = error.response.status_code
-            raise HandshakeError(body or error.response.reason_phrase, status) from error
-        if error is not None:
-            cause = f"{error}: {error.__cause__}" if error.__cause__ is not None else str(error)
-            raise HandshakeError(cause) from error
-        if not self.protocol.events_received():
-            return False
-        if self.protocol.available_subprotocols and self.protocol.subprotocol is None:
-            raise HandshakeError("the server confirmed no subprotocol")
-        return True
-
-    @property
-    def subprotocol(self) -> str | None:
-        """What was agreed on."""
-        return self.protocol.subprotocol
-
-    @property
-    def compression(self) -> Compression | None:
-        """What was agreed on for messages."""
-        return compression_of(self.protocol.extensions)

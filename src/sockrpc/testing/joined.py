@@ -8,14 +8,16 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Unpack
 
+from sockrpc._calling import ClientConnection
 from sockrpc.app import App
 from sockrpc.client import Client
-from sockrpc.client import connect as connect_by_socket
 from sockrpc.compression import CompressionName
+from sockrpc.connecting import connect as connect_by_socket
 from sockrpc.limits import ClientLimits, ServerLimits
 from sockrpc.opening import ProcessRequest
 from sockrpc.origins import Origins
 from sockrpc.protocols import ClientProtocol, ServerProtocol
+from sockrpc.redirecting import Target
 from sockrpc.server import Server
 from sockrpc.server import serve as serve_by_socket
 from sockrpc.sockets import SocketHandler
@@ -46,7 +48,7 @@ class MemoryClient(Client):
     to_server: Direction
     to_client: Direction
 
-    def __init__(self, connection: ClientProtocol, server: Server, line: Line) -> None:
+    def __init__(self, connection: ClientConnection, server: Server, line: Line) -> None:
         super().__init__(connection)
         self.server = server
         self.to_server = line.to_server
@@ -88,21 +90,19 @@ class MemoryConnect(connect_by_socket):
         self._remote_address = remote_address
         self._line: Line
 
-    async def _open_transport(self, connection: ClientProtocol) -> None:
+    async def _open_transport(self, connection: ClientProtocol, target: Target) -> None:
         self._line = self._joined._join(connection, self._remote_address)
 
-    async def _connect(self) -> MemoryClient:
-        client = await super()._connect()
-        joined = MemoryClient(client._connection, self._joined.server, self._line)  # type: ignore[arg-type]
-        self._joined._clients.append(joined)
-        return joined
+    def _make_client(self, connection: ClientConnection) -> MemoryClient:
+        client = MemoryClient(connection, self._joined.server, self._line)
+        self._joined._clients.append(client)
+        return client
 
     def __await__(self) -> Generator[Any, None, MemoryClient]:
-        return self._connect().__await__()
+        return super().__await__()  # type: ignore[return-value]
 
     async def __aenter__(self) -> MemoryClient:
-        self._client = client = await self._connect()
-        return client
+        return await super().__aenter__()  # type: ignore[return-value]
 
 
 class MemoryServer:

@@ -1,0 +1,59 @@
+"""From a name and a port to a connected socket: all addresses of the name are tried, side by side (RFC 8305).
+
+Not by `create_connection`: asyncio's tries one address after another unless it is asked, uvloop's always.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from typing import Any
+
+import aiohappyeyeballs
+
+__all__ = ["connect_to"]
+
+# RFC 8305 section 5: how long an address is waited for before the next one is tried as well, in seconds.
+ATTEMPT_DELAY = 0.25
+
+
+async def connect_to(
+    host: str, port: int, *, family: int = 0, local_addr: tuple[str, int] | None = None
+) -> socket.socket:
+    """A socket that is connected to the first address that answers; it does not block.
+
+    Args:
+        host: A name or an address.
+        port: The port.
+        family: Use addresses of this family only, such as `socket.AF_INET`; 0: of all.
+        local_addr: Host and port to connect from.
+
+    Raises:
+        OSError: No address could be connected to.
+    """
+    local = None if local_addr is None else await resolve(*local_addr, family)
+    found = await resolve(host, port, family)
+    return await aiohappyeyeballs.start_connection(
+        found, local_addr_infos=local, happy_eyeballs_delay=ATTEMPT_DELAY
+    )
+
+
+async def resolve(host: str, port: int, family: int) -> list[Any]:
+    """All addresses of a name, in the system's order of preference."""
+    known = None if "%" in host else literal(host)
+    if known is not None and family in (0, known):
+        # No thread has to look this up.
+        found = aiohappyeyeballs.addr_to_addr_infos((host, port))
+        assert found is not None
+        return found
+    return await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+
+
+def literal(host: str) -> int | None:
+    """The family of an IP address, None for a name."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6

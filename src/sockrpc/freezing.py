@@ -1,0 +1,62 @@
+"""What PyInstaller, cx_Freeze and Nuitka, which freeze programs, need in order to find all of the package.
+
+They follow the imports of byte code. Most compiled modules are imported by compiled modules only, which
+have none; here each is imported where it can be read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sockrpc import (
+    _broadcast,
+    _calling,
+    _calls,
+    _connection,
+    _debug,
+    _dispatch,
+    _frames,
+    _keepalive,
+    _loop,
+    _masking,
+    _memory,
+    _messages,
+    _names,
+    _notifications,
+    _output,
+    _service,
+    _serving,
+    _statistics,
+    _undo,
+    _websocket,
+)
+
+__all__ = ["COMPILED", "hook_dirs"]
+
+COMPILED = (
+    _broadcast,
+    _calling,
+    _calls,
+    _connection,
+    _debug,
+    _dispatch,
+    _frames,
+    _keepalive,
+    _loop,
+    _masking,
+    _memory,
+    _messages,
+    _names,
+    _notifications,
+    _output,
+    _service,
+    _serving,
+    _statistics,
+    _undo,
+    _websocket,
+)
+
+
+def hook_dirs() -> list[str]:
+    """Where PyInstaller finds the hook that says which files, that are no code, belong to the package."""
+    return [str(Path(__file__).with_name("pyinstaller"))]
