@@ -27,6 +27,7 @@ class Peer:
         self.writer = writer
         self.request_line = ""
         self.fields: dict[str, str] = {}
+        self.names: list[str] = []
 
     async def wait(self, awaitable: Any) -> Any:
         async with asyncio.timeout(PATIENCE):
@@ -47,8 +48,9 @@ class Peer:
 
     async def read_head(self) -> None:
         """Read the opening request: its first line and its fields, with names in lower case."""
-        head = (await self.wait(self.reader.readuntil(b"\r\n\r\n"))).decode()
+        head = (await self.wait(self.reader.readuntil(b"\r\n\r\n"))).decode(errors="replace")
         self.request_line, *lines = head.rstrip().split("\r\n")
+        self.names = [line.partition(":")[0] for line in lines]
         self.fields = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
 
     async def send(self, *data: bytes) -> None:

@@ -47,7 +47,12 @@ async def resolve(host: str, port: int, family: int) -> list[Any]:
         found = aiohappyeyeballs.addr_to_addr_infos((host, port))
         assert found is not None
         return found
-    return await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+    return await lookup(host, port, family=family, type=socket.SOCK_STREAM)
+
+
+async def lookup(host: str, port: int, **hints: int) -> list[Any]:
+    """What the system knows of a name, by the loop's own way of asking."""
+    return await asyncio.get_running_loop().getaddrinfo(host, port, **hints)
 
 
 def literal(host: str) -> int | None:

@@ -106,7 +106,10 @@ class connect:
             )
         self._proxy = read_proxy(proxy) if isinstance(proxy, str) else bool(proxy)
         self._proxy_ssl = proxy_ssl
-        self._limits = make_limits(limits, ClientLimits.__optional_keys__)
+        checked = make_limits(limits, ClientLimits.__optional_keys__)
+        self._open_timeout = checked.handshake_timeout if open_timeout is None else open_timeout
+        # The connection ends an opening that takes too long as well.
+        self._limits = dataclasses.replace(checked, handshake_timeout=self._open_timeout)
         self._ssl = ssl
         self._server_hostname = server_hostname
         self._uds = check_uds(uds)
@@ -114,7 +117,6 @@ class connect:
         self._family = family
         self._local_addr = local_addr
         self._compression = check_name(compression)
-        self._open_timeout = self._limits.handshake_timeout if open_timeout is None else open_timeout
         self._entered = False
         self._client: Client | None = None
 
@@ -123,12 +125,12 @@ class connect:
         scope = asyncio.timeout(self._open_timeout)
         try:
             async with scope:
-                for _ in range(MAX_REDIRECTS):
+                for followed in range(MAX_REDIRECTS + 1):
                     try:
                         return await self._open(target)
                     except HandshakeError as refusal:
-                        target = target.redirected(refusal, fixed=self._fixed)
-                return await self._open(target)
+                        target = target.redirected(refusal, followed=followed, fixed=self._fixed)
+            raise AssertionError("the last redirect is never followed")
         except TimeoutError as error:
             if not scope.expired():
                 raise
@@ -144,9 +146,7 @@ class connect:
         )
         opening = ClientOpening(handshake)
         context = context_of_running_loop()
-        # The connection ends an opening that takes too long as well; here `open_timeout` says how long.
-        limits = dataclasses.replace(self._limits, handshake_timeout=self._open_timeout)
-        connection = ClientProtocol(Settings(limits), context, opening)
+        connection = ClientProtocol(Settings(self._limits), context, opening)
         context.acquire()
         try:
             await self._open_transport(connection, target)

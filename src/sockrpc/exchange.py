@@ -18,6 +18,8 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # So much of a refusal's body is read: it may say why, but it may also be a page, or never end.
 BODY_BYTES = 1200
 REASON_CHARACTERS = 300
+# Of what is no answer so much is shown.
+SHOWN_BYTES = 40
 
 STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([2-9][0-9][0-9])[^\r\n]*\r?\n")
 HTTP = b"HTTP/1."
@@ -147,4 +149,4 @@ class Exchange:
     def _not_http(self) -> str:
         if self._seen[0] in TLS_RECORDS:
             return f"the {self._peer} answers in TLS, where plain HTTP was expected: its port is for wss"
-        return f"the {self._peer}'s answer is not HTTP/1.1: it begins with {self._seen[:20]!r}"
+        return f"the {self._peer}'s answer is not HTTP/1.1: it begins with {self._seen[:SHOWN_BYTES]!r}"

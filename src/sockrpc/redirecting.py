@@ -36,11 +36,12 @@ class Target(NamedTuple):
         host = f"[{self.uri.host}]" if ":" in self.uri.host else self.uri.host
         return f"{'wss' if self.uri.secure else 'ws'}://{host}:{self.uri.port}{self.uri.path or '/'}"
 
-    def redirected(self, refusal: HandshakeError, *, fixed: str | None) -> Target:
+    def redirected(self, refusal: HandshakeError, *, followed: int, fixed: str | None) -> Target:
         """Where a redirect points.
 
         Args:
             refusal: What the server answered.
+            followed: How many redirects have led here.
             fixed: What binds the caller to this very server; None: nothing.
 
         Raises:
@@ -55,6 +56,8 @@ class Target(NamedTuple):
                 f"redirected to {location!r}, which is not followed: {why}", refusal.status, location
             )
 
+        if followed == MAX_REDIRECTS:
+            raise stay(f"{MAX_REDIRECTS} redirects have led there") from refusal
         try:
             uri = self.resolve(location)
         except (UsageError, ValueError) as error:
