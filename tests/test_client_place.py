@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import subprocess
-import sys
-import textwrap
 import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -16,6 +13,7 @@ import pytest
 
 import sockrpc
 from tests.conftest import LOOPS, new_event_loop
+from tests.processes import run_program
 from tests.raw_server import Peer, RawServer, connected, notification
 from tests.support import PATIENCE, serving, started, until
 from tests.work import Work
@@ -107,16 +105,6 @@ def test_another_loop_of_the_same_thread_is_refused_and_its_own_goes_on(use: Use
     loop.run_until_complete(payloads.aclose())
     loop.run_until_complete(stop())
     loop.close()
-
-
-def run_program(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize("kind", LOOPS)

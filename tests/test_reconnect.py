@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 
 import sockrpc
 import sockrpc.reconnecting
+from tests.conftest import LOOPS
+from tests.processes import run_program
 from tests.raw_server import RawServer, response
 from tests.support import PATIENCE, serving, until
 from tests.work import Work
@@ -290,3 +293,100 @@ async def test_the_delays_start_anew_after_a_good_connection_only(
         await server.accept()
         await clients.get()
     assert len(begun) == sequences
+
+
+# What is told
+
+
+async def test_each_failure_is_logged_with_its_error_and_the_delay(
+    delays: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "sockrpc.client")
+    async with RawServer() as server:
+        uri = f"ws://me:secret@127.0.0.1:{server.port}/socket?token=secret"
+        async with reconnecting(uri) as clients:
+            peer = await server.peer()
+            await peer.read_head()
+            await peer.send(refusal(503))
+            peer = await server.accept()
+            await clients.get()
+            await peer.close_politely(1001)
+            await peer.closing()
+            await peer.finish()
+            peer = await server.accept()
+            await clients.get()
+            await peer.finish()
+            await until(lambda: len(delays) == 3)
+    told = [record.getMessage() for record in caplog.records if record.name == "sockrpc.client"]
+    where = f"connection to ws://127.0.0.1:{server.port}/socket"
+    fin = "1006: connection closed without a close frame"
+    assert told == [
+        f"{where} failed (HandshakeError: HTTP 503: No); connecting again in {delays[0]:.1f} s",
+        f"{where} was lost (ConnectionLost: 1001); connecting again in {delays[1]:.1f} s",
+        f"{where} was lost (ConnectionLost: {fin}); connecting again in {delays[2]:.1f} s",
+    ]
+    assert {record.levelname for record in caplog.records if record.name == "sockrpc.client"} == {"INFO"}
+
+
+@pytest.mark.parametrize(
+    ("code", "again"), [(4401, False), (4403, False), (4499, False), (4429, True), (4500, True)]
+)
+async def test_a_close_that_refuses_the_client_ends_reconnecting(code: int, again: bool) -> None:
+    async with RawServer() as server, reconnecting(server.uri) as clients:
+        peer = await server.accept()
+        await clients.get()
+        await peer.close_politely(code)
+        await peer.closing()
+        await peer.finish()
+        if again:
+            await (await server.accept()).finish()
+            assert isinstance(await clients.get(), sockrpc.Client)
+            return
+        error = await clients.get()
+        assert isinstance(error, sockrpc.ConnectionLost)
+        assert error.code == code
+
+
+async def test_aclose_closes_what_is_open() -> None:
+    async with serving(Work().app()) as here:
+        async with contextlib.aclosing(aiter(here.connect())) as clients, asyncio.timeout(PATIENCE):
+            client = await anext(clients)
+            assert await client.call("echo", b"x") == b"x"
+        with pytest.raises(sockrpc.ConnectionClosed):
+            await client.call("echo")
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+@pytest.mark.parametrize("where", ["waiting", "calling", "between"])
+def test_the_end_of_a_loop_within_the_body_leaves_no_task(kind: str, where: str) -> None:
+    program = f"""
+        import asyncio
+        import sockrpc
+        from tests.conftest import new_event_loop
+
+        async def body(uri, there):
+            async for client in sockrpc.connect(uri):
+                there.set()
+                if "{where}" == "calling":
+                    await client.call("wait")
+                elif "{where}" == "waiting":
+                    await client.wait_closed()
+                else:
+                    await asyncio.sleep(3600)
+
+        async def main():
+            app = sockrpc.App()
+            @app.method("wait")
+            async def wait(call):
+                await asyncio.sleep(3600)
+            server = await sockrpc.serve(app, "127.0.0.1", 0)
+            there = asyncio.Event()
+            asyncio.create_task(body(f"ws://127.0.0.1:{{server.sockets[0].getsockname()[1]}}/", there))
+            await there.wait()
+            server.close()
+
+        with asyncio.Runner(loop_factory=lambda: new_event_loop("{kind}")) as runner:
+            runner.run(main())
+    """
+    done = run_program(program, "-W", "always::ResourceWarning")
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)

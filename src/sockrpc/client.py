@@ -46,10 +46,10 @@ class Client:
             timeout: Seconds to wait; None for ever (v0.1 has no errors: a failed call is never answered).
 
         Raises:
-            TimeoutError: The timeout was over; the call is reset.
+            TimeoutError: The timeout was over; the call is reset. It names the method and the seconds.
             ConnectionLost: The connection was lost first. The method may have run.
             ConnectionClosed: We closed the connection.
-            UsageError: The name is too long.
+            UsageError: The name is too long, or the client belongs to another event loop.
         """
         pending = self._connection.request(*encode(method, payload))
         try:
@@ -57,6 +57,8 @@ class Client:
                 return await pending.future
             async with asyncio.timeout(timeout):
                 return await pending.future
+        except TimeoutError as error:
+            raise TimeoutError(f"no answer to {method!r} within {timeout:g} s; the call was reset") from error
         finally:
             # Does nothing where the answer or the end of the connection came first.
             self._connection.abandon(pending)
