@@ -33,9 +33,6 @@ __all__ = ["main"]
 # v0.1 can not tell a client that a call failed, so no call waits for ever by accident.
 DEFAULT_TIMEOUT = 30.0
 
-# Nobody waits for a server that does not answer the close frame, once the work is done.
-CLOSE_TIMEOUT = 0.5
-
 # What the demo's page needs beside the client.
 DEMO_FILES = ("demo.css", "demo.js")
 
@@ -308,7 +305,8 @@ def connecting(options: argparse.Namespace) -> sockrpc.connect:
             raise sockrpc.UsageError(f"{header!r} is not NAME: VALUE")
         headers.append((name.strip(), value.strip()))
     tls = None if options.cafile is None else ssl.create_default_context(cafile=options.cafile)
-    limits = {"close_timeout": CLOSE_TIMEOUT, **given_limits(options, ClientLimits.__optional_keys__)}
+    # Once the work is done nobody waits for a server that does not answer the close frame.
+    limits = {"close_timeout": 0.5, **given_limits(options, ClientLimits.__optional_keys__)}
     return sockrpc.connect(
         options.uri,
         uds=typed_uds(options.uds),
