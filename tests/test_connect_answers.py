@@ -39,9 +39,11 @@ async def test_interim_answers_are_passed_over(interim: bytes) -> None:
 
 
 async def test_interim_answers_count_towards_the_limit() -> None:
-    error = await error_after(INTERIM * 20, max_handshake_bytes=1000)
-    assert isinstance(error, sockrpc.HandshakeError)
-    assert "larger than 1000 bytes" in str(error)
+    unfinished = INTERIM * 10 + b"HTTP/1.1 101 ".ljust(999, b"x")
+    for answer in (INTERIM * 20, unfinished):
+        error = await error_after(answer, max_handshake_bytes=1000)
+        assert isinstance(error, sockrpc.HandshakeError)
+        assert "larger than 1000 bytes" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,7 @@ async def test_max_handshake_bytes_is_the_only_limit_of_an_answer(fields: bytes,
         (b"HTTP/1.1 503 Busy\r\nContent-Length: x\r\n\r\n", 503, None),
         (b"HTTP/1.1 503 Busy\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 503, None),
         (b"HTTP/1.1 503 Busy\r\nX: y\r\n", 503, None),
+        (INTERIM + b"HTTP/1.1 503 Busy\r\nno colon\r\n\r\n", 503, None),
         (b"HTTP/1.1 503 Busy\r\n", 503, None),
         (b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 503, "Busy"),
         (b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: gzip\r\n\r\nzz\r\n", 503, None),
@@ -105,6 +108,12 @@ async def test_a_refusal_whose_body_does_not_end_is_told_in_time(monkeypatch: py
     monkeypatch.setattr(sockrpc.client_opening, "BODY_TIMEOUT", 0.1)
     error = await error_after(b"HTTP/1.1 403 No\r\n\r\nso far")
     assert str(error) == "HTTP 403: so far"
+
+
+async def test_of_a_body_so_much_is_read_as_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockrpc.client_opening, "BODY_TIMEOUT", 2 * PATIENCE)
+    error = await error_after(b"HTTP/1.1 403 No\r\nContent-Length: 99999\r\n\r\n" + b"x" * 2000)
+    assert str(error) == "HTTP 403: " + "x" * 300
 
 
 async def test_what_is_no_answer_is_refused_without_waiting_for_its_end() -> None:

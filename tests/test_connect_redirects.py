@@ -181,7 +181,10 @@ async def test_never_from_wss_to_ws_though_from_ws_to_wss(monkeypatch: pytest.Mo
             server.close()
 
 
-async def test_a_server_name_that_was_given_is_for_its_own_origin_only() -> None:
+async def test_a_server_name_that_was_given_is_for_its_own_origin_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sockrpc.tls._MADE", [client_context()])
     async with (
         RawServer() as away,
         serving(Work().app(), ssl=server_context("example.test")) as here,

@@ -297,7 +297,7 @@ def server_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
 
 
 def connecting(options: argparse.Namespace) -> sockrpc.connect:
-    """How to connect, from the command line."""
+    """How to connect, from the command line; a server that does not close is not waited for long."""
     headers = []
     for header in options.header:
         name, colon, value = header.partition(":")
@@ -305,15 +305,13 @@ def connecting(options: argparse.Namespace) -> sockrpc.connect:
             raise sockrpc.UsageError(f"{header!r} is not NAME: VALUE")
         headers.append((name.strip(), value.strip()))
     tls = None if options.cafile is None else ssl.create_default_context(cafile=options.cafile)
-    # Once the work is done nobody waits for a server that does not answer the close frame.
-    limits = {"close_timeout": 0.5, **given_limits(options, ClientLimits.__optional_keys__)}
     return sockrpc.connect(
         options.uri,
         uds=typed_uds(options.uds),
         headers=headers,
         ssl=tls,
         compression=options.compression,
-        **limits,
+        **{"close_timeout": 0.5, **given_limits(options, ClientLimits.__optional_keys__)},
     )
 
 

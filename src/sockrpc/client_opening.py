@@ -56,8 +56,6 @@ class ClientOpening:
 
     def ended(self) -> None:
         """The connection ended before it was open."""
-        if self.handshake.is_refused:
-            self.refuse()
         try:
             self.handshake.receive(b"")
         except HandshakeError as error:

@@ -167,7 +167,6 @@ class connect:
         return Client(connection)
 
     async def _open_transport(self, connection: ClientProtocol, target: Target) -> None:
-        loop = asyncio.get_running_loop()
         uri = target.uri
         tls: dict[str, Any] = {}
         if uri.secure:
@@ -177,7 +176,9 @@ class connect:
             await self._open_socket(connection, connected(self._uds), tls)
             return
         if self._sock is not None:
-            await self._open_socket(connection, self._take_socket(self._sock), tls)
+            if self._sock.fileno() < 0:
+                raise UsageError("the socket that was given is used up: it is good for one connection")
+            await self._open_socket(connection, self._sock, tls)
             return
         proxy = choose_proxy(self._proxy, uri)
         if proxy is None:
@@ -209,12 +210,6 @@ class connect:
         if sock.family not in (socket.AF_INET, socket.AF_INET6):
             create = loop.create_unix_connection
         await create(lambda: connection, sock=sock, **tls)
-
-    def _take_socket(self, sock: socket.socket) -> socket.socket:
-        if sock.fileno() < 0:
-            raise UsageError("the socket that was given is used up: it is good for one connection")
-        sock.setblocking(False)
-        return sock
 
     async def _tls(self, context: ssl_module.SSLContext | None, name: str) -> dict[str, Any]:
         return {

@@ -16,6 +16,7 @@ from sockrpc import (
     _debug,
     _dispatch,
     _frames,
+    _gate,
     _keepalive,
     _loop,
     _masking,
@@ -26,9 +27,11 @@ from sockrpc import (
     _output,
     _service,
     _serving,
+    _signals,
     _statistics,
     _undo,
     _websocket,
+    _work,
 )
 
 __all__ = ["COMPILED", "hook_dirs"]
@@ -41,6 +44,7 @@ COMPILED = (
     _debug,
     _dispatch,
     _frames,
+    _gate,
     _keepalive,
     _loop,
     _masking,
@@ -51,9 +55,11 @@ COMPILED = (
     _output,
     _service,
     _serving,
+    _signals,
     _statistics,
     _undo,
     _websocket,
+    _work,
 )
 
 

@@ -54,7 +54,7 @@ def check_headers(headers: Headers, origin: str | None) -> list[tuple[str, str]]
             raise UsageError(f"{name!r}: {value!r} is not an HTTP header (RFC 9110 section 5)")
         key = name.lower()
         if key in HANDSHAKE_ITSELF or key.startswith("sec-websocket-"):
-            raise UsageError(f"{name} is chosen by the opening handshake itself; it can not be given")
+            raise UsageError(f"{name} is chosen by the opening handshake itself; it cannot be given")
         if key in REPLACEABLE and key in seen:
             raise UsageError(f"{name} is given twice")
         seen.add(key)
