@@ -6,7 +6,7 @@ import struct
 import zlib
 
 from tests.raw_server import Peer
-from tests.support import BINARY, CONTINUATION, RawClient, frame
+from tests.support import BINARY, CONTINUATION, RawClient, exclusive_or, frame
 
 # What Chromium and Firefox offer.
 BROWSER_OFFER = "permessage-deflate; client_max_window_bits"
@@ -111,4 +111,4 @@ async def receive_compressed(peer: Peer) -> tuple[bool, bytes]:
     assert size < 126, "a long message"
     key = await peer.wait(peer.reader.readexactly(4))
     payload = await peer.wait(peer.reader.readexactly(size))
-    return bool(first & 0x40), bytes(byte ^ key[i & 3] for i, byte in enumerate(payload))
+    return bool(first & 0x40), exclusive_or(payload, key)

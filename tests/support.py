@@ -91,7 +91,15 @@ def frame(
     if not masked:
         return head + payload
     key = os.urandom(4)
-    return head + key + bytes(byte ^ key[i & 3] for i, byte in enumerate(payload))
+    return head + key + exclusive_or(payload, key)
+
+
+def exclusive_or(payload: bytes, key: bytes) -> bytes:
+    """The payload masked, or unmasked, by a key of four bytes."""
+    size = len(payload)
+    repeated = (key * (size // 4 + 1))[:size]
+    # As one number: done byte by byte, it took a third of the time of the tests that use it.
+    return (int.from_bytes(payload) ^ int.from_bytes(repeated)).to_bytes(size)
 
 
 def request(id: int, name: str, payload: bytes = b"") -> bytes:

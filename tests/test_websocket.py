@@ -12,7 +12,7 @@ import pytest
 
 from sockrpc._websocket import OPCODES, Parser, serialize
 from sockrpc.errors import UsageError
-from tests.support import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
+from tests.support import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, exclusive_or, frame
 
 Events = list[tuple[str, bytes]]
 
@@ -69,7 +69,7 @@ def unmasked(masked: bytes) -> bytes:
     start = {126: 4, 127: 10}.get(masked[1] & 0x7F, 2)
     key, payload = masked[start : start + 4], masked[start + 4 :]
     head = masked[:1] + bytes([masked[1] & 0x7F]) + masked[2:start]
-    return head + bytes(byte ^ key[i & 3] for i, byte in enumerate(payload))
+    return head + exclusive_or(payload, key)
 
 
 def test_every_masked_frame_has_a_mask_of_its_own() -> None:
