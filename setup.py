@@ -84,6 +84,8 @@ class BuildExtensions(build_ext):
         translated = cythonize(
             self.extensions,
             nthreads=CORES,
+            # A folder, which builds for several versions of Python share: the C is the same for all.
+            cache=os.environ.get("SOCKRPC_CYTHON_CACHE") or False,
             # coverage finds the C of a .pyx only beside it.
             build_dir=None if TRACE else "build/cython-free-threaded" if FREE_THREADED else "build/cython",
             compiler_directives={

@@ -16,8 +16,9 @@ class SetUpError(Exception):
 
 
 def clean_environ() -> dict[str, str]:
-    # Whatever leads a Python to other packages than those of its own environment must not get in.
-    unwanted = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+    # Whatever leads a Python to other packages than those of its own environment must not get in. Nor must
+    # what keeps bytecode from being written: each process would compile all tests anew, for seconds.
+    unwanted = {"PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "PYTHONDONTWRITEBYTECODE"}
     return {name: value for name, value in os.environ.items() if name not in unwanted}
 
 

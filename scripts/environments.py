@@ -82,6 +82,16 @@ def compiler_settings() -> str:
     return " ".join(f"{name}={os.environ[name]!r}" for name in names if name in os.environ)
 
 
+def build_environ() -> dict[str, str]:
+    """The environment of a build: what was compiled or translated once is taken from caches."""
+    environ = clean_environ()
+    # The C that Cython makes of a source is the same for all versions of Python.
+    environ["SOCKRPC_CYTHON_CACHE"] = str(ROOT / "build" / "cython-cache")
+    if "CC" not in environ and shutil.which("ccache") and shutil.which("gcc"):
+        environ["CC"] = "ccache gcc"
+    return environ
+
+
 @contextmanager
 def locked(name: str) -> Iterator[None]:
     """Keeps two commands, run at the same time, from making the same thing."""
@@ -136,8 +146,9 @@ class Environment:
                 done.append(outcome)
                 stamp.write_text(json.dumps(done))
 
-    def pip(self, command: str, *arguments: str) -> None:
-        output_of([str(self.python), "-m", "pip", "--disable-pip-version-check", "-q", command, *arguments])
+    def pip(self, command: str, *arguments: str, environ: dict[str, str] | None = None) -> None:
+        pip = [str(self.python), "-m", "pip", "--disable-pip-version-check", "-q"]
+        output_of([*pip, command, *arguments], environ=environ)
 
 
 def read_project(root: Path = ROOT) -> dict[str, Any]:
@@ -153,9 +164,10 @@ def group_requirements(group: str) -> list[str]:
 
 def build_wheel(interpreter: Interpreter, root: Path = ROOT) -> Path:
     """The wheel of the sources below `root`, built at most once for all environments of an interpreter."""
-    name = f"build-{interpreter.minor}" + ("-sanitize" if os.environ.get("SOCKRPC_SANITIZE") else "")
+    name = f"build-{interpreter.minor}"
     builder = Environment(interpreter, name)
     builder.make(read_project()["build-system"]["requires"])
+    name += "-sanitize" if os.environ.get("SOCKRPC_SANITIZE") else ""
     if root != ROOT:
         name += f"-{root.name}"
     stage, wheels = ROOT / "build" / "stage" / name, ROOT / "build" / "wheels" / name
@@ -170,8 +182,13 @@ def build_wheel(interpreter: Interpreter, root: Path = ROOT) -> Path:
             if old_tools != tools:
                 shutil.rmtree(stage, ignore_errors=True)
             stage_sources(stage, root)
-            # Without isolation: all of Cython is new in a fresh environment, so it would translate all again.
-            builder.pip("wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(wheels), str(stage))
+            # One at a time, as each keeps all cores busy: so the first is done, and tested, the sooner.
+            with locked("compiling"):
+                # Without isolation: Cython is new in a fresh environment, so it would translate all again.
+                builder.pip(
+                    *("wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(wheels), str(stage)),
+                    environ=build_environ(),
+                )
             stamp.write_text(f"{tools}\n{digest}")
     return next(wheels.glob("*.whl"))
 
@@ -199,7 +216,7 @@ def make_environment(
         source = (
             ["--no-build-isolation", "--editable", str(ROOT)] if editable else [str(build_wheel(interpreter))]
         )
-        environment.pip("install", "--force-reinstall", "--no-deps", *source)
+        environment.pip("install", "--force-reinstall", "--no-deps", *source, environ=build_environ())
 
     if package:
         requirements += read_project()["project"]["dependencies"]

@@ -21,9 +21,11 @@ BROWSER_PACKAGES = ["chromium", "fonts-liberation"]
 # What makes two hosts of one machine: their tools, and the packages that have them.
 NETWORK_TOOLS = {"ip": "iproute2", "tc": "iproute2", "nft": "nftables"}
 
-
 # What stands in front of a server in docs/howto/behind-a-proxy.md.
 PROXIES = {"nginx": "nginx-light", "haproxy": "haproxy"}
+
+# Without the second, the start-up code of the first finds no symbols of the C library and refuses to run.
+VALGRIND_PACKAGES = ["valgrind", "libc6-dbg"]
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 
@@ -106,19 +108,20 @@ def provide_browser() -> str:
     return found
 
 
-def provide_network_tools() -> None:
-    """Installs what the tests between two network namespaces need; where they can not run, they say why."""
+def lacking(tools: dict[str, str]) -> list[str]:
+    """The packages of those tools that are not there."""
     path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-    if sys.platform == "linux":
-        lacking = {name for tool, name in NETWORK_TOOLS.items() if not shutil.which(tool, path=path)}
-        install_packages(sorted(lacking))
+    return sorted({package for tool, package in tools.items() if not shutil.which(tool, path=path)})
+
+
+def provide_network_tools() -> None:
+    """Installs what the tests between two network namespaces need; where they cannot run, they say why."""
+    install_packages(lacking(NETWORK_TOOLS) if sys.platform == "linux" else [])
 
 
 def provide_proxies() -> None:
-    """Installs what docs/howto puts in front of a server; where it can not be had, the tests say why."""
-    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-    lacking = [package for tool, package in PROXIES.items() if not shutil.which(tool, path=path)]
-    install_packages(lacking)
+    """Installs what docs/howto puts in front of a server; where it cannot be had, the tests say why."""
+    install_packages(lacking(PROXIES))
 
 
 def provide_valgrind() -> None:
@@ -128,10 +131,19 @@ def provide_valgrind() -> None:
         SetUpError: It is not there, and could not be installed.
     """
     if shutil.which("valgrind") is None:
-        # Without the second, its start-up code finds no symbols of the C library and refuses to run.
-        install_packages(["valgrind", "libc6-dbg"])
+        install_packages(VALGRIND_PACKAGES)
     if shutil.which("valgrind") is None:
         raise SetUpError("there is no valgrind (Debian: apt-get install valgrind)")
+
+
+def provide_all() -> None:
+    """Installs at once what the functions above install one by one; what fails here, they try again."""
+    wanted = lacking(PROXIES) + (lacking(NETWORK_TOOLS) if sys.platform == "linux" else [])
+    if not os.environ.get("CHROMIUM") and find_browser() is None:
+        wanted += BROWSER_PACKAGES
+    if shutil.which("valgrind") is None:
+        wanted += VALGRIND_PACKAGES
+    install_packages(wanted)
 
 
 def find_browser() -> str | None:

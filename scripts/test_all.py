@@ -1,129 +1,260 @@
 """Runs the tests on every CPython >= 3.11 of this machine, and sums up.
 
+Arguments are targets of make that run beside the tests; one that fails counts as a test that fails.
+
 Environment variables:
     PYTHONS      minor versions to run, such as ``3.12`` or ``3.11,3.13``; every one that is found otherwise
     PYTEST_ARGS  appended to every pytest command, such as ``-k reset -x``
-    JOBS         interpreters at a time; three where there are two cores or more, one otherwise
+    JOBS         processes at a time, at most; by default, as many as keep the cores busy
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
-import time
-import xml.etree.ElementTree as ET
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from autobahn import NO_PYTHON, provide_wstest
-from common import ROOT, SetUpError, clean_environ
+from common import SetUpError, say
 from environments import build_wheel, make_environment
 from interpreters import Interpreter, find_interpreters, wanted_minors
+from jobs import Job, run_jobs
 from packages import (
     install_missing,
+    provide_all,
     provide_browser,
     provide_network_tools,
     provide_proxies,
     provide_valgrind,
 )
+from runs import NO_TESTS_COLLECTED, REPORTS, Run, Show, counts
 
-REPORTS = ROOT / "build" / "test"
 SUMMARY = REPORTS / "summary"
 SUPPORTED_MINORS = [f"3.{minor}" for minor in range(11, 16)]
-ORDINARY = "not once"
-# What is not about Python's versions runs on one interpreter only, with what it needs beside Python.
-CLIENTS = ("browser", "node")
-# `wheels` is the group with the tools of the run `packaging`.
-GROUPS = ("test", *CLIENTS, "wheels")
-NO_TESTS_COLLECTED = 5
-# Far above what a whole run takes: single tests have time-outs of their own.
-RUN_LIMIT_SECONDS = 900
+# What the environment of the tests that run once has; `wheels` has the tools of the run `packaging`.
+GROUPS = ("test", "browser", "node", "wheels")
+# Nothing but the wheel that was built and installed may be what is tested (tests/conftest.py).
+INSTALLED = {"SOCKRPC_INSTALLED": "1"}
 
-Made = TypeVar("Made")
-
-
-@dataclass
-class Run:
-    """One pytest process, or a set-up that failed before there was one."""
-
-    interpreter: Interpreter
-    what: str
-    passed: int = 0
-    failed: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
-    trouble: str = ""
-
-    @property
-    def is_good(self) -> bool:
-        return not self.failed and not self.trouble
-
-    def line(self) -> str:
-        outcome = self.trouble or f"{counts(self.passed, self.failed, self.skipped)} in {self.seconds:.0f} s"
-        return f"{self.interpreter.release:<8} {self.what:<7} {outcome}"
+# Seconds and loads are those of a `Job`, measured on two idle cores.
+SET_UP = (40.0, 0.8)
+ORDINARY = (250.0, 0.5)
+MAKE = (120.0, 0.95)
+# Loads are means: where one waits, another works.
+OVERBOOKING = 1.15
 
 
-def counts(passed: int, failed: int, skipped: int) -> str:
-    return f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else "")
+class NotHere(Exception):
+    """Why a run is left out without being a failure."""
 
 
-def banner(text: str) -> None:
-    print(f"\n==== {text} ====", flush=True)
+def browser() -> dict[str, str]:
+    return {"CHROMIUM": provide_browser()}
 
 
-def read_report(run: Run, report: Path) -> None:
-    for suite in ET.parse(report).getroot().iter("testsuite"):
-        tests, failures, errors, skipped = (
-            int(suite.get(name, "0")) for name in ("tests", "failures", "errors", "skipped")
-        )
-        run.failed += failures + errors
-        run.skipped += skipped
-        run.passed += max(0, tests - failures - errors - skipped)
+def conformance() -> dict[str, str]:
+    wstest = provide_wstest()
+    if not wstest:
+        raise NotHere(f"autobahn {NO_PYTHON}")
+    return {"WSTEST": wstest}
 
 
-def run_pytest(interpreter: Interpreter, python: Path, what: str, marks: str, *, stream: bool) -> Run:
-    """Runs pytest once. Its output goes straight out if `stream` is set, and is printed at the end if not."""
-    run = Run(interpreter, what)
-    report, log = (REPORTS / f"{what}-{interpreter.minor}.{kind}" for kind in ("xml", "log"))
-    command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-m", marks, f"--junitxml={report}"]
-    command += shlex.split(os.environ.get("PYTEST_ARGS", ""))
-    if stream:
-        banner(f"{what} on {interpreter.release}")
-    started = time.monotonic()
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=clean_environ(),
-            stdin=subprocess.DEVNULL,
-            stdout=None if stream else output,
-            stderr=None if stream else subprocess.STDOUT,
-        )
-        try:
-            code = process.wait(RUN_LIMIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            run.trouble = f"did not end within {RUN_LIMIT_SECONDS} s"
-            code = -1
-        finally:
-            process.kill()
-            process.wait()
-    run.seconds = time.monotonic() - started
-    if report.exists():
-        read_report(run, report)
-    if code == NO_TESTS_COLLECTED:
-        # A choice made by PYTEST_ARGS may well leave one of the runs empty; the sum tells if all were.
-        run.trouble = "" if os.environ.get("PYTEST_ARGS") else "no tests were found"
-    elif (code or not report.exists()) and run.is_good:
-        run.trouble = f"pytest ended with exit code {code}" + ("" if report.exists() else " and no report")
-    if not stream:
-        banner(f"{what} on {interpreter.release}")
-        print(log.read_text(errors="replace"), flush=True)
-    return run
+def docs() -> dict[str, str]:
+    provide_proxies()
+    return {}
+
+
+def faults() -> dict[str, str]:
+    provide_network_tools()
+    return {}
+
+
+def tools() -> dict[str, str]:
+    try:
+        provide_valgrind()
+    except SetUpError as error:
+        # The tests that count instructions are skipped, and say why.
+        say(f"\n{error}")
+    return {}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tests with a marker of this name, which run on one interpreter only."""
+
+    name: str
+    seconds: float
+    load: float
+    # What they need beside Python; returns variables of their environment.
+    provide: Callable[[], dict[str, str]] = dict
+    alone: bool = False
+
+
+MARKED = (
+    Group("browser", 100, 0.5, browser),
+    Group("conformance", 20, 0.5, conformance),
+    Group("docs", 60, 0.4, docs),
+    Group("faults", 60, 0.2, faults),
+    Group("long", 60, 0.8),
+    Group("node", 20, 0.5),
+    Group("packaging", 30, 0.9),
+    Group("tools", 80, 0.7, tools),
+    Group("workers", 40, 0.4),
+    # They judge how long others wait for an answer, which means nothing beside another suite.
+    Group("hostile", 95, 1.0, alone=True),
+)
+
+
+class Testing:
+    """The jobs of `make test`, and what came of them."""
+
+    def __init__(self, interpreters: list[Interpreter], targets: list[str]) -> None:
+        self.interpreters = interpreters
+        # Not one that is to be released yet, if it can be helped: other packages may not know it.
+        self.newest = max(interpreters, key=lambda i: (i.is_final, i.version))
+        self.targets = targets
+        self.arguments = shlex.split(os.environ.get("PYTEST_ARGS", ""))
+        self.files = REPORTS / "runs.json"
+        self.pythons: dict[str, Path] = {}
+        self.runs: list[Run] = []
+        self.skipped: list[str] = []
+        self.is_only = False
+
+    def run(self) -> None:
+        cores = os.cpu_count() or 1
+        at_most = int(os.environ.get("JOBS") or (1 if cores == 1 else 4 * cores))
+        once = self.environment(self.newest, "clients", GROUPS)
+        reading = Job("reading", self.read_tests, seconds=10, load=0.9, after=(once,))
+        before = [once, reading]
+        wanted = ["tests", *(group.name for group in MARKED)]
+        if self.arguments:
+            # They may leave little to do: what that is is found out before anything else is begun.
+            run_jobs(before, cores, at_most)
+            wanted = list(json.loads(self.files.read_text())) if self.files.exists() else []
+            before = []
+        else:
+            before.append(Job("packages", self.install, seconds=30, load=0.3))
+        after = tuple(before)
+        jobs = [self.marked(group, after) for group in MARKED if group.name in wanted]
+        if "tests" in wanted:
+            making = {i: self.environment(i, "test", ("test",)) for i in self.interpreters}
+            before += making.values()
+            jobs += [self.ordinary(interpreter, job) for interpreter, job in making.items()]
+        jobs += [self.make(target) for target in self.targets]
+        self.is_only = len(jobs) == 1
+        run_jobs([*before, *jobs], cores * OVERBOOKING, at_most)
+
+    # What jobs do; True if others may come after them
+
+    def install(self) -> bool:
+        provide_all()
+        return True
+
+    def read_tests(self) -> bool:
+        """Finds out which files have tests of which run: each would read all of them otherwise."""
+        run = Run(self.newest.release, "reading")
+        command = [
+            *self.pytest("clients", self.newest),
+            "--collect-only",
+            "-qq",
+            f"--write-runs={self.files}",
+        ]
+        code = run.execute([*command, "-m", "", *self.arguments], INSTALLED, show=Show.FAILURE)
+        if code not in (0, NO_TESTS_COLLECTED):
+            run.trouble = run.trouble or f"pytest ended with exit code {code}"
+            self.runs.append(run)
+        return not run.trouble
+
+    def pytest(self, name: str, interpreter: Interpreter) -> list[str]:
+        return [str(self.pythons[f"{name}-{interpreter.minor}"]), "-m", "pytest", "-p", "no:cacheprovider"]
+
+    def environment(self, interpreter: Interpreter, name: str, groups: tuple[str, ...]) -> Job:
+        name = f"{name}-{interpreter.minor}"
+
+        def make() -> bool:
+            try:
+                self.pythons[name] = make_environment(interpreter, name, [*groups])
+            except SetUpError as error:
+                self.fail(Run(interpreter.release, "set-up"), error)
+                return False
+            return True
+
+        return Job(name, make, *SET_UP)
+
+    def fail(self, run: Run, error: SetUpError) -> None:
+        say(f"\n{error}")
+        run.trouble = "set-up failed: its output stands above"
+        self.runs.append(run)
+
+    def ordinary(self, interpreter: Interpreter, making: Job) -> Job:
+        marks = "not once"
+        if interpreter not in (self.interpreters[0], self.newest):
+            # What the oldest and the newest tell about processes, those between would only repeat.
+            marks += " and not command"
+
+        def act() -> bool:
+            run = Run(interpreter.release, "tests")
+            # All files, unless something was chosen: one may be read in another way by another Python.
+            self.test(run, self.pytest("test", interpreter), marks, {}, chosen=bool(self.arguments))
+            return True
+
+        return Job(f"tests on {interpreter.minor}", act, *ORDINARY, after=(making,))
+
+    def marked(self, group: Group, after: tuple[Job, ...]) -> Job:
+        def act() -> bool:
+            run = Run(self.newest.release, group.name)
+            try:
+                variables = {**group.provide(), "SOCKRPC_WHEEL": str(build_wheel(self.newest))}
+            except NotHere as why:
+                self.skipped.append(f"{self.newest.release:<8} {why}")
+            except SetUpError as error:
+                self.fail(run, error)
+            else:
+                self.test(run, self.pytest("clients", self.newest), group.name, variables, chosen=True)
+            return True
+
+        return Job(group.name, act, group.seconds, group.load, after, group.alone)
+
+    def test(
+        self,
+        run: Run,
+        command: list[str],
+        marks: str,
+        variables: dict[str, str],
+        *,
+        chosen: bool,
+    ) -> None:
+        report = REPORTS / f"{run.what}-{run.on}.xml"
+        command += ["-m", marks, f"--junitxml={report}"]
+        command += [f"--runs={self.files}", f"--run={run.what}"] if chosen else []
+        show = Show.AT_ONCE if self.is_only else Show.AT_END
+        code = run.execute([*command, *self.arguments], {**INSTALLED, **variables}, show=show)
+        if report.exists():
+            run.read_report(report)
+        if code == NO_TESTS_COLLECTED:
+            # A choice made by PYTEST_ARGS may leave one interpreter empty; the sum tells if all were.
+            run.trouble = run.trouble or ("" if self.arguments else "no tests were found")
+        elif (code or not report.exists()) and run.is_good:
+            run.trouble = f"pytest ended with exit code {code}" + (
+                "" if report.exists() else " and no report"
+            )
+        self.runs.append(run)
+
+    def make(self, target: str) -> Job:
+        def act() -> bool:
+            run = Run("make", target)
+            code = run.execute(["make", "--no-print-directory", target], {})
+            if code and run.is_good:
+                run.trouble = f"ended with exit code {code}"
+            self.runs.append(run)
+            return True
+
+        return Job(target, act, *MAKE)
 
 
 def choose() -> tuple[list[Interpreter], list[str]]:
@@ -148,79 +279,21 @@ def choose() -> tuple[list[Interpreter], list[str]]:
     return chosen, [*sorted(skipped), *(f"         {remark}" for remark in remarks)]
 
 
-def outcome(future: Future[Made], run: Run, runs: list[Run]) -> Made | None:
-    """What a step of the set-up made; where it failed, `run` counts as failed."""
-    try:
-        return future.result()
-    except SetUpError as error:
-        print(f"\n{error}", flush=True)
-        run.trouble = "set-up failed: its output stands above"
-        runs.append(run)
-        return None
-
-
 def main() -> int:
-    # Nothing but the wheel that was built and installed may be what is tested.
-    os.environ["SOCKRPC_INSTALLED"] = "1"
     shutil.rmtree(REPORTS, ignore_errors=True)
     REPORTS.mkdir(parents=True)
-    cores = os.cpu_count() or 1
-    # Tests wait more than they work.
-    jobs = int(os.environ.get("JOBS") or (1 if cores == 1 else min(3, cores + 1)))
     try:
         interpreters, skipped = choose()
     except SetUpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"testing on {', '.join(f'{i.release} ({i.path})' for i in interpreters)}", flush=True)
-    # Not one that is to be released yet, if it can be helped: other packages may not know it.
-    newest = max(interpreters, key=lambda i: (i.is_final, i.version))
-    runs: list[Run] = []
-    with ThreadPoolExecutor(jobs) as pool:
-        browser, autobahn = pool.submit(provide_browser), pool.submit(provide_wstest)
-        # Where it can not be had, the tests that count instructions are skipped, and say why.
-        valgrind = pool.submit(provide_valgrind)
-        proxies = pool.submit(provide_proxies)
-        making = [pool.submit(make_environment, i, f"test-{i.minor}", ["test"]) for i in interpreters]
-        making_clients = pool.submit(make_environment, newest, f"clients-{newest.minor}", list(GROUPS))
-        pythons: dict[Interpreter, Path] = {}
-        for interpreter, future in zip(interpreters, making, strict=True):
-            made = outcome(future, Run(interpreter, "tests"), runs)
-            if made is not None:
-                pythons[interpreter] = made
-        stream = jobs == 1 or len(pythons) == 1
-        if not stream:
-            print(f"running {jobs} interpreters at a time; what one prints follows once it ended", flush=True)
-        runs += pool.map(lambda i: run_pytest(i, pythons[i], "tests", ORDINARY, stream=stream), pythons)
+    testing = Testing(interpreters, sys.argv[1:])
+    testing.run()
 
-        python = outcome(making_clients, Run(newest, "node"), runs)
-        chromium = outcome(browser, Run(newest, "browser"), runs)
-        if python is not None:
-            clients = [what for what in CLIENTS if what != "browser" or chromium is not None]
-            os.environ["SOCKRPC_WHEEL"] = str(build_wheel(newest))
-            clients.append("packaging")
-            os.environ["CHROMIUM"] = chromium or ""
-            wstest = outcome(autobahn, Run(newest, "conformance"), runs)
-            if wstest:
-                os.environ["WSTEST"] = wstest
-                clients.append("conformance")
-            elif wstest is not None:
-                skipped.append(f"{newest.release:<8} autobahn {NO_PYTHON}")
-            clients.append("docs")
-            proxies.result()
-            runs += pool.map(lambda what: run_pytest(newest, python, what, what, stream=jobs == 1), clients)
-    if valgrind.exception() is not None:
-        print(f"\n{valgrind.exception()}", flush=True)
-    if newest in pythons:
-        # Their limits of time mean little beside another suite, either.
-        provide_network_tools()
-        runs.append(run_pytest(newest, pythons[newest], "faults", "faults", stream=True))
-        # Only now, and alone: load figures mean nothing while another suite takes a core.
-        for what in ("long", "hostile"):
-            runs.append(run_pytest(newest, pythons[newest], what, what, stream=True))
-
-    banner("summary")
-    for line in [*(run.line() for run in runs), *skipped]:
+    print("\n==== summary ====")
+    runs = sorted(testing.runs, key=lambda run: (run.what != "tests", run.on, run.what))
+    for line in [*(run.line() for run in runs), *testing.skipped, *skipped]:
         print(line)
     passed, failed = sum(run.passed for run in runs), sum(run.failed for run in runs)
     # Trouble that no test stands for has to show in the sum as well.

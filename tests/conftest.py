@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib.util
 import inspect
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.junitxml import xml_key
 
 import sockrpc
 from sockrpc._debug import is_debug, live
@@ -23,6 +25,8 @@ from sockrpc._loop import live_contexts
 from tests import properties  # noqa: F401
 
 LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
+
+FILES = pytest.StashKey[set[Path]]()
 
 # What is still on its way when a test ends (done-callbacks, transports that close) gets this many
 # turns of the loop; no time passes in them.
@@ -39,15 +43,40 @@ RUNS_OF_THEIR_OWN = (
     "long",
     "node",
     "packaging",
-    "restarts",
     "soak",
+    "tools",
+    "workers",
 )
+ORDINARY = "tests"
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("runs", "for scripts/test_all.py")
+    group.addoption(
+        "--write-runs", type=Path, metavar="FILE", help="write which files have tests of which run"
+    )
+    group.addoption("--runs", type=Path, metavar="FILE", help="what --write-runs has written")
+    group.addoption(
+        "--run", metavar="NAME", help="with --runs: read only the files that have tests of this run"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
     # Set where a wheel is what has to be tested.
     if os.environ.get("SOCKRPC_INSTALLED") and "site-packages" not in Path(sockrpc.__file__).parts:
         raise pytest.UsageError(f"the tests would run on {sockrpc.__file__}, which is not installed")
+    runs = config.getoption("--runs")
+    if runs is not None:
+        chosen = json.loads(runs.read_text()).get(config.getoption("--run"), [])
+        config.stash[FILES] = {config.rootpath / file for file in chosen}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # To read all files takes eight seconds, which each run would spend anew.
+    files = config.stash.get(FILES, None)
+    if files is None or collection_path.suffix != ".py" or collection_path in files:
+        return None
+    return True
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses; the hooks of folders below come earlier
@@ -55,6 +84,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.get_closest_marker(name) for name in RUNS_OF_THEIR_OWN):
             item.add_marker("once")
+        if item.path.name.startswith("test_cli"):
+            item.add_marker("command")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -63,7 +94,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("loop_kind", LOOPS)
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
+    target = session.config.getoption("--write-runs")
+    if target is not None:
+        runs: dict[str, list[str]] = {}
+        for item in session.items:
+            file = str(item.path.relative_to(session.config.rootpath))
+            for run in {*RUNS_OF_THEIR_OWN} & {mark.name for mark in item.iter_markers()} or {ORDINARY}:
+                if file not in runs.setdefault(run, []):
+                    runs[run].append(file)
+        target.write_text(json.dumps(runs))
     # Every test ends with a collection; what all of them have in common need not be searched each time.
     gc.collect()
     gc.freeze()
@@ -75,6 +115,14 @@ def new_event_loop(kind: str) -> asyncio.AbstractEventLoop:
 
         return uvloop.new_event_loop()
     return asyncio.new_event_loop()
+
+
+@pytest.hookimpl(tryfirst=True)  # before the report is written
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    report = session.config.stash.get(xml_key, None)
+    if report is not None:
+        times = os.times()
+        report.add_global_property("cpu_seconds", str(sum(times[:4])))
 
 
 @pytest.hookimpl(tryfirst=True)

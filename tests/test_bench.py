@@ -24,7 +24,7 @@ from bench.tables import markdown, number, paired_ratio, quantile
 
 pytestmark = [
     # They are about no version of Python.
-    pytest.mark.long,
+    pytest.mark.tools,
     pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks stand on epoll and uvloop"),
 ]
 

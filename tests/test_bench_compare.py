@@ -150,7 +150,7 @@ WRONG = {
 }
 
 
-@pytest.mark.long
+@pytest.mark.tools
 @pytest.mark.parametrize("why", WRONG)
 def test_a_script_that_fails_is_told_with_what_it_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], why: str
@@ -214,7 +214,7 @@ def test_a_virtual_environment_is_named_by_its_folder(tmp_path: Path) -> None:
         assert worker.ask("round", name="prepared", loops=10) > 0
 
 
-@pytest.mark.long
+@pytest.mark.tools
 def test_the_guard_proves_itself(capsys: pytest.CaptureFixture[str]) -> None:
     """Equals pass, a slowed head is found in each benchmark, and a base that differs from itself is noise.
 
@@ -231,7 +231,7 @@ def test_the_guard_proves_itself(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-@pytest.mark.long
+@pytest.mark.tools
 @pytest.mark.parametrize(
     ("part", "answer"), [("is_slower", False), ("is_slower", True), ("is_noisy", False)], ids=str
 )

@@ -40,7 +40,7 @@ def count(folder: Path, base: int, head: int) -> list[str]:
 
 
 @VALGRIND
-@pytest.mark.long
+@pytest.mark.tools
 def test_instructions_tell_five_per_cent(tmp_path: Path) -> None:
     """Time could not: this is far below what noise makes of it."""
     assert main(count(tmp_path, 2000, 2100)) == 1

@@ -24,8 +24,8 @@ from bench.tables import quantiles
 from bench.wire import ACCEPTED, pattern, request_bytes
 
 pytestmark = [
-    # They are about no version of Python, and want the machine to themselves.
-    pytest.mark.long,
+    # They are about no version of Python.
+    pytest.mark.tools,
     pytest.mark.skipif(sys.platform != "linux", reason="the load generator stands on epoll"),
     pytest.mark.skipif(
         all(shutil.which(name) is None for name in ("cc", "gcc", "clang")), reason="there is no C compiler"

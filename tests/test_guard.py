@@ -16,7 +16,7 @@ from sockrpc.bench.engine import Environment, Worker
 from tests.processes import ROOT
 
 # Not about versions of Python: on one interpreter only.
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.tools
 
 PACKAGES = Path(sockrpc.__file__).parents[1]
 SUITE = sorted((ROOT / "bench" / "guard").glob("*.py"))

@@ -17,7 +17,7 @@ from sockrpc.bench.commands import EXIT_CODES, EXIT_INTERRUPTED, EXIT_USAGE, mak
 from tests.processes import ROOT
 
 # Not about versions of Python: on one interpreter only.
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.tools
 
 TEXT = (ROOT / "docs" / "howto" / "guarding-performance.md").read_text("utf-8")
 PACKAGES = Path(sockrpc.__file__).parents[1]

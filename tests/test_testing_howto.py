@@ -13,8 +13,7 @@ import pytest
 import sockrpc
 from tests.processes import ROOT
 
-# Not about versions of Python: on one interpreter only.
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.docs
 
 TEXT = (ROOT / "docs" / "howto" / "testing.md").read_text("utf-8")
 PACKAGES = Path(sockrpc.__file__).parents[1]

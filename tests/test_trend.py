@@ -14,7 +14,7 @@ import pytest
 from tests.processes import ROOT
 
 # Not about versions of Python: on one interpreter only.
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.tools
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -17,7 +17,7 @@ from tests.command import PATIENCE, Command
 from tests.processes import eventually
 
 # Most of this is about processes and not about Python's versions.
-ONCE = pytest.mark.long
+ONCE = pytest.mark.workers
 
 TWO = ("--workers", "2", "--port", "0")
 
