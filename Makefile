@@ -106,9 +106,7 @@ asan-quick:
 	@scripts/python scripts/sanitize.py --quick $(ARGS)
 
 cover:
-	@SOCKRPC_TRACE=1 $(IN) --group test --group coverage --editable cover -- \
-	    sh -c 'coverage run -m pytest -m "not once" "$$@"; code=$$?; coverage report; \
-	        coverage report --include="src/sockrpc/*.pyx" --omit="*/_debug.pyx" --fail-under=100 || code=1; exit $$code' cover $(ARGS)
+	@scripts/python scripts/cover.py $(ARGS)
 
 wheels:
 	@scripts/python scripts/wheels.py $(ARGS)

@@ -35,6 +35,7 @@ class Run:
 
     on: str
     what: str
+    folder: Path = REPORTS
     passed: int = 0
     failed: int = 0
     skipped: int = 0
@@ -56,7 +57,7 @@ class Run:
         stream = show is Show.AT_ONCE
         if stream:
             banner(f"{self.what} on {self.on}")
-        log = REPORTS / f"{self.what}-{self.on}.log"
+        log = self.folder / f"{self.what}-{self.on}.log"
         started = time.monotonic()
         with log.open("wb") as output:
             process = subprocess.Popen(

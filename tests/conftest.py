@@ -24,7 +24,11 @@ from sockrpc._loop import live_contexts
 # Here, so that --hypothesis-profile knows its profiles.
 from tests import properties  # noqa: F401
 
-LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
+# Under a tracer (make cover), one of them has to do.
+LOOPS = os.environ.get("SOCKRPC_LOOPS", "").split() or [
+    "asyncio",
+    *(["uvloop"] if importlib.util.find_spec("uvloop") else []),
+]
 
 FILES = pytest.StashKey[set[Path]]()
 
