@@ -208,7 +208,7 @@ async def test_a_server_that_can_not_listen_leaves_no_socket_for_viewers(path: P
 async def test_the_stop_of_the_server_ends_the_view(path: Path) -> None:
     work = Work()
     async with (
-        looked_at(path, work.app()) as here,
+        looked_at(path, work.app(), close_timeout=0.05) as here,
         await here.raw() as raw,
         await Looking.at(path) as viewer,
     ):

@@ -254,7 +254,8 @@ async def test_a_notification_that_waits_does_not_start_when_the_stop_grace_is_o
         await asyncio.Event().wait()
 
     options: dict[str, Any] = {"max_notifications": 1, "stop_grace": 0.05, "abort_grace": 60.0}
-    async with serving(app, **options) as here, await here.raw() as raw:
+    # Nobody answers its close.
+    async with serving(app, close_timeout=0.05, **options) as here, await here.raw() as raw:
         await raw.send(notify("event", b"1"), notify("event", b"2"), notify("event", b"3"))
         await until(lambda: here.server.statistics().procedures_waiting == 2)
         here.server.close()
