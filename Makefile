@@ -2,6 +2,7 @@
 ##
 ##   make demo    build, install and run the demo server     (ARGS="--port 8000")
 ##   make test    the tests on every CPython >= 3.11 found   (PYTHONS="3.11 3.13"  PYTEST_ARGS="-k reset"  JOBS=1)
+##   make dev     the environment for one test at a time, built in the source tree; again after a .pyx changed
 ##   make check   static checks: lint, format, types on all systems, stubs, workflows
 ##   make lint    the part of it that is about pyproject.toml and .github
 ##   make docs    the documentation, built strictly, into build/docs/
@@ -26,7 +27,7 @@
 
 # Thin on purpose: how environments are made and tests are run stands in scripts/, typed and linted.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint wheels docs bench conformance soak fuzz cover wheel clean asan asan-quick bench-targets bench-workers bench-peers guard guard-selftest
+.PHONY: help demo test dev check lint wheels docs bench conformance soak fuzz cover wheel clean asan asan-quick bench-targets bench-workers bench-peers guard guard-selftest
 export PYTHONS PYTEST_ARGS JOBS
 
 IN = scripts/python scripts/environments.py
@@ -41,6 +42,10 @@ demo:
 
 test:
 	@scripts/python scripts/test_all.py
+
+dev:
+	@$(IN) --group dev --editable 'dev-{minor}' -- \
+	    sh -c 'echo "built; run tests with $${VIRTUAL_ENV#$$PWD/}/bin/python -m pytest tests/test_frames.py"'
 
 lint:
 	$(IN_LINT) validate-pyproject pyproject.toml

@@ -111,6 +111,12 @@ class Environment:
         self.name = name
         self.folder = ENVIRONMENTS / name
         self.python = self.folder / "bin" / "python"
+        self.stamp = self.folder / "made-by-sockrpc.json"
+
+    def forget(self, steps: int) -> None:
+        """Has all steps but the first ones done again."""
+        if self.stamp.is_file():
+            self.stamp.write_text(json.dumps(json.loads(self.stamp.read_text())[:steps]))
 
     def make(self, requirements: list[str], *more: tuple[str, str, Callable[[], object]]) -> None:
         """Does what is not done yet of: the bare environment, the requirements, and `more`.
@@ -132,7 +138,7 @@ class Environment:
             (" ".join(requirements), "requirements", lambda: self.pip("install", "--upgrade", *requirements)),
             *more,
         ]
-        stamp = self.folder / "made-by-sockrpc.json"
+        stamp = self.stamp
         with locked(self.name):
             done = json.loads(stamp.read_text()) if stamp.is_file() and self.python.exists() else []
             for index, (outcome, text, action) in enumerate(steps):
@@ -217,7 +223,14 @@ def make_environment(
             ["--no-build-isolation", "--editable", str(ROOT)] if editable else [str(build_wheel(interpreter))]
         )
         environment.pip("install", "--force-reinstall", "--no-deps", *source, environ=build_environ())
+        if editable:
+            owner.parent.mkdir(exist_ok=True)
+            owner.write_text(name)
 
+    # Environments that import the source tree share what is compiled there, in whatever mode it was.
+    owner = ROOT / "build" / f"in-place-{interpreter.minor}"
+    if editable and not (owner.is_file() and owner.read_text() == name):
+        environment.forget(2)
     if package:
         requirements += read_project()["project"]["dependencies"]
         environment.make(requirements, (f"{compiler_settings()} {digest_sources()}", "sockrpc", install))
