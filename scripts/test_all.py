@@ -46,7 +46,7 @@ SET_UP = (40.0, 0.8)
 ORDINARY = (250.0, 0.5)
 MAKE = (120.0, 0.95)
 # Loads are means: where one waits, another works.
-OVERBOOKING = 1.15
+OVERBOOKING = 1.3
 
 
 class NotHere(Exception):

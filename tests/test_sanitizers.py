@@ -47,7 +47,7 @@ PyMODINIT_FUNC PyInit_planted(void) { return PyModule_Create(&module); }
 # As setup.py compiles the package: after the flags of Python itself, of which -fwrapv would hide an overflow.
 FLAGS = [
     *(sysconfig.get_config_var("CFLAGS") or "").split(),
-    *("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"),
+    *("-Og", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"),
     "-fno-wrapv",
 ]
 
