@@ -130,3 +130,12 @@ def test_every_run_of_its_own_is_one_of_the_runner(
     conftest = pytestconfig.pluginmanager.get_plugin(str(ROOT / "tests" / "conftest.py"))
     runs = {group.name for group in importlib.import_module("test_all").MARKED}
     assert {*conftest.RUNS_OF_THEIR_OWN} == runs | {"soak"}
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_each_file_is_in_one_share(jobs: types.ModuleType, count: int) -> None:
+    shares = importlib.import_module("shares").deal(count)
+    assert len(shares) == count
+    dealt = [ROOT / file for share in shares.values() for file in share]
+    assert sorted(dealt) == sorted((ROOT / "tests").glob("**/test_*.py"))
+    assert min(map(len, shares.values())) > 0
