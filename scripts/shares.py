@@ -12,6 +12,8 @@ from runs import NO_TESTS_COLLECTED, Run
 
 # More than run at a time, as nobody knows which files take long.
 SHARES_PER_CORE = 3
+# What follows or checks each step of the compiled code makes it many times slower.
+PATIENCE = "--timeout=600"
 
 
 def deal(count: int) -> dict[str, list[str]]:
@@ -45,7 +47,7 @@ def run_shares(
             run = Run(what, name, folder)
             report = folder / f"{name}.xml"
             chosen = [f"--runs={written}", f"--run={name}", "-m", marks, f"--junitxml={report}"]
-            code = run.execute([*command, "-p", "no:cacheprovider", "-q", *chosen], environ)
+            code = run.execute([*command, "-p", "no:cacheprovider", "-q", PATIENCE, *chosen], environ)
             if report.exists():
                 run.read_report(report)
             if code not in (0, NO_TESTS_COLLECTED) and run.is_good:

@@ -9,6 +9,7 @@ import inspect
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -139,12 +140,19 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     run(pyfuncitem.callspec.params["loop_kind"], pyfuncitem.obj, arguments)
     if is_debug():
         forget_exceptions(pyfuncitem)
-        gc.collect()
-        after = live()
-        left = {name: after[name] - before.get(name, 0) for name in after}
-        left = {name: count for name, count in left.items() if count > 0}
+        deadline = time.monotonic() + 1.0
+        # A thread that has handed over its answer may hold it for a moment more.
+        while (left := created_and_not_freed(before)) and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert not left, f"of what is compiled, so much was created and not freed: {left}"
     return True
+
+
+def created_and_not_freed(before: dict[str, int]) -> dict[str, int]:
+    gc.collect()
+    return {
+        name: count - before.get(name, 0) for name, count in live().items() if count > before.get(name, 0)
+    }
 
 
 def forget_exceptions(item: pytest.Item) -> None:
