@@ -28,9 +28,11 @@ def deal(count: int) -> dict[str, list[str]]:
 
 
 def run_shares(
-    what: str, command: list[str], marks: str, environ: dict[str, str], *, alone: str = ""
+    what: str, command: list[str], marks: str, environ: dict[str, str], *, alone: str = "", uvloop: str = ""
 ) -> bool:
     """Runs what these marks choose; then, with the machine to itself, what has the mark `alone`.
+
+    Where the tests run on asyncio only, the file `uvloop` runs on that as well.
 
     Prints what each process printed, and what came of it; returns whether all is well.
     """
@@ -42,7 +44,7 @@ def run_shares(
     written = folder / "shares.json"
     runs: list[Run] = []
 
-    def share(name: str, marks: str) -> Job:
+    def share(name: str, marks: str, environ: dict[str, str]) -> Job:
         def act() -> bool:
             run = Run(what, name, folder)
             report = folder / f"{name}.xml"
@@ -57,10 +59,13 @@ def run_shares(
 
         return Job(name, act, alone=name == alone)
 
-    jobs = [share(name, marks) for name in shares]
+    jobs = [share(name, marks, environ) for name in shares]
     if alone:
         shares[alone] = [file for files in shares.values() for file in files]
-        jobs.append(share(alone, alone))
+        jobs.append(share(alone, alone, environ))
+    if uvloop:
+        shares["uvloop"] = [uvloop]
+        jobs.append(share("uvloop", marks, environ | {"SOCKRPC_LOOPS": "uvloop"}))
     written.write_text(json.dumps(shares))
     run_jobs(jobs, capacity=cores, at_most=cores)
     print("\n==== summary ====")
