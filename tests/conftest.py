@@ -89,7 +89,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.get_closest_marker(name) for name in RUNS_OF_THEIR_OWN):
             item.add_marker("once")
-        if item.path.name.startswith("test_cli"):
+        if item.path.name.startswith(("test_cli.", "test_cli_")):
             item.add_marker("command")
 
 

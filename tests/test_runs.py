@@ -139,3 +139,9 @@ def test_each_file_is_in_one_share(jobs: types.ModuleType, count: int) -> None:
     dealt = [ROOT / file for share in shares.values() for file in share]
     assert sorted(dealt) == sorted((ROOT / "tests").glob("**/test_*.py"))
     assert min(map(len, shares.values())) > 0
+
+
+def test_the_command_line_is_all_that_only_two_interpreters_run() -> None:
+    left_out = run_pytest("--collect-only", "-qq", "-m", "command", "tests").split()[::2]
+    files = {str(file.relative_to(ROOT)) for file in (ROOT / "tests").glob("test_cli*.py")}
+    assert {file.rstrip(":") for file in left_out} == {file for file in files if "test_client" not in file}
