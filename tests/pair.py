@@ -12,6 +12,7 @@ from sockrpc._loop import context_of_running_loop
 from sockrpc._names import NameTable
 from sockrpc._output import Settings
 from sockrpc._service import Service
+from sockrpc.compression import Compression
 from sockrpc.endings import EndingLog
 from sockrpc.hooks import Hooks
 from sockrpc.limits import Limits
@@ -119,21 +120,28 @@ class MemoryServer:
         )
         self.server = Server(self.service, self.context, self.limits)
 
-    def join(self, peer: Any, **options: Any) -> Pair:
+    def join(self, peer: Any, *, compression: Compression | None = None, **options: Any) -> Pair:
         """A connection that is past its handshake, with `peer` at its other end."""
         connection = ServerProtocol(self.service)
         pair = Pair(connection, peer, **options)
         self.pairs.append(pair)
-        connection.open(b"")
+        connection.open(b"", compression)
         connection.socket._opened(SUBPROTOCOL)
         connection.begin()
         return pair
 
-    def connect(self, *, limits: dict[str, Any] | None = None, **options: Any) -> tuple[sockrpc.Client, Pair]:
-        """A client of ours on a new connection."""
+    def connect(
+        self,
+        *,
+        limits: dict[str, Any] | None = None,
+        compressions: tuple[Compression, Compression] | None = None,
+        **options: Any,
+    ) -> tuple[sockrpc.Client, Pair]:
+        """A client of ours on a new connection; `compressions` are the server's and the client's."""
         peer = ClientProtocol(Settings(Limits(**(limits or {}))), self.context)
-        pair = self.join(peer, **options)
-        peer.open(b"")
+        theirs, ours = compressions or (None, None)
+        pair = self.join(peer, compression=theirs, **options)
+        peer.open(b"", ours)
         peer.begin()
         return sockrpc.Client(peer), pair
 
