@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -135,6 +136,46 @@ async def test_work_that_does_not_end_is_cancelled_again_named_and_left_behind(
         assert all("'mule'" in record.getMessage() for record in caplog.records)
         stubborn.may_unwind.set()
         await until(lambda: stubborn.ended == 2)
+
+
+@pytest.mark.parametrize("how", ["wait_reset", "abort_on_reset"])
+async def test_a_handler_that_took_its_abort_by_a_wait_is_cancelled_at_the_end_of_the_abort_grace(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The abort reached what it waited for; it has gone on, and the last cancel is for itself."""
+    app = sockrpc.App()
+    began: list[str] = []
+    cancels: list[int] = []
+
+    async def swallow_one() -> None:
+        for _ in range(2):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    @app.method("mule")
+    async def mule(call: sockrpc.Call) -> None:
+        began.append(how)
+        try:
+            if how == "wait_reset":
+                await call.wait_reset()
+            else:
+                await call.abort_on_reset(swallow_one())
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
+            cancels.append(task.cancelling())
+            raise
+
+    async with serving(app, stop_grace=0.02, abort_grace=0.05) as here, await here.raw() as raw:
+        await raw.send(request(1, "mule"))
+        await until(lambda: began)
+        here.server.close()
+        async with asyncio.timeout(PATIENCE):
+            await here.server.wait_closed()
+        await until(lambda: cancels)
+    assert cancels == [1]
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
 async def test_a_stop_without_grace() -> None:

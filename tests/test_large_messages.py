@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import struct
+import tracemalloc
 
 import pytest
 
@@ -172,6 +173,35 @@ async def test_a_message_that_never_ends_leaves_with_its_connection() -> None:
         await until(lambda: len(here.server.connections) == 1)
         assert await spare_bytes(other) == 0
         await other.close()
+
+
+async def test_what_fragments_were_put_together_in_is_freed_with_their_message() -> None:
+    parts, connections = 64, 4
+    part = bytes(64 * KIB)
+    async with serving(app()) as here:
+        raws = [await here.raw() for _ in range(connections)]
+        await asyncio.gather(*(say_in_fragments(raw, b"x", 2) for raw in raws))
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for raw in raws:
+                await say_in_fragments(raw, part, parts)
+            # Their connections stay.
+            left = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        assert left < parts * len(part) / 2, "each had a message of as many bytes"
+        for raw in raws:
+            await raw.close()
+
+
+async def say_in_fragments(raw: RawClient, part: bytes, parts: int) -> None:
+    """Have an event dropped that comes in so many fragments."""
+    await raw.send(frame(BINARY, b"\x01\x07nothing", final=False))
+    for n in range(parts):
+        # The fragment of a continued message, and the last one.
+        await raw.send((b"\x80" if n == parts - 1 else b"\x00") + masked(part)[1:])
+    await raw.synchronize()
 
 
 async def until_taken(here: Serving, other: RawClient) -> None:

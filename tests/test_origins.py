@@ -52,6 +52,27 @@ async def test_a_client_that_sends_no_origin_is_let_in() -> None:
     assert (await answer_to("", origins=["https://example.org"])).status == 101
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "example.org", "x"])
+async def test_an_empty_origin_is_one_and_is_that_of_no_host(
+    host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(sockrpc.App()) as here:
+        # `opening` leaves out what is empty.
+        asked = opening(host=host, Origin="x").replace(b"Origin: x\r\n", b"Origin:\r\n")
+        assert (await ask_to_open(here.port, asked)).status == 403
+
+
+@pytest.mark.parametrize("origin", ["null", "nonsense", "file://", "http://", ""])
+async def test_an_origin_without_a_host_is_not_that_of_a_host_without_a_name(
+    origin: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(sockrpc.App()) as here:
+        for host in ("", ":3000"):
+            asked = opening(host="x", Origin="x").replace(b"Origin: x\r\n", f"Origin: {origin}\r\n".encode())
+            answer = await ask_to_open(here.port, asked.replace(b"Host: x\r\n", f"Host: {host}\r\n".encode()))
+            assert answer.status in (400, 403)
+
+
 @pytest.mark.parametrize(
     ("host", "origin"),
     [

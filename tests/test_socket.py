@@ -9,7 +9,7 @@ import pytest
 
 import sockrpc
 from tests.command import POSIX
-from tests.support import BINARY, SUBPROTOCOL, request, reset, serving, started, until
+from tests.support import BINARY, CLOSE, SUBPROTOCOL, frame, request, reset, serving, started, until
 from tests.work import Work
 
 # Small, so that little has to be sent until output is blocked; the system's own buffers take some MiB.
@@ -162,7 +162,29 @@ async def test_what_a_socket_knows_of_its_peer() -> None:
             assert socket.subprotocol == SUBPROTOCOL == sockrpc.SUBPROTOCOL
             assert repr(socket) == f"<Socket of {address!r}, 0 in flight>"
         await until(lambda: not here.server.connections)
-        # It is still known when the connection has ended, for logs.
+        assert socket.remote_address == address
+
+
+@pytest.mark.parametrize("end", ["close frame", "end of file", "reset of the line", "our close"])
+async def test_an_address_that_nobody_has_asked_for_is_known_after_the_end(end: str) -> None:
+    async with serving(sockrpc.App()) as here:
+        raw = await here.raw()
+        address = raw.writer.get_extra_info("sockname")
+        socket = here.only_socket()
+        if end == "close frame":
+            await raw.send(frame(CLOSE))
+        elif end == "end of file":
+            raw.writer.write_eof()
+        elif end == "reset of the line":
+            raw.reset_line()
+        else:
+            closing = await started(socket.close())
+            await raw.closing()
+        await raw.close()
+        await until(lambda: not here.server.connections)
+        if end == "our close":
+            await closing
+        # For logs, and for whoever undoes what the connection had done.
         assert socket.remote_address == address
 
 

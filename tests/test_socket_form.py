@@ -282,6 +282,31 @@ async def test_a_coroutine_that_learns_of_the_loss_by_an_exception_has_not_faile
         await until(lambda: not here.server.connections)
 
 
+@pytest.mark.parametrize("kind", [sockrpc.ConnectionLost, sockrpc.ConnectionClosed])
+async def test_a_coroutine_that_learns_of_the_end_of_another_connection_has_failed(
+    kind: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handle_socket(socket: sockrpc.Socket) -> None:
+        raise kind(1006, "of another")
+
+    async with serving(handle_socket) as here, await here.raw() as raw:
+        assert await raw.closing() == (1011, "internal error")
+    assert "of another" in caplog.text
+
+
+async def test_a_coroutine_that_fails_after_the_loss_has_failed(caplog: pytest.LogCaptureFixture) -> None:
+    async def handle_socket(socket: sockrpc.Socket) -> None:
+        async for _ in socket:
+            pass
+        raise LookupError("after the loss")
+
+    async with serving(handle_socket) as here:
+        async with await here.raw():
+            pass
+        await until(lambda: caplog.records)
+    assert "LookupError: after the loss" in caplog.text
+
+
 async def test_each_connection_has_its_own_coroutine() -> None:
     async def handle_socket(socket: sockrpc.Socket) -> None:
         count = 0

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import ssl
 import time
+from typing import Any
 
 import pytest
 
 import sockrpc
 from sockrpc._statistics import histogram_of
-from tests.support import opening, request, reset, serving, until
+from tests.http_peer import ask_to_open, line_to
+from tests.support import PATIENCE, RawClient, Serving, notify, opening, request, reset, serving, until
+from tests.tls import client_context, server_context
 from tests.work import Work
 
 BOUNDS = histogram_of([]).bounds
@@ -266,10 +271,23 @@ async def test_work_that_runs_to_completion_unwinds_from_what_cancelled_it() -> 
 # Connections
 
 
-async def test_bytes_are_those_that_the_peer_has_sent_and_received() -> None:
-    async with serving(Work().app()) as here:
+async def open_line(here: Serving, tls: bool) -> RawClient:
+    """A raw client; with TLS it says and hears the same."""
+    if not tls:
+        return await here.raw()
+    options: dict[str, Any] = {"ssl": client_context(), "server_hostname": "127.0.0.1"}
+    raw = RawClient(*await asyncio.open_connection("127.0.0.1", here.port, **options))
+    await raw.send(opening())
+    raw.head = await raw.wait(raw.reader.readuntil(b"\r\n\r\n"))
+    return raw
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_bytes_are_those_that_the_peer_has_sent_and_received(tls: bool) -> None:
+    """With TLS too: not those of its records."""
+    async with serving(Work().app(), ssl=server_context() if tls else None) as here:
         messages = request(1, "echo", bytes(70_000)) + request(2, "echo", b"short")
-        async with await here.raw() as raw:
+        async with await open_line(here, tls) as raw:
             await raw.send(messages)
             large, short = await raw.answer(), await raw.answer()
             assert (len(large[1]), short[1]) == (70_000, b"short")
@@ -280,8 +298,64 @@ async def test_bytes_are_those_that_the_peer_has_sent_and_received() -> None:
         # They are not forgotten with the connection.
         await until(lambda: not here.server.connections)
         await until(lambda: here.server.statistics().calls_running == 0)
-        async with await here.raw():
+        async with await open_line(here, tls):
             now = here.server.statistics()
             assert now.bytes_received == sent + len(opening())
             assert now.bytes_sent == received + len(raw.head)
             assert now.connections_accepted == 2
+
+
+async def test_connections_that_are_refused_were_accepted() -> None:
+    async with serving(Work().app(), path="/socket", max_connections=1) as here, await here.raw():
+        accepted = here.server.statistics().connections_accepted
+        assert accepted == 1
+        for status, asked in ((503, opening()), (503, b""), (503, opening("/elsewhere"))):
+            assert (await ask_to_open(here.port, asked)).status == status
+            accepted += 1
+            assert here.server.statistics().connections_accepted == accepted
+    async with serving(Work().app(), path="/socket") as here:
+        for asked in (opening("/elsewhere"), b"no request\r\n\r\n", opening(Origin="http://x.example")):
+            await ask_to_open(here.port, asked)
+        assert here.server.statistics().connections_accepted == 3
+
+
+async def test_with_tls_a_connection_is_accepted_after_its_handshake() -> None:
+    async with serving(Work().app(), ssl=server_context()) as here:
+        # One that speaks no TLS, and one that does not trust the server.
+        async with line_to(here.port) as (reader, writer), asyncio.timeout(PATIENCE):
+            writer.write(opening())
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await sockrpc.connect(f"wss://127.0.0.1:{here.port}/", ssl=ssl.create_default_context())
+        assert here.server.statistics().connections_accepted == 0
+        async with await open_line(here, tls=True):
+            assert here.server.statistics().connections_accepted == 1
+
+
+@pytest.mark.parametrize("end", ["the client leaves", "on_connect fails"])
+async def test_notifications_of_a_client_that_was_never_let_in_are_dropped_and_counted(
+    end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = sockrpc.App()
+    handled: list[sockrpc.Notification] = []
+    may_fail = asyncio.Event()
+    app.on("event")(handled.append)
+
+    @app.on_connect
+    async def let_in(socket: sockrpc.Socket) -> None:
+        await may_fail.wait()
+        raise LookupError
+
+    async with serving(app) as here, await here.raw() as raw:
+        await raw.send(notify("event"), notify("event"), notify("event"))
+        await raw.synchronize()
+        assert here.server.statistics().procedures_waiting == 3
+        if end == "the client leaves":
+            await raw.close()
+        else:
+            may_fail.set()
+        await until(lambda: not here.server.connections)
+        now = here.server.statistics()
+        assert (now.notifications_dropped, now.notifications_started) == (3, 0)
+    assert handled == []
