@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import sockrpc
-from tests.command import POSIX
+from tests.command import PATIENCE, POSIX
 from tests.processes import eventually
 from tests.support import CLOSE, RawClient, frame, opening, request, started
 from tests.workers import ONCE, TWO, Workers, client_of_each, held_up, is_alive, path_with
@@ -371,16 +371,23 @@ if __name__ == "__main__":
         print(error)
 """)
     with Workers(tmp_path, program=program, PYTHONPATH=path_with(tmp_path)) as server:
+        blocked: list[int] = []
 
         async def test() -> None:
-            async with server.connect() as client:
+            async with server.connect() as client, asyncio.timeout(PATIENCE):
+                blocked.append(int(await client.call("pid")))
                 blocking = await started(client.call("block"))
                 assert await asyncio.to_thread(server.line) == "blocking"
                 server.process.terminate()
                 with pytest.raises(sockrpc.ConnectionLost):
                     await blocking
 
-        asyncio.run(test())
+        try:
+            asyncio.run(test())
+        finally:
+            # One that was not killed outlives its supervisor, and would hold the pipes that are read below.
+            for pid in filter(is_alive, blocked):
+                os.kill(pid, signal.SIGKILL)
         assert server.rest() == b"a worker that did not stop was killed\n"
         assert server.end() == 0
         assert len(server.logged("has not stopped; it is killed")) == 1
