@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket as socket_module
+import struct
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import sockrpc
 from tests.command import POSIX
-from tests.support import frame, notify, request, reset, serving, started, until
+from tests.support import PATIENCE, frame, notify, request, reset, serving, started, until
 from tests.work import Work
 
 
@@ -52,6 +55,53 @@ async def test_cancelling_serve_forever_stops_nothing_and_leaving_the_block_does
         async with sockrpc.connect(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"):
             pass
     assert server.sockets == ()
+
+
+async def test_wait_stopping_waits_for_the_beginning_of_the_stop_and_not_for_its_end() -> None:
+    work = Work()
+    async with serving(work.app(), stop_grace=60) as here, await here.raw() as raw:
+        await raw.send(request(1, "work"))
+        await until(lambda: work.calls)
+        waiting = [await started(here.server.wait_stopping()) for _ in range(2)]
+        cancelled = await started(here.server.wait_stopping())
+        cancelled.cancel()
+        await raw.synchronize()
+        assert not any(each.done() for each in waiting)
+        closed = await started(here.server.wait_closed())
+        here.server.close()
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*waiting)
+        # Who asks later need not wait.
+        await here.server.wait_stopping()
+        assert not closed.done()
+        work.may_answer.set()
+        assert await raw.answer() == (1, b"answer")
+        await raw.closing()
+        await raw.close()
+        await closed
+        await here.server.wait_stopping()
+
+
+def longest_backlog() -> int:
+    """What the system allows."""
+    return int(Path("/proc/sys/net/core/somaxconn").read_text())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the backlog of a socket that listens")
+@pytest.mark.parametrize(("options", "expected"), [({}, 1024), ({"backlog": 7}, 7)])
+@pytest.mark.parametrize("bound", [False, True], ids=["port", "sock"])
+async def test_the_backlog_is_the_documented_one_unless_another_is_given(
+    bound: bool, options: dict[str, Any], expected: int
+) -> None:
+    place: dict[str, Any] = {"host": "127.0.0.1", "port": 0}
+    if bound:
+        # It listens already, with another one.
+        place = {"sock": socket_module.create_server(("127.0.0.1", 0), backlog=3)}
+    async with sockrpc.serve(sockrpc.App(), **place, **options) as server:
+        # struct tcp_info of linux/tcp.h: eight bytes, then numbers of four bytes each. The sixth is the
+        # backlog, where the socket listens.
+        info = server.sockets[0].getsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_INFO, 32)
+        assert struct.unpack("=8x6I", info)[5] == min(expected, longest_backlog())
 
 
 async def test_one_app_on_two_servers() -> None:

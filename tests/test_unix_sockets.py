@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import os
 import re
 import socket
@@ -18,7 +20,9 @@ import pytest
 import sockrpc
 import sockrpc.listening
 import sockrpc.unix_sockets
+from sockrpc.logs import JSONFormatter
 from sockrpc.unix_sockets import check_uds, remove_stale_socket, typed_uds
+from tests.support import RawClient, opening, request, until
 from tests.work import Work
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no unix sockets here")
@@ -229,3 +233,28 @@ def test_an_abstract_name_is_typed_with_an_at_sign() -> None:
         "name@",
         "/run/socket",
     ]
+
+
+@pytest.mark.parametrize("name", ["", "peer"], ids=["nameless", "bound"])
+async def test_the_log_tells_the_path_of_the_peer(
+    name: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    app = sockrpc.App()
+
+    @app.method("fail")
+    def fail(call: sockrpc.Call) -> None:
+        raise LookupError
+
+    line = socket.socket(socket.AF_UNIX)
+    if name:
+        line.bind(name)
+    async with sockrpc.serve(app, uds=str(path)) as server:
+        line.connect(str(path))
+        raw = RawClient(*await asyncio.open_unix_connection(sock=line))
+        await raw.send(opening(), request(1, "fail"))
+        await until(lambda: server.statistics().calls_failed)
+        (record,) = caplog.records
+        assert json.loads(JSONFormatter().format(record))["remote_address"] == name
+        assert f"from {name!r} failed" in record.getMessage()
+        await raw.close()

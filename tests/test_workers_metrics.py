@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import signal
 import socket
 import sys
@@ -15,6 +16,8 @@ import pytest
 from tests.command import PATIENCE
 from tests.processes import eventually
 from tests.workers import ONCE, TWO, Workers, is_alive
+
+METRICS = re.compile(r"metrics are at http://127\.0\.0\.1:(\d+)/metrics$", re.MULTILINE)
 
 
 def free_ports(count: int) -> int:
@@ -53,5 +56,16 @@ def test_each_worker_serves_its_metrics_and_so_does_its_successor(tmp_path: Path
         eventually(lambda: not any(map(is_alive, old)))
         assert not server.pids(2) & old
         assert sum(has_metrics(first + n) for n in range(4)) == 2
+        assert server.stop() == 0
+        assert not server.logged("ERROR")
+
+
+@ONCE
+def test_with_port_0_each_worker_takes_a_port_of_its_own_which_the_log_tells(tmp_path: Path) -> None:
+    with Workers(tmp_path, *TWO, "--metrics-port", "0") as server:
+        server.pids(2)
+        told = METRICS.findall("\n".join(server.logged("metrics are at")))
+        assert len(set(told)) == 2
+        assert all(has_metrics(int(port)) for port in told)
         assert server.stop() == 0
         assert not server.logged("ERROR")

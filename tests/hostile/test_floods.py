@@ -11,6 +11,7 @@ import pytest
 
 from tests.hostile.attack import ARENA, KIB, MIB, attack, rounds, target
 from tests.hostile.peer import Peer, head, message, request, reset
+from tests.support import BINARY, TEXT
 
 pytestmark = [
     pytest.mark.hostile,
@@ -77,14 +78,20 @@ def test_pings_to_which_nobody_reads_the_answers() -> None:
         assert there.until(lambda counts: counts["connections"] == 1)
 
 
+@pytest.mark.parametrize("opcode", [BINARY, TEXT], ids=["binary", "text"])
 @pytest.mark.parametrize("size", [1, 1000])
-def test_fragments_without_an_end(size: int) -> None:
+def test_fragments_without_an_end(size: int, opcode: int) -> None:
+    # Text is looked at as it comes; a character may begin in one fragment and end in the next.
     fragment = head(0, size, final=False) + bytes(size)
+    if opcode == TEXT and size > 1:
+        fragment = (
+            head(0, size, final=False) + bytes(size - 1) + b"\xe2" + head(0, 2, final=False) + b"\x82\xac"
+        )
     limit = 1 * MIB
     with target(max_message_bytes=limit, close_timeout=1.0) as there, there.peer() as peer:
         # The message so far, in a buffer that doubles.
         with attack(there, within=4.0, grows=limit * 3):
-            peer.send(head(2, 0, final=False))
+            peer.send(head(opcode, 0, final=False))
             # It is told 1009 and sends on; nobody listens, and `close_timeout` ends it.
             peer.send_until_cut(fragment * 1000)
         assert there.until(lambda counts: counts["connections"] == 1)
