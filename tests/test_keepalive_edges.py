@@ -58,12 +58,18 @@ def played(kind: str, test: Callable[[Line], Coroutine[Any, Any, None]], **limit
     loop = new_still_loop(kind)
 
     async def play() -> None:
-        async with MemoryServer(sockrpc.App(), **(LIMITS | limits)) as here:
-            line = Line(loop, here)
+        here = MemoryServer(sockrpc.App(), **(LIMITS | limits))
+        line = Line(loop, here)
+        try:
             await test(line)
+        finally:
+            # Nothing here may wait for a timer.
             line.leave(2**20)
             line.raw.transport.abort()
             await here.settle()
+            here.server.close()
+            await here.settle()
+        await here.server.wait_closed()
 
     try:
         loop.run_until_complete(play())

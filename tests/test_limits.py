@@ -263,6 +263,7 @@ async def test_a_notification_that_waits_does_not_start_when_the_stop_grace_is_o
             await raw.wait(here.server.wait_closed())
         finally:
             here.server.hurry()
+        assert here.server.statistics().notifications_dropped == 2
     assert begun == [b"1"]
 
 

@@ -287,3 +287,13 @@ async def test_a_long_origin_does_not_fill_the_log(length: int, caplog: pytest.L
     assert len(caplog.messages[0]) < 1000
     # Where it is named, it may be as long as it likes.
     assert (await answer_to(origin, origins=[origin])).status == 101
+
+
+@pytest.mark.parametrize("length", [300, 301])
+async def test_a_long_host_does_not_fill_the_log(length: int, caplog: pytest.LogCaptureFixture) -> None:
+    host = "x" * length
+    answer = await answer_to("http://evil.example", host)
+    assert answer.status == 403
+    assert (host.encode() in answer.body) == (host in caplog.text) == (length == 300)
+    # Where it is theirs, it may be as long as it likes.
+    assert (await answer_to(f"http://{host}", host)).status == 101
