@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import struct
 from typing import Any, Self
 
 import sockrpc
 from sockrpc._loop import context_of_running_loop
-from sockrpc._names import NameTable
 from sockrpc._output import Settings
-from sockrpc._service import Service
 from sockrpc.compression import Compression
-from sockrpc.endings import EndingLog
-from sockrpc.hooks import Hooks
 from sockrpc.limits import Limits
 from sockrpc.protocols import ClientProtocol, ServerProtocol
-from sockrpc.server import Server
-from sockrpc.sockets import Socket
 from sockrpc.testing.memory import Pair
-from sockrpc.threads import WorkerThreads
 from tests.support import CLOSE, PATIENCE, SUBPROTOCOL, frame
 
 
@@ -100,25 +92,11 @@ class MemoryServer:
     """A server without sockets: as `sockrpc.serve` makes it, but for the listening and the handshake."""
 
     def __init__(self, app: Any, **limits: Any) -> None:
-        self.context = context_of_running_loop()
-        self.limits = Limits(**limits)
+        # The one seam: what else a test needs of the engine it gets from here.
+        self.server, _ = sockrpc.serve(app, port=0, **limits)._make()
+        self.service = self.server._service
+        self.limits = self.server._limits
         self.pairs: list[Pair] = []
-        methods: NameTable | None = None
-        events: NameTable | None = None
-        if isinstance(app, sockrpc.App):
-            methods, events = app._tables()
-            hooks = app._hooks()
-        else:
-            hooks = Hooks(handle_socket=app)
-        self.service = Service(
-            Settings(self.limits),
-            self.context,
-            methods,
-            events,
-            threads=WorkerThreads(self.context.loop, self.limits.max_threads),
-            make_socket=functools.partial(Socket, hooks=hooks, endings=EndingLog()),
-        )
-        self.server = Server(self.service, self.context, self.limits)
 
     def join(self, peer: Any, *, compression: Compression | None = None, **options: Any) -> Pair:
         """A connection that is past its handshake, with `peer` at its other end."""
@@ -138,7 +116,7 @@ class MemoryServer:
         **options: Any,
     ) -> tuple[sockrpc.Client, Pair]:
         """A client of ours on a new connection; `compressions` are the server's and the client's."""
-        peer = ClientProtocol(Settings(Limits(**(limits or {}))), self.context)
+        peer = ClientProtocol(Settings(Limits(**(limits or {}))), context_of_running_loop())
         theirs, ours = compressions or (None, None)
         pair = self.join(peer, compression=theirs, **options)
         peer.open(b"", ours)
