@@ -14,7 +14,7 @@ from tests.conftest import LOOPS
 from tests.pair import MemoryServer
 from tests.support import PING
 
-INTERVAL, TIMEOUT, STALL = 20.0, 12.0, 40.0
+INTERVAL, TIMEOUT, STALL, CLOSE_TIMEOUT = 20.0, 12.0, 40.0, 8.0
 # The sweep looks once a second, and carries out its verdict at the second look.
 LOOKS = 2.0
 LIMITS: dict[str, Any] = {"ping_interval": INTERVAL, "ping_timeout": TIMEOUT, "stall_timeout": STALL}
@@ -116,3 +116,37 @@ def test_the_time_of_a_ping_begins_when_its_last_byte_has_left(left: str, kind: 
         assert not line.is_up
 
     played(kind, test)
+
+
+@by_loop
+def test_a_peer_that_takes_a_byte_in_time_is_not_given_up_and_one_that_takes_none_is(kind: str) -> None:
+    async def test(line: Line) -> None:
+        assert line.socket.notify_nowait("n", bytes(2000))
+        # The first look finds output blocked.
+        await line.pass_time(STALL)
+        line.leave(1)
+        await line.pass_time(STALL)
+        assert line.is_up
+        assert line.here.server.statistics().slow_peers_closed == 0
+        await line.pass_time(LOOKS + 1)
+        assert not line.is_up
+        assert line.here.server.statistics().slow_peers_closed == 1
+        with pytest.raises(sockrpc.ConnectionLost, match="stalled: the peer does not read"):
+            await line.socket.notify("n")
+
+    played(kind, test, output_high_bytes=1000, output_low_bytes=500)
+
+
+@by_loop
+def test_one_that_does_not_read_the_close_frame_is_not_closed_for_being_slow(kind: str) -> None:
+    async def test(line: Line) -> None:
+        assert line.socket.notify_nowait("n", bytes(2000))
+        await line.pass_time(LOOKS)
+        closing = asyncio.ensure_future(line.socket.close())
+        await line.pass_time(CLOSE_TIMEOUT - 1)
+        assert not closing.done()
+        await line.pass_time(LOOKS + 1)
+        await closing
+        assert line.here.server.statistics().slow_peers_closed == 0
+
+    played(kind, test, output_high_bytes=1000, output_low_bytes=500, close_timeout=CLOSE_TIMEOUT)
