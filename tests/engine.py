@@ -9,7 +9,7 @@ import sockrpc
 from sockrpc._dispatch import live_entries
 from tests.handlers import EAGER, Handlers
 from tests.pair import MemoryServer
-from tests.support import CLOSE, TEXT, frame, notify, request, reset
+from tests.support import CLOSE, TEXT, frame, has_ended, notify, request, reset
 from tests.wire import Line, Work
 
 # kind, two numbers whose meaning depends on the kind, and the program of a handler
@@ -242,14 +242,14 @@ class World(Handlers):
         if patient:
             await self.release_all()
             for _ in range(8):
-                if all(line.pair.server.lost or not line.connection.has_ended for line in self.lines):
+                if all(line.pair.server.lost or not has_ended(line.connection) for line in self.lines):
                     break
                 # Somebody waits for a close frame that never comes.
                 self.loop.advance(0.5)
                 await self.release_all()
             self.check_at_rest()
         graceful = [] if self.was_forced or not patient else self.lines
-        graceful = [line for line in graceful if not line.connection.has_ended]
+        graceful = [line for line in graceful if not has_ended(line.connection)]
         self.here.server.close()
         await self.settle()
         for _ in range(60):
@@ -302,7 +302,7 @@ class World(Handlers):
         alive = [work for work in line.works if work.is_alive]
         assert active == len(alive), f"{active} slots are taken by {alive}"
         assert notifying == self.notifying.get(line.number, 0)
-        if connection.has_ended:
+        if has_ended(connection):
             left = [work for work in alive if "completing" not in work.method and not work.was_cancelled]
             assert not left, f"outlived its connection: {left}"
             assert line.pair.server.lost

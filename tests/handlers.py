@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import sockrpc
+from tests.support import has_ended
 from tests.wire import Line, Work
 
 EAGER = hasattr(asyncio, "eager_task_factory")
@@ -279,7 +280,7 @@ class Handlers:
         try:
             await call.socket.notify("event", bytes(60))
         except (sockrpc.ConnectionLost, sockrpc.ConnectionClosed, sockrpc.ProtocolError):
-            assert work.line.connection.has_ended
+            assert has_ended(work.line.connection)
 
     async def do_l(self, work: Work, call: sockrpc.Call) -> None:
         await call.socket.close(3000, "the handler's wish")

@@ -12,7 +12,7 @@ import pytest
 
 import sockrpc
 from tests.raw_server import RawServer, open_client, response
-from tests.support import DELIVERIES, PATIENCE, SUBPROTOCOL, deliver, serving, until
+from tests.support import DELIVERIES, PATIENCE, SUBPROTOCOL, deliver, serving, until, working
 
 
 async def error_after(
@@ -300,4 +300,4 @@ async def test_connect_may_be_awaited_or_entered() -> None:
         await client.close()
         async with here.connect():
             await until(lambda: here.server.statistics().connections == 1)
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))

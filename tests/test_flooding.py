@@ -13,7 +13,7 @@ import sockrpc
 from tests.deflate import compressed, deflating
 from tests.http_peer import ask_to_open
 from tests.pair import MemoryServer
-from tests.support import PING, frame, notify, opening, request, serving, until
+from tests.support import PING, frame, notify, opening, request, serving, until, working
 
 # The loop's receive buffer; a read that fills it tells that there is more.
 FULL = 256 * 1024
@@ -153,7 +153,7 @@ async def test_a_lost_connection_counts_until_the_work_that_it_began_has_ended(k
             await until(lambda: not here.server.connections)
         assert (await ask_to_open(here.port, opening())).status == 503
         may_end.set()
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
         async with await here.raw() as raw:
             await raw.synchronize()
 

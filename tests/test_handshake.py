@@ -8,7 +8,17 @@ import pytest
 
 import sockrpc
 from tests.http_peer import Answer, ask, ask_to_open, line_to, parse_answer
-from tests.support import DELIVERIES, PATIENCE, SUBPROTOCOL, deliver, opening, request, serving, until
+from tests.support import (
+    DELIVERIES,
+    PATIENCE,
+    SUBPROTOCOL,
+    deliver,
+    opening,
+    request,
+    serving,
+    until,
+    working,
+)
 from tests.work import Work
 
 PAGE = b"GET /socket HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
@@ -17,7 +27,7 @@ PAGE = b"GET /socket HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 async def answer_to(data: bytes, **options: object) -> Answer:
     async with serving(sockrpc.App(), **options) as here:
         answer = await ask_to_open(here.port, data)
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
         assert here.server.statistics().connections == 0
         return answer
 
@@ -209,18 +219,18 @@ async def test_handshake_timeout_ends_a_request_that_does_not_come(data: bytes) 
         async with asyncio.timeout(PATIENCE):
             assert await reader.read() == b""
         assert loop.time() - began > 0.19
-        assert not here.server._service.working
+        assert not working(here.server)
 
 
 async def test_handshake_timeout_is_for_the_whole_request_however_steadily_it_comes() -> None:
     async with serving(sockrpc.App(), handshake_timeout=0.2) as here, line_to(here.port) as (_, writer):
         writer.write(b"GET / HTTP/1.1\r\n")
-        await until(lambda: here.server._service.working)
+        await until(lambda: working(here.server))
 
         def trickle() -> bool:
             if not writer.is_closing():
                 writer.write(b"x")
-            return not here.server._service.working
+            return not working(here.server)
 
         await until(trickle)
 
@@ -236,8 +246,8 @@ async def test_a_connection_that_is_lost_in_the_handshake_leaves_nothing(data: b
     async with serving(sockrpc.App()) as here:
         async with line_to(here.port) as (_, writer):
             writer.write(data)
-            await until(lambda: here.server._service.working)
-        await until(lambda: not here.server._service.working)
+            await until(lambda: working(here.server))
+        await until(lambda: not working(here.server))
         assert here.server.statistics().connections == 0
 
 
@@ -247,7 +257,7 @@ async def test_a_connection_that_is_lost_right_behind_its_request_leaves_nothing
         async with line_to(here.port) as (_, writer):
             writer.write(opening() + request(1, "work"))
         await until(lambda: here.server.statistics().calls_lost == 1)
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
 
 
 async def test_max_connections_refuses_one_more_and_recovers() -> None:
@@ -281,7 +291,7 @@ async def test_refusals_for_max_connections_are_told_in_the_log_but_not_each(
 async def test_a_connection_that_is_still_in_its_handshake_counts() -> None:
     async with serving(sockrpc.App(), max_connections=1) as here:
         async with line_to(here.port):
-            await until(lambda: here.server._service.working)
+            await until(lambda: working(here.server))
             assert (await ask(here.port, opening())).status == 503
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
         assert (await ask_to_open(here.port, opening())).status == 101

@@ -9,7 +9,19 @@ import pytest
 
 import sockrpc
 from tests.narrow import LINE_BYTES, NarrowServing, serving_narrowly, unsent_bytes
-from tests.support import BINARY, PING, PONG, RawClient, frame, notify, request, reset, started, until
+from tests.support import (
+    BINARY,
+    PING,
+    PONG,
+    RawClient,
+    frame,
+    notify,
+    request,
+    reset,
+    started,
+    until,
+    working,
+)
 from tests.tls import server_context
 from tests.work import Work
 
@@ -202,7 +214,7 @@ async def test_a_member_disconnected_for_its_slowness_loses_its_calls() -> None:
         await until(lambda: there.ended)
         assert there.reasons == ["lost"]
         # It does not read its close frame either; the close time-out ends that.
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
 
 
 async def test_above_the_high_water_mark_only_the_latest_ping_is_answered() -> None:
@@ -240,5 +252,5 @@ async def test_a_connection_that_is_lost_while_its_output_is_blocked_leaves_noth
         await raw.close()
         await until(lambda: there.ended)
         assert there.reasons == ["lost"]
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
         assert here.server.statistics().procedures_waiting == 0

@@ -23,11 +23,13 @@ from tests.support import (
     PONG,
     RawClient,
     frame,
+    has_ended,
     opening,
     request,
     serving,
     started,
     until,
+    working,
 )
 from tests.work import Work
 
@@ -73,7 +75,7 @@ async def test_a_peer_that_reads_nothing_is_given_up_after_stall_timeout() -> No
         connection = socket._connection
         began = loop.time()
         fill(socket, LINE_BYTES)
-        await until(lambda: connection.has_ended)
+        await until(lambda: has_ended(connection))
         assert 0.95 * STALL < loop.time() - began < PATIENCE
         assert connection.close_reason.startswith("stalled")
         await until(lambda: there.ended)
@@ -117,7 +119,7 @@ async def test_a_queue_that_does_not_move_is_given_up_after_stall_timeout() -> N
         await raw.send(*(request(n, "work") for n in range(4)))
         await until(lambda: len(there.calls) == 2)
         connection = there.calls[1].socket._connection
-        await until(lambda: connection.has_ended)
+        await until(lambda: has_ended(connection))
         assert 0.95 * STALL < loop.time() - began < PATIENCE
         assert connection.close_reason.startswith("stalled")
         await until(lambda: there.reasons == ["lost"])
@@ -206,11 +208,11 @@ class Alive:
             here = await self.serving.__aenter__()
             self.raw = await here.raw()
             connection = here.only_socket()._connection
-            return End(self.raw, lambda: connection.has_ended, masked=True)
+            return End(self.raw, lambda: has_ended(connection), masked=True)
         self.server = RawServer()
         await self.server.__aenter__()
         self.client, peer = await self.server.client(**self.limits)
-        return End(peer, lambda: self.client._connection.has_ended, masked=False)
+        return End(peer, lambda: has_ended(self.client), masked=False)
 
     async def __aexit__(self, *exc_info: object) -> None:
         if self.role == "server":
@@ -350,14 +352,14 @@ async def test_a_loop_that_was_blocked_longer_than_the_ping_timeout_gives_up_nob
                 await until(elsewhere.pinged.is_set)
                 await block(0.5)
             await asyncio.sleep(0.1)
-            assert not connection.has_ended
-        await until(lambda: connection.has_ended)
+            assert not has_ended(connection)
+        await until(lambda: has_ended(connection))
         elsewhere.join()
 
 
 async def test_a_loop_that_was_blocked_longer_than_the_handshake_timeout_reads_the_request_first() -> None:
     async with serving(Work().app(), handshake_timeout=0.2) as here, line_to(here.port) as (reader, writer):
-        await until(lambda: here.server._service.working)
+        await until(lambda: working(here.server))
         for _ in range(5):
             await asyncio.sleep(0)
         await block(0.5, lambda: os.write(writer.get_extra_info("socket").fileno(), opening()))

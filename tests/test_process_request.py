@@ -12,7 +12,7 @@ from websockets.http11 import Request, Response
 
 import sockrpc
 from tests.http_peer import ask, ask_to_open, line_to
-from tests.support import PATIENCE, cut, opening, request, serving, until
+from tests.support import PATIENCE, cut, opening, request, serving, until, working
 
 Hook = Any
 
@@ -98,7 +98,7 @@ async def test_it_may_refuse(coroutine: bool, status: int) -> None:
         assert answer.fields["www-authenticate"] == "Bearer"
         async with here.connect(headers={"Authorization": "Bearer good"}) as client:
             assert await client.call("echo", b"x") == b"x"
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
 
 
 @both
@@ -262,7 +262,7 @@ async def test_a_connection_that_is_lost_while_it_waits_cancels_it(how: str) -> 
                 cut(writer)
         async with asyncio.timeout(PATIENCE / 2):
             await hook.cancelled.wait()
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
 
 
 async def test_handshake_timeout_cancels_it() -> None:
@@ -272,7 +272,7 @@ async def test_handshake_timeout_cancels_it() -> None:
             writer.write(opening())
             assert await reader.read() == b""
             await hook.cancelled.wait()
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
 
 
 async def test_stopping_the_server_does_not_wait_for_it_for_ever() -> None:

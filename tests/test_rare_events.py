@@ -17,7 +17,7 @@ from sockrpc.protocols import ClientProtocol, ServerProtocol
 from sockrpc.testing.memory import End, Pair
 from tests.handlers import EAGER
 from tests.pair import MemoryServer, RawEnd
-from tests.support import CLOSE, PING, PONG, frame, request, serving, until
+from tests.support import CLOSE, PING, PONG, frame, has_ended, request, serving, until
 from tests.test_limits_time import ticks
 
 
@@ -192,7 +192,7 @@ async def test_two_transports_that_end_in_one_sweep() -> None:
             end.protocol.connection_made(end)
         await until(lambda: swept != [])
         assert len(swept) == 1
-        assert all(end.protocol.has_ended for end in ends)
+        assert all(has_ended(end.protocol) for end in ends)
 
 
 async def test_what_waits_behind_a_close_frame_is_not_answered() -> None:
@@ -230,13 +230,13 @@ async def test_a_ping_behind_bytes_on_a_slow_line_is_not_late_while_they_move() 
         async for _ in ticks(0.8, every=0.02):
             # Five pings' time, and the ping itself is still here.
             pair.client.receive(1)
-            assert not connection.has_ended
+            assert not has_ended(connection)
         assert raw.frames == []
         pair.server.capacity = 10_000
         await until(lambda: pair.deliver_all() or PING in [opcode for opcode, _ in raw.frames])
         raw.send(frame(PONG, b"sockrpc"))
         pair.deliver_all()
-        assert not connection.has_ended
+        assert not has_ended(connection)
 
 
 # Loops

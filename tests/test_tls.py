@@ -13,7 +13,7 @@ import sockrpc
 import sockrpc.reconnecting
 from tests.http_peer import line_to
 from tests.raw_server import RawServer
-from tests.support import PATIENCE, opening, serving, until
+from tests.support import PATIENCE, opening, serving, until, working
 from tests.tls import client_context, server_context
 from tests.work import Work
 
@@ -69,7 +69,7 @@ async def test_a_server_that_does_not_speak_tls_is_an_error() -> None:
     async with serving(Work().app(), handshake_timeout=0.2) as here, asyncio.timeout(PATIENCE):
         with pytest.raises((ssl.SSLError, ConnectionError, sockrpc.ConnectionLost)):
             await sockrpc.connect(secure(here.uri), ssl=client_context())
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
 
 
 async def test_a_server_that_speaks_tls_only_is_an_error() -> None:
@@ -100,7 +100,7 @@ async def test_a_tls_handshake_that_fails_leaves_nothing(attempt: Any) -> None:
     async with serving(there.app(), ssl=server_context(), max_connections=1) as here:
         for _ in range(3):
             await attempt(here.port)
-        await until(lambda: not here.server._service.working, patience=2)
+        await until(lambda: not working(here.server), patience=2)
         async with sockrpc.connect(secure(here.uri), ssl=client_context()) as client:
             assert await client.call("echo", b"x") == b"x"
 
@@ -126,7 +126,7 @@ async def test_handshake_timeout_ends_a_request_that_does_not_come_over_tls() ->
         async with asyncio.timeout(PATIENCE):
             assert await reader.read() == b""
         writer.close()
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
 
 
 async def test_close_timeout_ends_a_client_that_does_not_answer_the_close_frame_over_tls() -> None:
@@ -136,7 +136,7 @@ async def test_close_timeout_ends_a_client_that_does_not_answer_the_close_frame_
         await reader.readuntil(b"\r\n\r\n")
         async with asyncio.timeout(PATIENCE):
             await here.only_socket().close(1000, "bye")
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
         writer.close()
 
 

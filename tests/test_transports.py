@@ -14,17 +14,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.support import (
-    BINARY,
-    RawClient,
-    frame,
-    opening,
-    request,
-    reset,
-    serving,
-    started,
-    until,
-)
+from tests.support import BINARY, RawClient, frame, opening, request, reset, serving, started, until, working
 from tests.tls import client_context, server_context
 from tests.work import Work
 
@@ -161,7 +151,7 @@ async def test_losing_the_connection_aborts_the_work(kind: str, how: str, tmp_pa
             await call
         await until(lambda: there.ended)
         assert there.reasons == ["lost"]
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
 
 
 @over_each

@@ -12,6 +12,7 @@ from typing import Any
 
 import sockrpc
 from tests.pair import Pair, take_frames
+from tests.support import has_ended
 
 NOTIFY, REQUEST, RESET, RESPONSE = 1, 2, 3, 4
 
@@ -164,7 +165,7 @@ class Line:
 
     def after_delivery(self) -> None:
         """The resets that the server has heard are acted on when its read is over, unless it has stalled."""
-        if not self.pair.server.is_reading() or self.connection.has_ended:
+        if not self.pair.server.is_reading() or has_ended(self.connection):
             return
         for work in self.heard_resets:
             if work.begun and work.call is not None and not work.call.is_reset:

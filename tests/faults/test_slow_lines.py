@@ -16,7 +16,7 @@ from tests.faults.lines import Line, faulty
 from tests.faults.proxy import How
 from tests.narrow import narrow_socket, serving_narrowly, unsent_bytes
 from tests.raw_server import RawServer
-from tests.support import PATIENCE, started, until
+from tests.support import PATIENCE, has_ended, started, until
 from tests.work import Work
 
 KEEPALIVE: dict[str, Any] = {"ping_interval": 0.2, "ping_timeout": 0.2}
@@ -67,13 +67,13 @@ async def test_a_ping_s_time_begins_when_what_was_written_before_it_has_left(rol
             received = 0
             while received < BACKLOG_BYTES:
                 received += len(await raw.reader.read(BACKLOG_BYTES // 40))
-                assert not connection.has_ended
+                assert not has_ended(connection)
                 # What is tried is time.
                 await asyncio.sleep(0.025)
             assert loop.time() - began > 2 * (KEEPALIVE["ping_interval"] + KEEPALIVE["ping_timeout"])
             reading = asyncio.ensure_future(raw.reader.read(1_000_000))
             began = loop.time()
-        await until(lambda: connection.has_ended)
+        await until(lambda: has_ended(connection))
         assert connection.close_reason.startswith("keepalive")
         assert loop.time() - began < limit
         if reads:
@@ -204,7 +204,7 @@ async def test_a_client_that_never_reads_is_given_up_and_holds_little_memory_mea
         calls = [await started(client.call("large")) for _ in range(200)]
         socket = line.here.only_socket()
         most = 0
-        while not socket._connection.has_ended:
+        while not has_ended(socket):
             most = max(most, unsent_bytes(socket))
             await asyncio.sleep(0)
         assert socket._connection.close_reason.startswith("stalled")
