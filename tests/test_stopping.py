@@ -172,6 +172,36 @@ async def test_a_hook_that_lets_one_in_is_cancelled_by_the_stop() -> None:
         assert cancelled.is_set()
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["by the stop", "by itself"])
+async def test_a_hook_of_an_ended_connection_is_cancelled_by_the_end_of_the_grace_and_has_not_failed(
+    own: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = sockrpc.App()
+    cancels: list[int] = []
+
+    @app.on_disconnect
+    async def disconnect(socket: sockrpc.Socket) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            if own:
+                # Nobody has cancelled it: this is a failure like any other.
+                raise asyncio.CancelledError
+            await asyncio.Event().wait()
+        finally:
+            cancels.append(task.cancelling())
+
+    async with serving(app, stop_grace=0.05, abort_grace=NEVER) as here:
+        async with await here.raw():
+            pass
+        await until(lambda: not here.server.connections)
+        here.server.close()
+        async with asyncio.timeout(PATIENCE):
+            await here.server.wait_closed()
+    assert cancels == [0 if own else 1]
+    assert [record.levelname for record in caplog.records] == (["ERROR"] if own else [])
+
+
 # TLS
 
 
