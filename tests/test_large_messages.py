@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import struct
+import time
 import tracemalloc
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 import sockrpc
 from sockrpc._debug import is_sanitized
 from sockrpc._loop import context_of_running_loop
+from tests.pair import MemoryServer
 from tests.support import BINARY, PING, PONG, RawClient, Serving, frame, request, serving, until
 
 KIB, MIB = 1024, 1024 * 1024
@@ -141,6 +143,26 @@ async def test_a_flood_of_small_messages_keeps_nothing() -> None:
             most = max(most, int((await raw.answer())[1]))
         await sending
         assert most == 0
+
+
+async def test_what_a_turn_leaves_of_a_read_is_not_kept() -> None:
+    made = app()
+
+    @made.method("burn")
+    def burn(call: sockrpc.Call) -> None:
+        end = time.monotonic() + 0.01
+        while time.monotonic() < end:
+            pass
+
+    async with MemoryServer(made) as here:
+        raw, pair = here.raw(capacity=MIB)
+        # The rest of the read waits for the connection's next turn, in memory as large as some that is kept.
+        raw.send(request(1, "burn"), request(2, "echo", bytes(1000)) * 150, request(3, "echo"))
+        pair.server.receive(MIB)
+        assert not pair.server.is_reading()
+        await here.settle()
+        assert [id for id, _ in raw.answers] == [1, *[2] * 150, 3]
+        assert context_of_running_loop().spare_bytes == 0
 
 
 async def test_no_more_than_so_much_is_kept() -> None:
