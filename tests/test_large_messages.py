@@ -15,6 +15,7 @@ import sockrpc
 from sockrpc._debug import is_sanitized
 from sockrpc._loop import context_of_running_loop
 from tests.pair import MemoryServer
+from tests.raw_server import connected
 from tests.support import BINARY, PING, PONG, RawClient, Serving, frame, request, serving, until
 
 KIB, MIB = 1024, 1024 * 1024
@@ -224,6 +225,25 @@ async def say_in_fragments(raw: RawClient, part: bytes, parts: int) -> None:
         # The fragment of a continued message, and the last one.
         await raw.send((b"\x80" if n == parts - 1 else b"\x00") + masked(part)[1:])
     await raw.synchronize()
+
+
+async def test_what_a_large_message_of_a_client_was_masked_in_is_freed() -> None:
+    size = 4 * MIB
+    async with connected() as (client, peer):
+        await client.notify("event", b"x")
+        await peer.receive()
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            await client.notify("event", bytes(size))
+            opcode, message = await peer.receive()
+            assert (opcode, len(message)) == (BINARY, len(b"\x01\x05event") + size)
+            del message
+            # The system has it all; nothing of it is kept for what is written next.
+            left = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        assert left < MIB
 
 
 async def until_taken(here: Serving, other: RawClient) -> None:
