@@ -64,10 +64,12 @@ API: dict[str, set[str]] = {
 }
 # What has come to these beside the contract. A public name is a promise: none comes by accident.
 BEYOND_THE_CONTRACT: dict[str, set[str]] = {
+    "App": {"on_start", "on_stop"},
     "Client": {"wait_closed"},
     # Of the base that it shares with Call; a notification has none.
     "Notification": {"id"},
     "Server": {"hurry", "wait_stopping"},
+    "Socket": {"close_code", "close_reason", "closed_by", "get_extra_info"},
 }
 SIGNATURES = {
     "App.method": "self, name=None, *, timeout=None, run_to_completion=False, thread=False",
