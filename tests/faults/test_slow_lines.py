@@ -40,16 +40,16 @@ class NarrowServer(RawServer):
 
 
 async def backlog(role: str, there: Any, limits: dict[str, Any]) -> tuple[Any, Any]:
-    """Have so much unsent at a role's end; returns that connection and the raw end that shall read it."""
+    """Have so much unsent at a role's end; returns that end and the raw one that shall read it."""
     if role == "server":
         raw = await there.narrow_raw()
         socket = there.only_socket()
         for _ in range(20):
             assert socket.notify_nowait("n", bytes(BACKLOG_BYTES // 20))
-        return socket._connection, raw
+        return socket, raw
     client, peer = await there.client(**limits)
     await client.notify("n", bytes(BACKLOG_BYTES))
-    return client._connection, peer
+    return client, peer
 
 
 @pytest.mark.faults
@@ -59,7 +59,7 @@ async def test_a_ping_s_time_begins_when_what_was_written_before_it_has_left(rol
     there: Any = serving_narrowly(Work().app(), **KEEPALIVE) if role == "server" else NarrowServer()
     loop = asyncio.get_running_loop()
     async with there as here, asyncio.timeout(PATIENCE):
-        connection, raw = await backlog(role, here, KEEPALIVE)
+        end, raw = await backlog(role, here, KEEPALIVE)
         began = loop.time()
         limit = KEEPALIVE["ping_interval"] + KEEPALIVE["ping_timeout"] + LATE
         # Nothing is said by the other side, ever.
@@ -67,14 +67,14 @@ async def test_a_ping_s_time_begins_when_what_was_written_before_it_has_left(rol
             received = 0
             while received < BACKLOG_BYTES:
                 received += len(await raw.reader.read(BACKLOG_BYTES // 40))
-                assert not has_ended(connection)
+                assert not has_ended(end)
                 # What is tried is time.
                 await asyncio.sleep(0.025)
             assert loop.time() - began > 2 * (KEEPALIVE["ping_interval"] + KEEPALIVE["ping_timeout"])
             reading = asyncio.ensure_future(raw.reader.read(1_000_000))
             began = loop.time()
-        await until(lambda: has_ended(connection))
-        assert connection.close_reason.startswith("keepalive")
+        await until(lambda: has_ended(end))
+        assert end._connection.close_reason.startswith("keepalive")
         assert loop.time() - began < limit
         if reads:
             await reading
