@@ -13,6 +13,7 @@ import pytest
 import sockrpc
 from sockrpc.accepting import descriptors_for_connections
 from sockrpc.limits import ClientLimits, ConnectionLimits, Limits, ServerLimits
+from tests.support import serving
 
 KIB, MIB = 1024, 1024 * 1024
 
@@ -126,6 +127,33 @@ def test_a_value_that_is_no_positive_number_is_a_usage_error(name: str, value: A
 def test_a_time_that_is_no_finite_positive_number_of_seconds_is_a_usage_error(name: str, value: Any) -> None:
     with pytest.raises(sockrpc.UsageError, match=name):
         limits(**{name: value})
+
+
+# No loop knows what to do with one of these; asyncio's and uvloop's would do different things.
+NO_TIMES = [math.nan, math.inf, -math.inf, -0.001, -1, True, "1", 10**5000, 1j]
+
+
+@pytest.mark.parametrize("value", NO_TIMES, ids=lambda value: type(value).__name__)
+async def test_a_time_out_that_is_no_number_of_seconds_is_a_usage_error(value: Any) -> None:
+    with pytest.raises(sockrpc.UsageError, match="^open_timeout is a "):
+        sockrpc.connect("ws://127.0.0.1:1/", open_timeout=value)
+
+    async def handler(call: sockrpc.Call) -> bytes:
+        return b""
+
+    with pytest.raises(sockrpc.UsageError, match="^timeout is a "):
+        sockrpc.App().method("coroutine", timeout=value)(handler)
+    with pytest.raises(sockrpc.UsageError, match="^timeout is a "):
+        sockrpc.App().method("thread", timeout=value, thread=True)(lambda call: b"")
+    app = sockrpc.App()
+    app.method("echo")(lambda call: call.payload)
+    async with serving(app) as here, here.connect() as client:
+        with pytest.raises(sockrpc.UsageError, match="^timeout is a "):
+            await client.call("echo", timeout=value)
+        assert client.status().pending == []
+        # Nothing was sent of it.
+        assert await client.call("echo", b"x", timeout=1e9) == b"x"
+        assert here.server.statistics().calls_started == 1
 
 
 @pytest.mark.parametrize("value", [1.0, 0.5, math.nan, math.inf, 2**47 + 1, 2**63, 2**64], ids=repr)

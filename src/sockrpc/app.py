@@ -13,6 +13,7 @@ from sockrpc._service import Handler, is_coroutine_function
 from sockrpc.errors import UsageError
 from sockrpc.hooks import Hooks
 from sockrpc.lifetime import ServerHook, check_hook
+from sockrpc.limits import check_seconds
 from sockrpc.signatures import check_function
 from sockrpc.sockets import Socket
 
@@ -96,8 +97,7 @@ class App:
             if timeout is not None:
                 if not coroutine and not thread:
                     raise UsageError("a plain function runs inline and can not be interrupted by a timeout")
-                if not timeout > 0:
-                    raise UsageError("timeout is a positive number of seconds")
+                check_seconds("timeout", timeout)
             handler = Handler(
                 found,
                 function,

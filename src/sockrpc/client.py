@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 
 from sockrpc._calling import ClientConnection
 from sockrpc._frames import encode
+from sockrpc.limits import check_seconds
 from sockrpc.listener import Listener
 
 __all__ = ["Client", "Status"]
@@ -49,8 +50,11 @@ class Client:
             TimeoutError: The timeout was over; the call is reset. It names the method and the seconds.
             ConnectionLost: The connection was lost first. The method may have run.
             ConnectionClosed: We closed the connection.
-            UsageError: The name is too long, or the client belongs to another event loop.
+            UsageError: The name is too long, the time-out is no number of seconds, or the client belongs to
+                another event loop.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout, zero=True)
         pending = self._connection.request(*encode(method, payload))
         try:
             if timeout is None:

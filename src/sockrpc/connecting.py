@@ -21,7 +21,7 @@ from sockrpc.client_opening import ClientOpening
 from sockrpc.compression import CompressionName, check_name
 from sockrpc.errors import HandshakeError, UsageError
 from sockrpc.headers import USER_AGENT, Headers, check_headers, merge_headers
-from sockrpc.limits import ClientLimits, make_limits
+from sockrpc.limits import ClientLimits, check_seconds, make_limits
 from sockrpc.protocols import ClientProtocol
 from sockrpc.proxies import ProxyChoice, choose_proxy, connect_by_http, connect_by_socks, is_socks, read_proxy
 from sockrpc.reconnecting import Reconnecting
@@ -107,6 +107,8 @@ class connect:
         self._proxy = read_proxy(proxy) if isinstance(proxy, str) else bool(proxy)
         self._proxy_ssl = proxy_ssl
         checked = make_limits(limits, ClientLimits.__optional_keys__)
+        if open_timeout is not None:
+            check_seconds("open_timeout", open_timeout)
         self._open_timeout = checked.handshake_timeout if open_timeout is None else open_timeout
         # The connection ends an opening that takes too long as well.
         self._limits = dataclasses.replace(checked, handshake_timeout=self._open_timeout)

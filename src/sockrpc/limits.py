@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from sockrpc.errors import UsageError
 
-__all__ = ["SECONDS", "ClientLimits", "ConnectionLimits", "Limits", "ServerLimits", "make_limits"]
+__all__ = [
+    "SECONDS",
+    "ClientLimits",
+    "ConnectionLimits",
+    "Limits",
+    "ServerLimits",
+    "check_seconds",
+    "make_limits",
+]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -95,14 +102,32 @@ class Limits:
             if name not in OPTIONAL:
                 raise UsageError(f"{name} can not be None")
             return
+        if name in SECONDS:
+            check_seconds(name, value, zero=name in MAY_BE_ZERO)
+            return
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UsageError(f"{name} is a number, not {value!r}")
-        if name in SECONDS:
-            lowest = 0.0 if name in MAY_BE_ZERO else math.ulp(0.0)
-            if not lowest <= value <= LONGEST:
-                raise UsageError(f"{name} is a positive number of seconds, at most {LONGEST:g}")
-        elif not isinstance(value, int) or not (0 if name in MAY_BE_ZERO else 1) <= value <= LARGEST:
+        if not isinstance(value, int) or not (0 if name in MAY_BE_ZERO else 1) <= value <= LARGEST:
             raise UsageError(f"{name} is a positive integer, not {value!r}")
+
+
+def check_seconds(name: str, value: object, *, zero: bool = False) -> None:
+    """Check a time that somebody gave: no loop knows what to do with one that is no number of seconds.
+
+    Args:
+        name: What it is, as whoever gave it knows it.
+        value: The time.
+        zero: It may be zero.
+
+    Raises:
+        UsageError: It is no number, not-a-number, infinite, negative or absurdly long.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"{name} is a number of seconds, not {value!r}")
+    # Written so that not-a-number, which compares as false, is refused.
+    if not (0 <= value if zero else 0 < value) or value > LONGEST:
+        lowest = "not negative" if zero else "positive"
+        raise UsageError(f"{name} is a {lowest} number of seconds, at most {LONGEST:g}")
 
 
 LONGEST = 1e9  # seconds; thirty years, and no timer overflows
