@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from sockrpc import endings
-from sockrpc import opening as opening_module
+from sockrpc import endings, ratelimited
 from sockrpc.ended import EndedConnection
 from tests.http_peer import ask, line_to
 from tests.support import BINARY, CLOSE, TEXT, RawClient, Serving, frame, opening, request, serving, until
@@ -178,7 +177,7 @@ async def test_the_line_about_refused_connections_comes_again_after_a_minute(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr(opening_module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(ratelimited, "time", SimpleNamespace(monotonic=lambda: now))
     async with serving(sockrpc.App(), max_connections=1) as here, here.connect():
         lines = []
         for step in (0.0, 0.0, 59.9, 0.2, 1.0, 60.0):

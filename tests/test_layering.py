@@ -18,7 +18,17 @@ PACKAGE = "sockrpc"
 
 # From the bottom up. A module imports from lower lines only, not from its own.
 LAYERS: list[list[str]] = [
-    ["errors", "_debug", "_statistics", "_raising", "_signals", "_variables", "logs", "version"],
+    [
+        "errors",
+        "_debug",
+        "_statistics",
+        "_raising",
+        "_signals",
+        "_variables",
+        "logs",
+        "ratelimited",
+        "version",
+    ],
     ["_masking", "_memory"],
     # Each alone: framing, names, ids, compression, limits, threads know nothing of each other.
     [

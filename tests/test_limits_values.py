@@ -135,20 +135,20 @@ NO_TIMES = [math.nan, math.inf, -math.inf, -0.001, -1, True, "1", 10**5000, 1j]
 
 @pytest.mark.parametrize("value", NO_TIMES, ids=lambda value: type(value).__name__)
 async def test_a_time_out_that_is_no_number_of_seconds_is_a_usage_error(value: Any) -> None:
-    with pytest.raises(sockrpc.UsageError, match="^open_timeout is a "):
+    with pytest.raises(sockrpc.UsageError, match=r"^open_timeout is a "):
         sockrpc.connect("ws://127.0.0.1:1/", open_timeout=value)
 
     async def handler(call: sockrpc.Call) -> bytes:
         return b""
 
-    with pytest.raises(sockrpc.UsageError, match="^timeout is a "):
+    with pytest.raises(sockrpc.UsageError, match=r"^timeout is a "):
         sockrpc.App().method("coroutine", timeout=value)(handler)
-    with pytest.raises(sockrpc.UsageError, match="^timeout is a "):
+    with pytest.raises(sockrpc.UsageError, match=r"^timeout is a "):
         sockrpc.App().method("thread", timeout=value, thread=True)(lambda call: b"")
     app = sockrpc.App()
     app.method("echo")(lambda call: call.payload)
     async with serving(app) as here, here.connect() as client:
-        with pytest.raises(sockrpc.UsageError, match="^timeout is a "):
+        with pytest.raises(sockrpc.UsageError, match=r"^timeout is a "):
             await client.call("echo", timeout=value)
         assert client.status().pending == []
         # Nothing was sent of it.

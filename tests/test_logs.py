@@ -240,7 +240,9 @@ async def test_a_connection_that_was_cut_is_still_told_by_its_address(
 # Records that no connection stands behind, by what they say.
 OF_THE_PROCESS = {
     "nobody watches for what blocks the event loop: %s",
-    "refusing connections: %s",
+    "refusing connections: %s%s",
+    "%s: %d more of %r since its last line",
+    "%s: more than %d within a minute; %d further ones were not named so far",
     "listening on %s",
     "stopping: %d calls and %d notifications have %g s to end; a second signal aborts them",
     "metrics are at %s",

@@ -42,6 +42,7 @@ cdef class Service:
     cdef object idle_waiter        # future of `wait_idle`
     cdef readonly object log
     cdef object variables            # the contextvars.Context that the server was made in
+    cdef readonly object unknown   # sockrpc.ratelimited.RateLimitedLog of calls that nobody answers
 
     cdef uint64_t calls_started
     cdef Tally others              # calls of methods that nobody registered, and all in the socket form

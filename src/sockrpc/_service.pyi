@@ -10,6 +10,7 @@ from sockrpc._names import NameTable
 from sockrpc._output import Settings
 from sockrpc._serving import ServerConnection
 from sockrpc._statistics import MethodStatistics
+from sockrpc.ratelimited import RateLimitedLog
 from sockrpc.sockets import Socket
 from sockrpc.threads import WorkerThreads
 
@@ -62,6 +63,8 @@ class Service:
     def accepted(self) -> int: ...
     @property
     def log(self) -> logging.Logger: ...
+    @property
+    def unknown(self) -> RateLimitedLog: ...
     def __new__(
         cls,
         settings: Settings,

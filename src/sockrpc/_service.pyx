@@ -19,6 +19,7 @@ from sockrpc._names cimport NameTable
 from sockrpc._statistics cimport Tally, add_outcomes, count_abort, shown
 from sockrpc._variables cimport copy_variables, enter_variables, exit_variables
 
+from sockrpc.ratelimited import RateLimitedLog
 
 cdef object CoroutineType = types.CoroutineType
 
@@ -113,6 +114,7 @@ cdef class Service:
         self.tasks = set()
         self.log = logging.getLogger("sockrpc.server")
         self.variables = contextvars.copy_context()
+        self.unknown = RateLimitedLog("methods that nobody registered")
 
     def __dealloc__(self):
         if DEBUG:
@@ -364,9 +366,11 @@ cdef class Host(WatchedConnection):
         self.service.calls_started += 1
         self.service.others.received += 1
         self.service.others.failed += 1
-        self.service.log.warning(
-            "call %d from %s failed: nobody registered method %r", id, self.peer, method,
-            extra={**self.log_fields, "request_id": id, "method": method})
+        more = self.service.unknown.admit(method)
+        if more is not None:
+            self.service.log.warning(
+                "call %d from %s failed: nobody registered method %r%s", id, self.peer, method, more,
+                extra={**self.log_fields, "request_id": id, "method": method})
         return 0
 
     cdef int attach(self) except -1:

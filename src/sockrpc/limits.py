@@ -125,7 +125,7 @@ def check_seconds(name: str, value: object, *, zero: bool = False) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UsageError(f"{name} is a number of seconds, not {value!r}")
     # Written so that not-a-number, which compares as false, is refused.
-    if not (0 <= value if zero else 0 < value) or value > LONGEST:
+    if not (value >= 0 if zero else value > 0) or value > LONGEST:
         lowest = "not negative" if zero else "positive"
         raise UsageError(f"{name} is a {lowest} number of seconds, at most {LONGEST:g}")
 

@@ -22,13 +22,12 @@ from sockrpc.compression import CompressionName
 from sockrpc.handshake import ServerHandshake, plain_response, serialize_response
 from sockrpc.hooks import ENDS_PROCESS, is_cancelled
 from sockrpc.origins import Origins
+from sockrpc.ratelimited import RateLimitedLog
 from sockrpc.sockets import Socket
 
 __all__ = ["Arrivals", "FullLog", "OpeningPolicy", "ProcessRequest", "ServerOpening"]
 
 LOG = logging.getLogger("sockrpc.server")
-
-SECONDS_BETWEEN_LINES = 60.0
 
 # Bytes of a request that are read, and dropped, so that its refusal arrives: a TCP reset, which closing over
 # unread bytes sends, would overtake it.
@@ -38,17 +37,16 @@ ProcessRequest = Callable[[Socket, Request], Awaitable[Response | None] | Respon
 
 
 class FullLog:
-    """Tells that connections are refused, at most once a minute: a flood of them is no flood of lines."""
+    """Tells why connections are refused, once a minute: a flood of them is no flood of lines."""
 
     def __init__(self) -> None:
-        self._told: float | None = None
+        self._log = RateLimitedLog("reasons to refuse connections")
 
     def tell(self, reason: str) -> None:
         """A connection was refused because there are too many, or could not even be accepted."""
-        now = time.monotonic()
-        if self._told is None or now - self._told >= SECONDS_BETWEEN_LINES:
-            self._told = now
-            LOG.warning("refusing connections: %s", reason)
+        more = self._log.admit(reason)
+        if more is not None:
+            LOG.warning("refusing connections: %s%s", reason, more)
 
 
 class OpeningPolicy(NamedTuple):
@@ -61,6 +59,7 @@ class OpeningPolicy(NamedTuple):
     max_handshake_bytes: int
     max_connections: int
     full: FullLog
+    refused: RateLimitedLog
 
 
 class Arrivals:
@@ -239,7 +238,10 @@ class ServerOpening:
         response = self.handshake.answer(request, path=self.policy.path, origins=self.policy.origins)
         if response.status_code != 101:
             if response.status_code == 403:
-                LOG.warning("refused: %s", response.body.decode().strip(), extra=self.log_fields)
+                refusal = response.body.decode().strip()
+                more = self.policy.refused.admit(refusal)
+                if more is not None:
+                    LOG.warning("refused: %s%s", refusal, more, extra=self.log_fields)
             self.refuse(response, head=head)
             return
         connection.write_handshake(response.serialize())

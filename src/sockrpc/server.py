@@ -39,6 +39,7 @@ from sockrpc.listening import Listening, Place, Queue, tls_options
 from sockrpc.opening import Arrivals, FullLog, OpeningPolicy, ProcessRequest, ServerOpening
 from sockrpc.origins import Origins, check_origins
 from sockrpc.protocols import ServerProtocol
+from sockrpc.ratelimited import RateLimitedLog
 from sockrpc.signatures import check_function
 from sockrpc.sockets import Socket, SocketHandler
 from sockrpc.threads import WorkerThreads
@@ -295,6 +296,7 @@ class serve:
             max_handshake_bytes=self._limits.max_handshake_bytes,
             max_connections=max_connections,
             full=FullLog(),
+            refused=RateLimitedLog("refused Origins"),
         )
         if inspect_path is not None and "\0" in inspect_path:
             raise UsageError("inspect_path is the path of a file: only that keeps others than the owner out")

@@ -1,0 +1,85 @@
+"""Keeps what peers can make us log from filling the disk."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+__all__ = ["RateLimitedLog"]
+
+LOG = logging.getLogger("sockrpc.server")
+
+SECONDS = 60.0  # between two lines about the same name
+NAMES = 64  # that are told apart at a time; a peer can make up as many as it likes
+
+
+class Told:
+    """When a name was last told, and how often it has been left out since."""
+
+    __slots__ = ("left_out", "when")
+
+    def __init__(self, when: float) -> None:
+        self.when = when
+        self.left_out = 0
+
+
+class RateLimitedLog:
+    """Lets one line a minute through about each name, and counts what it leaves out.
+
+    The counts are told with what comes next, a minute later at the earliest. Of more names than are told
+    apart, one line a minute says how many there were.
+
+    Args:
+        what: What the names are, in the plural.
+
+    Attributes:
+        clock: Tells the time, in seconds.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.clock = time.monotonic
+        self._what = what
+        # The one that was told of longest ago comes first.
+        self._told: dict[str, Told] = {}
+        self._further = 0
+        self._further_told: float | None = None
+
+    def admit(self, name: str) -> str | None:
+        """What a line about this name has to end with; None if there must be no line."""
+        now = self.clock()
+        left_out = self._forget(name, now)
+        told = self._told.get(name)
+        if told is not None:
+            told.left_out += 1
+            return None
+        if len(self._told) >= NAMES:
+            self._tell_further(now)
+            return None
+        self._told[name] = Told(now)
+        return f"; {left_out} more since its last line" if left_out else ""
+
+    def _forget(self, name: str, now: float) -> int:
+        """Forget the names whose minute is over; returns how often this one was left out."""
+        left_out = 0
+        while self._told:
+            oldest, told = next(iter(self._told.items()))
+            if now - told.when < SECONDS:
+                break
+            del self._told[oldest]
+            if oldest == name:
+                left_out = told.left_out
+            elif told.left_out:
+                LOG.warning("%s: %d more of %r since its last line", self._what, told.left_out, oldest)
+                self._told[oldest] = Told(now)
+        return left_out
+
+    def _tell_further(self, now: float) -> None:
+        self._further += 1
+        if self._further_told is None or now - self._further_told >= SECONDS:
+            self._further_told = now
+            LOG.warning(
+                "%s: more than %d within a minute; %d further ones were not named so far",
+                self._what,
+                NAMES,
+                self._further,
+            )
