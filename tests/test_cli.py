@@ -65,10 +65,10 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["demo", "--nonsense"], ["call", NOWHERE]], ids=str)
-def test_a_wrong_command_line_is_told_with_the_usage(arguments: list[str]) -> None:
-    done = run_command(*arguments)
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.startswith(b"usage: sockrpc")
+def test_a_wrong_command_line_is_told_in_one_line_which_says_where_help_is(arguments: list[str]) -> None:
+    told = failure(run_command(*arguments), 2)
+    command = " ".join(["sockrpc", *arguments[:1]]) if arguments[:1] in (["demo"], ["call"]) else "sockrpc"
+    assert told.endswith(f"; {command} --help tells more")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -114,10 +114,9 @@ def test_none_switches_a_limit_off_where_that_is_allowed(
     assert limit not in capsys.readouterr().err
 
 
-def test_a_limit_that_is_no_number_is_told_with_the_usage() -> None:
-    done = run_command("demo", "--max-in-flight", "many")
-    assert done.returncode == 2
-    assert b"--max-in-flight" in done.stderr.splitlines()[-1]
+def test_a_limit_that_is_no_number_is_told() -> None:
+    told = failure(run_command("demo", "--max-in-flight", "many"), 2)
+    assert "argument --max-in-flight: 'many' is neither a number nor 'none'" in told
 
 
 @pytest.mark.parametrize(
@@ -131,49 +130,41 @@ def test_a_limit_that_is_no_number_is_told_with_the_usage() -> None:
         ("module.py:app", "there is no module 'module.py'; it is named without .py"),
         ("missing.part:app", "there is no module 'missing.part'"),
         ("module.part:app", "there is no module 'module.part'"),
-        ("module:missing", "module 'module' has no 'missing'"),
-        ("module:number.missing", "module 'module' has no 'number.missing'"),
+        ("module:missing", "module 'module' (FILE) has no 'missing'"),
+        ("module:number.missing", "module 'module' (FILE) has no 'number.missing'"),
         ("module:number", "serve takes an App or a coroutine function of one socket, not 42"),
     ],
 )
 def test_an_app_that_can_not_be_found_is_told_in_one_line(name: str, told: str, tmp_path: Path) -> None:
-    (tmp_path / "module.py").write_text("number = 42\n")
-    assert failure(run_command("serve", name, cwd=tmp_path), 2) == f"sockrpc: {told}"
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("import missing", "No module named 'missing'"),
-        ("import missing.module", "No module named 'missing'"),
-        ("from sockrpc import missing", "cannot import name 'missing'"),
-        ("raise RuntimeError('not today')", "not today"),
-        ("if", "SyntaxError"),
-    ],
-)
-def test_a_module_that_can_not_be_imported_shows_why(text: str, shown: str, tmp_path: Path) -> None:
-    (tmp_path / "module.py").write_text(text)
-    done = run_command("serve", "module:app", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (1, b"")
-    assert b"Traceback" in done.stderr
-    assert b"module.py" in done.stderr
-    assert shown in done.stderr.decode().splitlines()[-1]
+    module = tmp_path / "module.py"
+    module.write_text("number = 42\n")
+    # Links of the temporary folder are followed, or not, as the system likes.
+    shown = failure(run_command("serve", name, cwd=tmp_path), 2).replace(str(module.resolve()), "FILE")
+    assert shown.replace(str(module), "FILE") == f"sockrpc: {told}"
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["demo", "--ssl-keyfile", "key.pem"], "--ssl-keyfile needs --ssl-certfile"),
-        (["demo", "--port", "0", "--uds", "path"], "one of"),
+        (
+            ["demo", "--port", "0", "--uds", "path"],
+            "one of: --host and --port, --uds, --fd",
+        ),
         (["serve", "sockrpc.demo:App", "--page", "missing.html"], "missing.html is not a file"),
-        (["call", NOWHERE, "method", "--timeout", "0"], "--timeout is a positive number"),
+        (["call", NOWHERE, "method", "--timeout", "0"], "--timeout: '0' is not a positive number of seconds"),
         (["call", "http://127.0.0.1/", "method"], "valid URI"),
         (["call", "ws://127.0.0.1:99999/", "method"], "valid URI"),
         (["call", NOWHERE, "method", "--header", "no colon"], "'no colon' is not NAME: VALUE"),
         (["call", "ws://[::1/", "method"], "valid URI"),
-        (["call", NOWHERE, "method", "--timeout", "nan"], "--timeout is a positive number"),
+        (["call", NOWHERE, "method", "--timeout", "nan"], "--timeout: 'nan' is not a positive number"),
+        (["call", NOWHERE, "method", "--timeout", "inf"], "--timeout: 'inf' is not a positive number"),
+        (["call", NOWHERE, "method", "--timeout=-1"], "--timeout: '-1' is not a positive number"),
+        (["call", NOWHERE, "method", "--timeout", "soon"], "--timeout: 'soon' is not a positive number"),
+        (["demo", "--stop-grace", "nan"], "stop_grace is a positive number of seconds or 0"),
+        (["top", "path", "--interval", "nan"], "--interval: 'nan' is not a positive number"),
         (["demo", "--port", "70000", "--loop", "asyncio"], "70000"),
-        (["notify", "nowhere", "event"], "valid URI"),
+        (["notify", "nowhere", "event"], "'nowhere' is not a valid URI: scheme isn't ws or wss"),
         (["listen", "nowhere", "event"], "valid URI"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",

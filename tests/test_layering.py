@@ -86,6 +86,7 @@ LAYERS: list[list[str]] = [
     ["testing.line"],
     ["testing.joined"],
     ["testing", "testing.fixtures"],
+    ["flags"],
     ["bench", "bench.engine", "bench.load", "bench.fixtures"],
     ["bench.counts", "bench.selftest", "bench.loading"],
     ["bench.report"],
@@ -262,7 +263,7 @@ def test_what_runs_beside_another_sockrpc_uses_what_is_public_only(module: str) 
 
 @every_file
 def test_only_the_command_line_parses_arguments(name: str) -> None:
-    if module_of(name) not in {"cli", "bench.commands"}:
+    if module_of(name) not in {"cli", "flags", "bench.commands"}:
         assert "argparse" not in IMPORTS[name].others
 
 

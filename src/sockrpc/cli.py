@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import dataclasses
 import functools
 import json
-import math
 import os
 import ssl
 import sys
@@ -18,12 +16,21 @@ from typing import Any, NoReturn
 
 import sockrpc
 from sockrpc.bench.loading import add_load_options, print_load
+from sockrpc.flags import (
+    EXIT_USAGE,
+    CommandParser,
+    add_client_options,
+    add_serving_options,
+    given_places,
+    seconds,
+    whole_number,
+)
 from sockrpc.handover import named_sockets
-from sockrpc.importing import load
+from sockrpc.importing import AppError, load_app
 from sockrpc.lifetime import hooks_fail_visibly
-from sockrpc.limits import SECONDS, ClientLimits, Limits, ServerLimits
+from sockrpc.limits import ClientLimits, ServerLimits
 from sockrpc.listening import shown_address
-from sockrpc.operating import Operation, add_operating_options
+from sockrpc.operating import Operation
 from sockrpc.pages import pages, serve_pages
 from sockrpc.top import add_top_options, top
 from sockrpc.unix_sockets import typed_uds
@@ -37,11 +44,13 @@ DEFAULT_TIMEOUT = 30.0
 DEMO_FILES = ("demo.css", "demo.js")
 
 EXIT_FAILED = 1
-EXIT_USAGE = 2
 EXIT_TIMED_OUT = 124  # as timeout(1)
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
-EXIT_CODES = """
+EPILOG = """
+A flag may be a variable of the environment instead: SOCKRPC_CLOSE_TIMEOUT
+stands for --close-timeout. Flags win over variables.
+
 exit codes: 0 done, 1 failed (no connection, connection lost), 2 usage,
 124 timed out (the call was reset), 130 interrupted (the call was reset)
 """
@@ -55,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
     except sockrpc.UsageError as error:
         return complain(str(error), EXIT_USAGE)
+    except AppError as error:
+        # Of several lines; nothing in it is a peer's.
+        print(f"sockrpc: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return complain("interrupted", EXIT_INTERRUPTED)
     except TimeoutError as error:
@@ -77,128 +90,76 @@ def complain(text: str, code: int) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog="sockrpc", description="RPC over WebSocket whose calls can really be cancelled."
+    parser = CommandParser(
+        program="sockrpc",
+        prog="sockrpc",
+        description="RPC over WebSocket whose calls can really be cancelled.",
     )
     parser.add_argument("--version", action="version", version=f"sockrpc {sockrpc.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        formatter = argparse.RawDescriptionHelpFormatter
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str, operands: str = "") -> Any:
         added = commands.add_parser(
-            name, help=text, description=text, epilog=EXIT_CODES, formatter_class=formatter
+            name,
+            help=text,
+            description=text,
+            epilog=EPILOG,
+            # All flags would be forty lines.
+            usage=f"sockrpc {name} [FLAG ...] {operands}".rstrip(),
+            program="sockrpc",
+            reads_environment=True,
         )
         added.set_defaults(run=run)
         return added
 
-    serving = command("serve", serve, "serve an app")
+    serving = command("serve", serve, "serve an app", "MODULE:APP")
     serving.add_argument("app", metavar="MODULE:APP", help="an App, or a coroutine function of one socket")
-    add_serving_options(serving)
-    serving.add_argument("--path", help="answer on this path only")
-    serving.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        metavar="N",
-        help="processes that serve on the same port (%(default)s)",
+    add_serving_options(
+        serving,
+        {
+            "--path": {"help": "answer on this path only"},
+            "--page": {
+                "type": Path,
+                "metavar": "FILE",
+                "help": "serve this page at /, and /sockrpc.js; by default / says what is here",
+            },
+            "--workers": {
+                "type": whole_number,
+                "default": 1,
+                "metavar": "N",
+                "help": "processes that serve on the same port (%(default)s)",
+            },
+        },
     )
-    serving.add_argument("--page", type=Path, metavar="FILE", help="serve this page at /, and /sockrpc.js")
+    add_serving_options(command("demo", demo, "serve the tutorial's procedures and its page"), {})
 
-    add_serving_options(command("demo", demo, "serve the tutorial's procedures and its page"))
-
-    calling = command("call", call, "call a method and print its answer; Ctrl-C resets the call")
+    calling = command(
+        "call", call, "call a method and print its answer; Ctrl-C resets the call", "URI METHOD [PAYLOAD]"
+    )
     add_client_options(calling)
     calling.add_argument("method", metavar="METHOD")
     calling.add_argument("payload", metavar="PAYLOAD", nargs="?", default="", help="text; - reads stdin")
     calling.add_argument(
-        "--timeout", type=float, default=DEFAULT_TIMEOUT, metavar="S", help="seconds (%(default)g)"
+        "--timeout", type=seconds, default=DEFAULT_TIMEOUT, metavar="S", help="seconds (%(default)g)"
     )
 
-    notifying = command("notify", notify, "send a notification")
+    notifying = command("notify", notify, "send a notification", "URI EVENT [PAYLOAD]")
     add_client_options(notifying)
     notifying.add_argument("event", metavar="EVENT")
     notifying.add_argument("payload", metavar="PAYLOAD", nargs="?", default="", help="text; - reads stdin")
 
-    listening = command("listen", listen, "print the payloads of events, one a line, until Ctrl-C")
+    listening = command(
+        "listen", listen, "print the payloads of events, one a line, until Ctrl-C", "URI EVENT [EVENT ...]"
+    )
     add_client_options(listening)
     listening.add_argument("events", metavar="EVENT", nargs="+")
 
-    loading = command("bench", bench, "put a load on a server and tell how long its answers take")
+    loading = command("bench", bench, "put a load on a server and tell how long its answers take", "URI")
     add_client_options(loading)
     add_load_options(loading, DEFAULT_TIMEOUT)
 
-    add_top_options(command("top", top, "look at the calls in flight on a server, until Ctrl-C"))
+    add_top_options(command("top", top, "look at the calls in flight on a server, until Ctrl-C", "PATH"))
     return parser
-
-
-def add_serving_options(parser: argparse.ArgumentParser) -> None:
-    """What serve and demo take."""
-    parser.add_argument("--host", default=None, help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", type=int, default=None, help="TCP port (3000)")
-    parser.add_argument("--uds", metavar="PATH", help="listen on a unix socket instead; @NAME: abstract")
-    parser.add_argument(
-        "--fd",
-        action="append",
-        metavar="N",
-        help="listen on this inherited socket instead; systemd or systemd:NAME: those of the unit",
-    )
-    parser.add_argument(
-        "--reuse-port", action="store_true", help="let other processes listen on the same port (SO_REUSEPORT)"
-    )
-    parser.add_argument("--ssl-certfile", type=Path, metavar="FILE", help="serve wss with this certificate")
-    parser.add_argument(
-        "--ssl-keyfile", type=Path, metavar="FILE", help="its key, if it is not in the same file"
-    )
-    parser.add_argument(
-        "--origin", action="append", metavar="ORIGIN", help="let in pages of this origin too; * lets in all"
-    )
-    parser.add_argument("--loop", choices=["auto", "uvloop", "asyncio"], default="auto", help="(%(default)s)")
-    add_common_options(parser)
-    add_operating_options(parser)
-    add_limit_options(parser, ServerLimits.__optional_keys__)
-
-
-def add_client_options(parser: argparse.ArgumentParser) -> None:
-    """What call, notify, listen and bench take."""
-    parser.add_argument("uri", metavar="URI", help="ws://host:port/path or wss://...")
-    parser.add_argument("--uds", metavar="PATH", help="connect to this unix socket; @NAME: abstract")
-    parser.add_argument(
-        "--header", action="append", default=[], metavar="NAME: VALUE", help="send a header too"
-    )
-    parser.add_argument("--cafile", type=Path, metavar="FILE", help="trust these certificates (wss)")
-    add_common_options(parser)
-    add_limit_options(parser, ClientLimits.__optional_keys__)
-
-
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """What all commands but top take."""
-    parser.add_argument("--compression", choices=["deflate"], help="compress messages (off)")
-    parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
-
-
-def add_limit_options(parser: argparse.ArgumentParser, names: frozenset[str]) -> None:
-    """A flag for each limit, with its default."""
-    group = parser.add_argument_group(
-        "limits", "'none' where allowed; the documentation says under Limits what happens at each"
-    )
-    for field in dataclasses.fields(Limits):
-        if field.name in names:
-            flag = "--" + field.name.replace("_", "-")
-            unit = " s" if field.name in SECONDS else ""
-            shown = "from the system" if field.name == "max_connections" else f"{field.default}{unit}"
-            group.add_argument(
-                flag, type=limit_value, default=argparse.SUPPRESS, metavar="N", help=f"({shown})"
-            )
-
-
-def limit_value(text: str) -> float | int | None:
-    """The value of a limit as it was typed."""
-    if text.lower() == "none":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
 
 
 def given_limits(options: argparse.Namespace, names: frozenset[str]) -> dict[str, Any]:
@@ -210,7 +171,7 @@ def serve(options: argparse.Namespace) -> int:
     """`sockrpc serve`."""
     # Modules of the current folder are found.
     sys.path.insert(0, "")
-    app = options.app if options.workers != 1 else load(options.app)
+    app = options.app if options.workers != 1 else load_app(options.app)
     page = None
     if options.page is not None:
         if not options.page.is_file():
@@ -231,6 +192,8 @@ def demo(options: argparse.Namespace) -> int:
 
 def run_server(options: argparse.Namespace, app: Any, **more: Any) -> int:
     """Serve until a signal comes."""
+    if len(given_places(options)) > 1:
+        raise sockrpc.UsageError("where to listen is one of: --host and --port, --uds, --fd")
     workers = getattr(options, "workers", 1)
     operation = Operation(options)
     operation.configure_logs()
@@ -323,8 +286,6 @@ def typed_payload(text: str) -> bytes:
 def call(options: argparse.Namespace) -> int:
     """`sockrpc call`."""
     payload = typed_payload(options.payload)
-    if not 0 < options.timeout < math.inf:
-        raise sockrpc.UsageError("--timeout is a positive number of seconds")
 
     async def run() -> bytes:
         async with connecting(options) as client:

@@ -126,8 +126,8 @@ def check_seconds(name: str, value: object, *, zero: bool = False) -> None:
         raise UsageError(f"{name} is a number of seconds, not {value!r}")
     # Written so that not-a-number, which compares as false, is refused.
     if not (value >= 0 if zero else value > 0) or value > LONGEST:
-        lowest = "not negative" if zero else "positive"
-        raise UsageError(f"{name} is a {lowest} number of seconds, at most {LONGEST:g}")
+        or_zero = " or 0" if zero else ""
+        raise UsageError(f"{name} is a positive number of seconds{or_zero}, at most {LONGEST:g}")
 
 
 LONGEST = 1e9  # seconds; thirty years, and no timer overflows

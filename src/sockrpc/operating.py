@@ -8,35 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import sockrpc
 from sockrpc import logs
+from sockrpc.flags import METRICS_HOST
 
 if TYPE_CHECKING:
     import argparse
 
     from sockrpc.prometheus import MetricsServer
 
-__all__ = ["Operation", "add_operating_options"]
+__all__ = ["Operation"]
 
-METRICS_HOST = "127.0.0.1"
 LARGEST_PORT = 65_535
 
 # The loop itself refers to tasks only weakly.
 RUNNING: set[asyncio.Task[Any]] = set()
-
-
-def add_operating_options(parser: argparse.ArgumentParser) -> None:
-    """The flags."""
-    group = parser.add_argument_group("operating")
-    group.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
-    group.add_argument(
-        "--log-format", choices=logs.FORMATS, default="text", help="json: one object a line (%(default)s)"
-    )
-    group.add_argument(
-        "--metrics-port", type=int, metavar="N", help="serve metrics for Prometheus here; 0: any free port"
-    )
-    group.add_argument(
-        "--inspect-path", metavar="PATH", help="let `sockrpc top PATH` look at the calls in flight (off)"
-    )
-    group.add_argument("--metrics-host", default=METRICS_HOST, metavar="HOST", help="(%(default)s)")
 
 
 class Operation:

@@ -11,7 +11,7 @@ from sockrpc.app import App
 from sockrpc.collector import collector_for_serving
 from sockrpc.errors import UsageError
 from sockrpc.handover import notify_systemd
-from sockrpc.importing import in_worker, load
+from sockrpc.importing import import_purpose, load
 from sockrpc.loops import loop_factory, run_to_end
 from sockrpc.options import ServeOptions
 from sockrpc.server import Server, serve
@@ -64,9 +64,9 @@ def run(
         UsageError: The arguments do not fit together.
         SockRPCError: A worker failed before it served, or had to be killed as it did not stop.
     """
-    if in_worker():
+    if (purpose := import_purpose()) is not None:
         raise UsageError(
-            "run was called in a worker, while it imported the program: "
+            f"run was called while the program was imported {purpose}: "
             'put it under `if __name__ == "__main__":`'
         )
     check_main_thread()

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from sockrpc.errors import SockRPCError
 from sockrpc.handover import notify_systemd
-from sockrpc.importing import WORKER_NAME
+from sockrpc.importing import WORKER_NAME, AppError
 from sockrpc.sharing import Ground
 from sockrpc.signals import LAST_SIGNAL, STOPPING, signals_given_back
 from sockrpc.worker import Asks, Failed, Order, Serving, Work, serve_as_worker
@@ -88,7 +88,13 @@ class Worker:
                 return f"was killed by {signal.Signals(-code).name}"
             except ValueError:
                 return f"was killed by signal {-code}"
-        return f"ended with exit code {code}" + ("" if self.error is None else f": {self.error}")
+        why = "" if self.error is None else f": {self.error}".partition("\n")[0]
+        return f"ended with exit code {code}{why}"
+
+    @property
+    def app_error(self) -> AppError | None:
+        """Why it could not import the app, if that is why it has ended."""
+        return self.error if isinstance(self.error, AppError) else None
 
     def __str__(self) -> str:
         return f"worker {self.slot + 1} (process {self.process.pid})"
@@ -258,7 +264,13 @@ class Supervisor:
         elif self._next.get(slot) is worker:
             del self._next[slot]
             self._to_replace.clear()
-            LOG.error("%s %s before it served; %s goes on", worker, worker.ending(), self._current[slot])
+            LOG.error(
+                "%s %s before it served; %s goes on",
+                worker,
+                worker.ending(),
+                self._current[slot],
+                exc_info=worker.app_error,
+            )
         elif slot in self._next:
             LOG.log(logging.ERROR if code else logging.INFO, "%s %s", worker, worker.ending())
             self._current[slot] = self._next.pop(slot)
@@ -295,7 +307,9 @@ class Supervisor:
             self._ground.give_up(slot)
         then = f"in {pause:g} s" if pause else "at once"
         level = logging.ERROR if worker.process.exitcode else logging.INFO
-        LOG.log(level, "%s %s; another is started %s", worker, worker.ending(), then)
+        LOG.log(
+            level, "%s %s; another is started %s", worker, worker.ending(), then, exc_info=worker.app_error
+        )
         self._due[slot] = now + pause
 
     def _pause(self, slot: int, lived: float) -> float:

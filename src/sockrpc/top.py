@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import sockrpc
+from sockrpc.flags import seconds
 
 if TYPE_CHECKING:
     import argparse
@@ -39,7 +40,7 @@ def add_top_options(parser: argparse.ArgumentParser) -> None:
     """What `sockrpc top` takes."""
     parser.add_argument("path", metavar="PATH", help="what the server was given as --inspect-path")
     parser.add_argument(
-        "--interval", type=float, default=1.0, metavar="S", help="seconds between two looks (%(default)g)"
+        "--interval", type=seconds, default=1.0, metavar="S", help="seconds between two looks (%(default)g)"
     )
     parser.add_argument("--once", action="store_true", help="look once and end")
     parser.add_argument("--json", action="store_true", help="print JSON, one object a line")

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from sockrpc.collector import collector_for_serving
 from sockrpc.errors import SockRPCError, UsageError
-from sockrpc.importing import load
+from sockrpc.importing import AppError, load_app
 from sockrpc.lifetime import came_from_hook
 from sockrpc.loops import loop_factory, run_to_end
 from sockrpc.server import Server, serve
@@ -72,19 +72,15 @@ class Serving:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Failed:
-    """The worker ends, for a reason that needs no traceback."""
+    """The worker ends, for a reason that needs no traceback of ours."""
 
-    is_usage: bool
+    kind: type[SockRPCError]
     errno: int | None
     text: str
 
     def error(self) -> Exception:
         """The same for whoever started the server."""
-        if self.is_usage:
-            return UsageError(self.text)
-        if self.errno is not None:
-            return OSError(self.errno, self.text)
-        return SockRPCError(self.text)
+        return self.kind(self.text) if self.errno is None else OSError(self.errno, self.text)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,13 +97,15 @@ def serve_as_worker(work: Work, sockets: Sequence[socket_module.socket], line: C
     try:
         if work.prepare is not None:
             work.prepare()
-        starting = serve(load(work.app), sock=sockets, **work.options)
+        starting = serve(load_app(work.app), sock=sockets, **work.options)
         run_to_end(loop_factory(work.loop), lambda: serve_until_told(starting, work, line))
     except (OSError, SockRPCError) as error:
         if came_from_hook(error):
             raise
         number, text = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
-        tell(line, Failed(isinstance(error, UsageError), number, text or str(error)))
+        # Errors with arguments of their own are but a text there.
+        kind = next((each for each in (UsageError, AppError) if isinstance(error, each)), SockRPCError)
+        tell(line, Failed(kind, number, text or str(error)))
         sys.exit(1)
 
 

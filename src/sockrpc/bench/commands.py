@@ -15,11 +15,11 @@ from sockrpc.bench.report import comparison_json, comparison_markdown, counts_js
 from sockrpc.bench.selftest import prove
 from sockrpc.bench.verdict import Outcome
 from sockrpc.errors import UsageError
+from sockrpc.flags import EXIT_USAGE, CommandParser
 
 __all__ = ["main"]
 
 EXIT_CODES = {Outcome.OK: 0, Outcome.SLOWER: 1, Outcome.INCONCLUSIVE: 3}
-EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 EPILOG = """
@@ -53,16 +53,15 @@ def complain(text: str, code: int) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sockrpc.bench", description="Guards a server against getting slower."
+    parser = CommandParser(
+        program="sockrpc.bench",
+        prog="python -m sockrpc.bench",
+        description="Guards a server against getting slower.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
-        formatter = argparse.RawDescriptionHelpFormatter
-        added = commands.add_parser(
-            name, help=text, description=text, epilog=EPILOG, formatter_class=formatter
-        )
+        added = commands.add_parser(name, help=text, description=text, epilog=EPILOG, program="sockrpc.bench")
         added.set_defaults(run=run)
         return added
 

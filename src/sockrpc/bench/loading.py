@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import sockrpc
 from sockrpc.bench.load import Load, Measured, run_load
+from sockrpc.flags import seconds, whole_number
 
 if TYPE_CHECKING:
     import argparse
@@ -18,7 +19,8 @@ __all__ = ["add_load_options", "print_load"]
 
 def add_load_options(parser: argparse.ArgumentParser, timeout: float) -> None:
     """What `sockrpc bench` takes beside the options of every client."""
-    parser.add_argument(
+    group = parser.add_argument_group("the load")
+    group.add_argument(
         "--method", default="echo", metavar="METHOD", help="what to call (%(default)s); demo: uppercase"
     )
     for flag, default, text in (
@@ -26,10 +28,12 @@ def add_load_options(parser: argparse.ArgumentParser, timeout: float) -> None:
         ("--in-flight", 16, "calls in flight on each connection"),
         ("--payload-bytes", 32, "size of each payload, which consists of letters"),
     ):
-        parser.add_argument(flag, type=int, default=default, metavar="N", help=f"{text} (%(default)d)")
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="how long (%(default)g)")
-    parser.add_argument(
-        "--timeout", type=float, default=timeout, metavar="S", help="seconds, of each call (%(default)g)"
+        group.add_argument(
+            flag, type=whole_number, default=default, metavar="N", help=f"{text} (%(default)d)"
+        )
+    group.add_argument("--seconds", type=seconds, default=5.0, metavar="S", help="how long (%(default)g)")
+    group.add_argument(
+        "--timeout", type=seconds, default=timeout, metavar="S", help="seconds, of each call (%(default)g)"
     )
 
 
