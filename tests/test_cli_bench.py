@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,32 @@ async def never(call):
 async def hang_up(call):
     asyncio.get_running_loop().call_later(0.2, asyncio.ensure_future, call.socket.close(1001, "gone"))
     return b""
+"""
+SERVER += """
+@app.method("slow")
+async def slow(call):
+    await asyncio.sleep(2.5)
+"""
+STOPPING = """
+import logging, os, signal
+import sockrpc
+
+app = sockrpc.App()
+answered = 0
+
+@app.method("later")
+def later(call):
+    global answered
+    answered += 1
+    # The first finds out whether there is such a method.
+    if answered == 12:
+        stop(call)
+    return b""
+
+@app.method("stop")
+def stop(call):
+    logging.getLogger("served").info("it stops")
+    os.kill(os.getpid(), signal.SIGSTOP)
 """
 FIELDS = {"method", "connections", "in_flight", "payload_bytes", "seconds", "calls", "calls_per_second"}
 FIELDS |= {"latency", "interrupted", "error"}
@@ -127,7 +155,57 @@ def test_a_method_that_never_answers_is_a_time_out(served: Served) -> None:
     with served:
         done = run_command("bench", served.uri, "--method", "never", "--timeout", "0.2")
     told = "no answer within 0.2 s; is there a method 'never'? --method names another"
-    assert failure(done, 124) == f"sockrpc: {told}"
+    assert failure(done, 124) == f"sockrpc: {told}, and --timeout waits longer"
+
+
+def test_a_method_that_is_not_there_is_told_at_once(served: Served) -> None:
+    began = time.monotonic()
+    with served:
+        done = run_command("bench", served.uri, "--method", "absent", "--seconds", "600")
+    told = "sockrpc: no answer within 2 s; is there a method 'absent'? --method names another"
+    assert failure(done, 124).startswith(told)
+    assert time.monotonic() - began < 20
+
+
+def test_a_slow_method_has_the_time_that_it_is_given(served: Served) -> None:
+    flags = ["--method", "slow", "--timeout", "20", "--in-flight", "1", "--seconds", "0.1", "--json"]
+    with served:
+        done = run_command("bench", served.uri, *flags)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(only_line(done.stdout))["error"] is None
+
+
+@POSIX
+@pytest.mark.parametrize("end", ["the end of --seconds", "Ctrl-C", "Ctrl-C at the first call", "--timeout"])
+def test_a_server_that_does_nothing_any_more_holds_nobody_up(tmp_path: Path, end: str) -> None:
+    """It neither reads nor answers nor closes, and its machine still acknowledges what comes."""
+    (tmp_path / "served.py").write_text(STOPPING, encoding="utf-8")
+    flags = ["--in-flight", "4", "--payload-bytes", "100000", "--json"]
+    flags += ["--seconds", "1" if end == "the end of --seconds" else "600"]
+    flags += ["--timeout", "0.5" if end == "--timeout" else "600"]
+    flags += ["--method", "stop" if end == "Ctrl-C at the first call" else "later"]
+    with Served("serve", "served:app", cwd=tmp_path) as served:
+        with Command("bench", served.uri, *flags) as command:
+            served.wait_log("it stops")
+            began = time.monotonic()
+            if end.startswith("Ctrl-C"):
+                command.interrupt()
+            code = command.end()
+            took = time.monotonic() - began
+            if end == "Ctrl-C at the first call":
+                assert (code, command.rest(), command.log) == (130, b"", ["sockrpc: interrupted"])
+            else:
+                told = json.loads(command.line())
+                # Some of the answers may not have left it.
+                assert 1 <= told["calls"] <= 10
+                assert told["interrupted"] == (end == "Ctrl-C")
+                assert (told["error"] is not None) == (end == "--timeout")
+                assert code == {"the end of --seconds": 0, "Ctrl-C": 130, "--timeout": 124}[end]
+                last = ["sockrpc: a call was not answered within 0.5 s"] if end == "--timeout" else []
+                assert command.log == last
+        served.process.send_signal(signal.SIGCONT)
+    # Half a second for the close, and what a loaded machine takes; `close_timeout` is 5 s.
+    assert took < 4.5
 
 
 def test_a_connection_that_is_lost_ends_it_with_what_was_measured(served: Served) -> None:
@@ -163,6 +241,7 @@ def test_what_can_not_be_is_a_usage_error(arguments: list[str]) -> None:
 
 def load(here: Serving, **changes: object) -> Load:
     settings = {"connections": 1, "in_flight": 1, "seconds": 60.0, "timeout": 10.0} | changes
+    settings["first_timeout"] = settings["timeout"]
     return Load(here.connect, "echo", b"x", **settings)  # type: ignore[arg-type]
 
 
@@ -208,7 +287,16 @@ async def test_what_is_in_flight_at_the_end_is_reset() -> None:
         return b""
 
     async with serving(app) as here, here.connect() as client:
-        settings = Load(here.connect, "once", b"", connections=1, in_flight=4, seconds=0.1, timeout=10.0)
+        settings = Load(
+            here.connect,
+            "once",
+            b"",
+            connections=1,
+            in_flight=4,
+            seconds=0.1,
+            timeout=10.0,
+            first_timeout=10.0,
+        )
         measured = await measure(settings, [client], lambda measured: None)
         await until(lambda: here.server.statistics().calls_reset == 4)
         assert measured.latencies.count == 2

@@ -344,7 +344,7 @@ def listen(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """`sockrpc bench`."""
-    return 0 if print_load(options, lambda: connecting(options)) else EXIT_INTERRUPTED
+    return 0 if print_load(options, lambda: connecting(options), DEFAULT_TIMEOUT) else EXIT_INTERRUPTED
 
 
 def payload_fields(payload: bytes) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import sockrpc
 from sockrpc.bench.loopback import new_event_loop
+from sockrpc.limits import check_seconds
 
 __all__ = ["PERCENTILES", "Histogram", "Load", "Measured", "run_load"]
 
@@ -59,6 +60,7 @@ class Load:
     Attributes:
         connect: Makes a connection.
         timeout: Seconds that one call may take.
+        first_timeout: Seconds that the first one may take, which finds out whether there is such a method.
     """
 
     connect: Callable[[], sockrpc.connect]
@@ -68,12 +70,13 @@ class Load:
     in_flight: int
     seconds: float
     timeout: float
+    first_timeout: float
 
     def __post_init__(self) -> None:
         if self.connections < 1 or self.in_flight < 1:
             raise sockrpc.UsageError("at least one connection, and one call in flight on each")
-        if not 0 < self.seconds < float("inf") or not 0 < self.timeout < float("inf"):
-            raise sockrpc.UsageError("--seconds and --timeout are positive numbers of seconds")
+        for name in ("seconds", "timeout", "first_timeout"):
+            check_seconds(name, getattr(self, name))
 
 
 @dataclass
@@ -167,11 +170,11 @@ async def put_load(load: Load, progress: Callable[[Measured], None]) -> Measured
         while len(clients) < load.connections:
             clients.append(await load.connect())
         try:
-            await clients[0].call(load.method, load.payload, timeout=load.timeout)
+            await clients[0].call(load.method, load.payload, timeout=load.first_timeout)
         except TimeoutError:
             raise TimeoutError(
-                f"no answer within {load.timeout:g} s; is there a method {load.method!r}? "
-                "--method names another"
+                f"no answer within {load.first_timeout:g} s; is there a method {load.method!r}? "
+                "--method names another, and --timeout waits longer"
             ) from None
         return await measure(load, clients, progress)
     finally:
@@ -205,6 +208,8 @@ async def measure(
             [*tasks, telling], timeout=load.seconds, return_when=asyncio.FIRST_EXCEPTION
         )
         measured.error = next((task.exception() for task in done), None)
+        if isinstance(measured.error, TimeoutError):
+            measured.error = TimeoutError(f"a call was not answered within {load.timeout:g} s")
     except asyncio.CancelledError:
         measured.interrupted = True
     finally:

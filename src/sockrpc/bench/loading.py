@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add_load_options", "print_load"]
 
+# How long the first call may take, in seconds: v0.1 can not say that there is no such method.
+FIRST_TIMEOUT = 2.0
+
 
 def add_load_options(parser: argparse.ArgumentParser, timeout: float) -> None:
     """What `sockrpc bench` takes beside the options of every client."""
@@ -32,12 +35,11 @@ def add_load_options(parser: argparse.ArgumentParser, timeout: float) -> None:
             flag, type=whole_number, default=default, metavar="N", help=f"{text} (%(default)d)"
         )
     group.add_argument("--seconds", type=seconds, default=5.0, metavar="S", help="how long (%(default)g)")
-    group.add_argument(
-        "--timeout", type=seconds, default=timeout, metavar="S", help="seconds, of each call (%(default)g)"
-    )
+    shown = f"seconds, of each call ({timeout:g}; of the first {FIRST_TIMEOUT:g})"
+    group.add_argument("--timeout", type=seconds, metavar="S", help=shown)
 
 
-def print_load(options: argparse.Namespace, connect: Callable[[], sockrpc.connect]) -> bool:
+def print_load(options: argparse.Namespace, connect: Callable[[], sockrpc.connect], timeout: float) -> bool:
     """Put the load on the server and print what was measured; False if it was interrupted.
 
     Raises:
@@ -53,7 +55,8 @@ def print_load(options: argparse.Namespace, connect: Callable[[], sockrpc.connec
         connections=options.connections,
         in_flight=options.in_flight,
         seconds=options.seconds,
-        timeout=options.timeout,
+        timeout=options.timeout or timeout,
+        first_timeout=options.timeout or FIRST_TIMEOUT,
     )
     is_watched = sys.stderr.isatty()
 
