@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import sockrpc
 from sockrpc.cli import main
 from sockrpc.limits import SECONDS
-from tests.command import Command, failure, run_command
+from tests.command import POSIX, Command, failure, run_command
 
 MIB = 1024 * 1024
 
@@ -188,11 +189,61 @@ def test_a_port_that_is_taken_is_told_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         told = failure(run_command("demo", "--port", str(taken.getsockname()[1])), 1)
     assert "address already in use" in told.lower()
+    assert told.endswith(" (--port N chooses another, --port 0 any free one)")
 
 
 def test_a_missing_certificate_is_told_in_one_line(tmp_path: Path) -> None:
     told = failure(run_command("demo", "--port", "0", "--ssl-certfile", "missing.pem", cwd=tmp_path), 1)
     assert told.startswith("sockrpc: FileNotFoundError: ")
+    assert told.endswith(" (--ssl-certfile missing.pem)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["call", "ws://name.invalid/", "method"], "(ws://name.invalid/)"),
+        (["bench", "ws://name.invalid/"], "(ws://name.invalid/)"),
+        (["bench", NOWHERE], f"({NOWHERE})"),
+        (["call", "wss://127.0.0.1:1/", "method", "--cafile", "missing.pem"], "(--cafile missing.pem)"),
+        (["call", "wss://127.0.0.1:1/", "method", "--cafile", "text"], "(--cafile text)"),
+        (
+            ["demo", "--ssl-certfile", "text", "--ssl-keyfile", "key"],
+            "(--ssl-certfile text, --ssl-keyfile key)",
+        ),
+        (["demo", "--host", "name.invalid"], "(--host name.invalid)"),
+        pytest.param(["call", NOWHERE, "method", "--uds", "missing"], "'missing'", marks=POSIX),
+        pytest.param(["notify", NOWHERE, "event", "--uds", "stale"], "'stale'", marks=POSIX),
+        pytest.param(["demo", "--uds", "missing/socket"], "(missing/socket)", marks=POSIX),
+        pytest.param(["demo", "--uds", "x" * 200], f"({'x' * 200})", marks=POSIX),
+        pytest.param(
+            ["demo", "--port", "0", "--inspect-path", "missing/socket", "--log-level", "ERROR"],
+            "(inspect_path missing/socket)",
+            marks=POSIX,
+        ),
+        pytest.param(["top", "stale"], "(stale)", marks=POSIX),
+        pytest.param(["top", "x" * 200], f"({'x' * 200})", marks=POSIX),
+    ],
+)
+def test_an_error_of_the_system_names_what_it_is_about(
+    arguments: list[str], named: str, tmp_path: Path
+) -> None:
+    (tmp_path / "text").write_text("no certificate\n")
+    if hasattr(socket, "AF_UNIX"):
+        with socket.socket(socket.AF_UNIX) as left, contextlib.chdir(tmp_path):
+            left.bind("stale")
+    told = failure(run_command(*arguments, cwd=tmp_path), 1)
+    assert told.endswith(" " + named)
+    assert told.count(named.strip("()")) == 1
+
+
+def test_a_port_for_metrics_that_is_taken_names_its_flag() -> None:
+    pytest.importorskip("prometheus_client")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run_command("demo", "--port", "0", "--metrics-port", port, "--log-level", "ERROR")
+    told = failure(done, 1)
+    assert "in use" in told
+    assert told.endswith(f" (--metrics-port {port}, --metrics-host 127.0.0.1)")
 
 
 def test_a_peer_can_not_write_to_the_terminal_through_a_complaint() -> None:

@@ -1,4 +1,4 @@
-"""What `sockrpc serve` says of a program that can not be imported: where it failed, and no frames of ours."""
+"""What `sockrpc serve` says of a program that cannot be imported: where it failed, and no frames of ours."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ BROKEN = {
 
 @pytest.fixture(params=BROKEN)
 def broken(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, list[tuple[str, int]], str]:
-    """The folder of a module that can not be imported, and what is to be shown of it."""
+    """The folder of a module that cannot be imported, and what is to be shown of it."""
     text, places, last = BROKEN[request.param]
     (tmp_path / "module.py").write_text(text, encoding="utf-8")
     (tmp_path / "other.py").write_text("if\n", encoding="utf-8")
@@ -65,7 +65,7 @@ def broken(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, list[t
 
 def judge(told: bytes, places: list[tuple[str, int]], last: str) -> None:
     lines = told.decode().splitlines()
-    begin = lines.index("sockrpc: module:app can not be imported")
+    begin = lines.index("sockrpc: module:app cannot be imported")
     shown = re.findall(r'File "([^"]*)", line (\d+)', told.decode())
     assert [(Path(file).name, int(line)) for file, line in shown] == places
     assert lines[-1].startswith(last), lines
@@ -152,7 +152,7 @@ def test_a_successor_that_can_not_import_the_program_is_logged_with_where(tmp_pa
         server.process.send_signal(signal.SIGHUP)
         server.wait_log("ModuleNotFoundError")
         (line,) = server.logged("before it served")
-        assert line.count("module:app can not be imported before it served; worker 1 (process") == 1
+        assert line.count("module:app cannot be imported before it served; worker 1 (process") == 1
         frames = [line for line in server.log if line.lstrip().startswith("File ")]
         assert [line.partition(", ")[0].rpartition("/")[2] for line in frames] == ['module.py"']
         server.process.terminate()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import stat
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -55,10 +57,54 @@ def test_an_app_of_the_current_folder(folder: Path) -> None:
     with Served("serve", "served:app", cwd=folder) as server:
         assert server.where == f"http://127.0.0.1:{server.port}/"
         assert answer(server.uri) == "hello"
-        # Without --path every path is an endpoint, without --page there is no page.
+        # Without --path every path is an endpoint, without --page there is no client for a page.
         assert answer(f"ws://127.0.0.1:{server.port}/elsewhere?query") == "hello"
-        assert server.fetch("/")[0] >= 400
-        assert server.fetch("/sockrpc.js")[0] >= 400
+        assert server.fetch("/sockrpc.js")[0] == 426
+
+
+@pytest.mark.parametrize(
+    ("flags", "path", "elsewhere"),
+    [([], "/", 426), (["--path", "/rpc"], "/rpc", 404), (["--path", "/"], "/", 404)],
+)
+def test_the_address_that_is_printed_says_what_is_there(
+    folder: Path, flags: list[str], path: str, elsewhere: int
+) -> None:
+    with Served("serve", "served:app", *flags, cwd=folder) as server:
+        status, headers, body = server.fetch("/")
+        assert (status, headers["Content-Type"]) == (200, "text/plain; charset=utf-8")
+        endpoint = f"ws://127.0.0.1:{server.port}{path}"
+        assert f"sockrpc call {endpoint} METHOD" in body.decode()
+        assert answer(endpoint) == "hello"
+        status, headers, nothing = server.fetch("/?query", "HEAD")
+        assert (status, nothing, headers["Content-Length"]) == (200, b"", str(len(body)))
+        # A valid Host may still be a command of a shell, into which people copy the line; it is not repeated.
+        assert b"ws://HOST/" in server.fetch("/", Host="a$(b)")[2]
+        # For load balancers.
+        assert server.fetch("/health")[::2] == (200, b"ok\n")
+        assert server.fetch("/nothing")[0] == elsewhere
+        if path == "/rpc":
+            assert server.fetch(path)[0] == 426
+        # A client of WebSocket behind a proxy that drops Upgrade must not believe that it has come to a page.
+        stripped = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
+        assert server.fetch(path, **stripped)[0] == 426
+        assert server.fetch(path, "POST")[0] >= 400
+
+
+def test_the_address_of_a_server_with_tls_names_wss(folder: Path) -> None:
+    certificate = trustme.CA().issue_cert("localhost", "127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(folder / "both.pem"))
+    with Served("serve", "served:app", "--ssl-certfile", "both.pem", cwd=folder) as server:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with urllib.request.urlopen(server.where, context=context) as page:
+            assert f"wss://127.0.0.1:{server.port}/\n".encode() in page.read()
+
+
+def test_workers_say_what_is_there_too(folder: Path) -> None:
+    with Command("serve", "served:app", "--port", "0", "--workers", "2", cwd=folder) as server:
+        where = server.line().partition(" ")[0]
+        with urllib.request.urlopen(where) as page:
+            assert where.replace("http", "ws").encode() in page.read()
 
 
 def test_a_coroutine_function_of_one_socket(folder: Path) -> None:

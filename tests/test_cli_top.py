@@ -125,7 +125,7 @@ def test_another_uri_is_a_usage_error_that_says_what_to_do(uri: str) -> None:
     assert "--inspect-path" in failure(run_command("top", uri), 2)
 
 
-@pytest.mark.parametrize("seconds", ["0.4", "3601", "nan"])
+@pytest.mark.parametrize("seconds", ["0.4", "3601"])
 def test_an_interval_has_bounds(seconds: str) -> None:
     assert "0.5 to 3600" in failure(run_command("top", "x", "--interval", seconds), 2)
 

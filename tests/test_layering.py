@@ -26,6 +26,7 @@ LAYERS: list[list[str]] = [
         "_signals",
         "_variables",
         "logs",
+        "notes",
         "ratelimited",
         "version",
     ],

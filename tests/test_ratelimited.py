@@ -107,7 +107,7 @@ async def test_calls_of_methods_that_nobody_registered(
         assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
-async def test_refused_origins(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_refused_origins(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(sockrpc.App()) as here:
         for origin in ["https://a.example"] * 5 + ["https://b.example"]:
             with pytest.raises(sockrpc.HandshakeError, match="403"):

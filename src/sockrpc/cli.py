@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import contextlib
+import errno
 import functools
 import json
 import os
+import socket
 import ssl
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,8 +33,9 @@ from sockrpc.importing import AppError, load_app
 from sockrpc.lifetime import hooks_fail_visibly
 from sockrpc.limits import ClientLimits, ServerLimits
 from sockrpc.listening import shown_address
+from sockrpc.notes import about, notes_of
 from sockrpc.operating import Operation
-from sockrpc.pages import pages, serve_pages
+from sockrpc.pages import pages, plain_pages, serve_pages
 from sockrpc.top import add_top_options, top
 from sockrpc.unix_sockets import typed_uds
 
@@ -39,9 +43,6 @@ __all__ = ["main"]
 
 # v0.1 can not tell a client that a call failed, so no call waits for ever by accident.
 DEFAULT_TIMEOUT = 30.0
-
-# What the demo's page needs beside the client.
-DEMO_FILES = ("demo.css", "demo.js")
 
 EXIT_FAILED = 1
 EXIT_TIMED_OUT = 124  # as timeout(1)
@@ -71,13 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return complain("interrupted", EXIT_INTERRUPTED)
     except TimeoutError as error:
-        return complain(str(error) or "timed out", EXIT_TIMED_OUT)
+        return complain((str(error) or "timed out") + notes_of(error), EXIT_TIMED_OUT)
     except BrokenPipeError:
         # Whoever read our output has gone; that is how pipes end. What is left of it goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except (OSError, sockrpc.SockRPCError) as error:
-        return complain(f"{type(error).__name__}: {error}", EXIT_FAILED)
+        return complain(f"{type(error).__name__}: {error}{notes_of(error)}", EXIT_FAILED)
     return code
 
 
@@ -172,12 +173,13 @@ def serve(options: argparse.Namespace) -> int:
     # Modules of the current folder are found.
     sys.path.insert(0, "")
     app = options.app if options.workers != 1 else load_app(options.app)
-    page = None
-    if options.page is not None:
-        if not options.page.is_file():
-            raise sockrpc.UsageError(f"{options.page} is not a file")
-        page = serve_pages(pages(options.page))
-    return run_server(options, app, path=options.path, process_request=page)
+    if options.page is None:
+        routes = plain_pages(options.path, secure=options.ssl_certfile is not None)
+    elif options.page.is_file():
+        routes = pages(options.page)
+    else:
+        raise sockrpc.UsageError(f"{options.page} is not a file")
+    return run_server(options, app, path=options.path, process_request=serve_pages(routes))
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -185,9 +187,8 @@ def demo(options: argparse.Namespace) -> int:
     from sockrpc.demo import make_app
 
     page = Path(__file__).with_name("page") / "index.html"
-    return run_server(
-        options, make_app(), path="/socket", process_request=serve_pages(pages(page, *DEMO_FILES))
-    )
+    routes = pages(page, "demo.css", "demo.js")
+    return run_server(options, make_app(), path="/socket", process_request=serve_pages(routes))
 
 
 def run_server(options: argparse.Namespace, app: Any, **more: Any) -> int:
@@ -228,34 +229,52 @@ def run_server(options: argparse.Namespace, app: Any, **more: Any) -> int:
         **given_limits(options, ServerLimits.__optional_keys__),
         **more,
     }
-    if workers != 1:
-        from sockrpc.workers import run_workers
 
-        run_workers(
-            app,
-            workers,
-            options.host,
-            options.port,
-            prepare=operation.configure_logs,
-            on_started=operation.started,
-            on_listening=listening,
-            **arguments,
-        )
-    else:
+    def started(server: sockrpc.Server) -> None:
+        operation.started(server)
+        listening([each.getsockname() for each in server.sockets])
 
-        def started(server: sockrpc.Server) -> None:
-            operation.started(server)
-            listening([each.getsockname() for each in server.sockets])
-
-        with hooks_fail_visibly():
+    with listening_errors(options), hooks_fail_visibly():
+        if workers == 1:
             sockrpc.run(app, options.host, options.port, on_started=started, **arguments)
+        else:
+            from sockrpc.workers import run_workers
+
+            run_workers(
+                app,
+                workers,
+                options.host,
+                options.port,
+                prepare=operation.configure_logs,
+                on_started=operation.started,
+                on_listening=listening,
+                **arguments,
+            )
     return 0
+
+
+@contextlib.contextmanager
+def listening_errors(options: argparse.Namespace) -> Iterator[None]:
+    """Errors say where it was to listen, and how else."""
+    where = options.uds or (f"--fd {', '.join(options.fd)}" if options.fd else f"--host {options.host}")
+    is_tcp = options.uds is None and options.fd is None
+    try:
+        yield
+    except OSError as error:
+        if notes_of(error):
+            raise
+        if is_tcp and error.errno == errno.EADDRINUSE:
+            error.add_note("--port N chooses another, --port 0 any free one")
+        elif isinstance(error, socket.gaierror) or (not is_tcp and where not in str(error)):
+            error.add_note(where)
+        raise
 
 
 def server_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
     """What serves wss."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
+    with about(f"--ssl-certfile {certificate}" + (f", --ssl-keyfile {key}" if key else "")):
+        context.load_cert_chain(certificate, key)
     return context
 
 
@@ -267,7 +286,10 @@ def connecting(options: argparse.Namespace) -> sockrpc.connect:
         if not colon:
             raise sockrpc.UsageError(f"{header!r} is not NAME: VALUE")
         headers.append((name.strip(), value.strip()))
-    tls = None if options.cafile is None else ssl.create_default_context(cafile=options.cafile)
+    tls = None
+    if options.cafile is not None:
+        with about(f"--cafile {options.cafile}"):
+            tls = ssl.create_default_context(cafile=options.cafile)
     return sockrpc.connect(
         options.uri,
         uds=typed_uds(options.uds),
@@ -276,6 +298,12 @@ def connecting(options: argparse.Namespace) -> sockrpc.connect:
         compression=options.compression,
         **{"close_timeout": 0.5, **given_limits(options, ClientLimits.__optional_keys__)},
     )
+
+
+async def connect_to(options: argparse.Namespace) -> sockrpc.Client:
+    """The connection that the command line asks for; errors say where to."""
+    with about(options.uds or options.uri):
+        return await connecting(options)
 
 
 def typed_payload(text: str) -> bytes:
@@ -288,7 +316,7 @@ def call(options: argparse.Namespace) -> int:
     payload = typed_payload(options.payload)
 
     async def run() -> bytes:
-        async with connecting(options) as client:
+        async with await connect_to(options) as client:
             try:
                 return await client.call(options.method, payload, timeout=options.timeout)
             except TimeoutError:
@@ -310,7 +338,7 @@ def notify(options: argparse.Namespace) -> int:
     payload = typed_payload(options.payload)
 
     async def run() -> None:
-        async with connecting(options) as client:
+        async with await connect_to(options) as client:
             await client.notify(options.event, payload)
 
     asyncio.run(run())
@@ -330,7 +358,7 @@ def listen(options: argparse.Namespace) -> int:
                 write_payload(payload)
 
     async def run() -> NoReturn:
-        async with connecting(options) as client, asyncio.TaskGroup() as group:
+        async with await connect_to(options) as client, asyncio.TaskGroup() as group:
             for event in dict.fromkeys(options.events):
                 group.create_task(follow(event, client.on(event)))
         raise AssertionError("the listeners end by an exception only")
@@ -344,7 +372,7 @@ def listen(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """`sockrpc bench`."""
-    return 0 if print_load(options, lambda: connecting(options), DEFAULT_TIMEOUT) else EXIT_INTERRUPTED
+    return 0 if print_load(options, lambda: connect_to(options), DEFAULT_TIMEOUT) else EXIT_INTERRUPTED
 
 
 def payload_fields(payload: bytes) -> dict[str, str]:

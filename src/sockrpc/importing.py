@@ -42,7 +42,7 @@ def load_app(name: str) -> Any:
         shown = traceback.TracebackException.from_exception(error)
         shown.stack[:] = shown.stack[begin:end]
         text = "".join(shown.format()).rstrip()
-        raise AppError(f"{name} can not be imported\n{text}") from None
+        raise AppError(f"{name} cannot be imported\n{text}") from None
 
 
 def load(name: str) -> Any:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sockrpc._service import Service
 from sockrpc.counting import count
 from sockrpc.errors import UsageError
+from sockrpc.notes import about
 from sockrpc.unix_sockets import SocketFile, remove_stale_socket
 
 if TYPE_CHECKING:
@@ -111,6 +112,10 @@ class Inspector:
 
     async def open(self) -> None:
         """Listen."""
+        with about(f"inspect_path {self.path}"):
+            await self._open()
+
+    async def _open(self) -> None:
         if not hasattr(socket, "AF_UNIX"):
             raise UsageError("inspect_path needs unix sockets, which this system lacks")
         remove_stale_socket(self.path)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import sockrpc
 from sockrpc import logs
 from sockrpc.flags import METRICS_HOST
+from sockrpc.notes import about
 
 if TYPE_CHECKING:
     import argparse
@@ -64,13 +65,14 @@ class Operation:
         serve = metrics_server()
         # A worker has its port until its successor serves.
         last = min(first + 2 * self._processes - 1, LARGEST_PORT) if first and self._processes > 1 else first
-        for port in range(first, last):
-            try:
-                return serve(server, port, self._host)
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-        return serve(server, last, self._host)
+        with about(f"--metrics-port {first}, --metrics-host {self._host}"):
+            for port in range(first, last):
+                try:
+                    return serve(server, port, self._host)
+                except OSError as error:
+                    if error.errno != errno.EADDRINUSE:
+                        raise
+            return serve(server, last, self._host)
 
 
 async def close_after(server: sockrpc.Server, metrics: MetricsServer) -> None:

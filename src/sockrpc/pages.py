@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import http
 import mimetypes
+import re
 from collections.abc import Callable, Mapping
-from importlib import resources
+from importlib import metadata, resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
@@ -15,7 +16,12 @@ from websockets.http11 import Request, Response
 
 from sockrpc.sockets import Socket
 
-__all__ = ["file_response", "pages", "serve_pages"]
+__all__ = ["file_response", "pages", "plain_pages", "serve_pages"]
+
+Route = Callable[[Request], Response]
+
+# What a Host may be to be shown: a name or an address, and a port.
+HOST = re.compile(r"[\w.:\[\]-]{1,300}", re.ASCII)
 
 # Pages are small and change during development; a validator would cost more than it saves.
 CACHE_CONTROL = "no-cache"
@@ -34,7 +40,7 @@ def file_response(name: str, body: bytes) -> Response:
     return Response(http.HTTPStatus.OK.value, http.HTTPStatus.OK.phrase, headers, body)
 
 
-def pages(page: Path | None = None, *beside: str) -> dict[str, Callable[[], Response]]:
+def pages(page: Path | None = None, *beside: str) -> dict[str, Route]:
     """What to answer on which path: "/" with a page, "/sockrpc.js" with the client, "/health".
 
     Files are read anew for each request, so that editing them needs no restart.
@@ -43,10 +49,8 @@ def pages(page: Path | None = None, *beside: str) -> dict[str, Callable[[], Resp
         page: The page.
         beside: Names of files in the page's folder that it needs.
     """
-    routes: dict[str, Callable[[], Response]] = {
-        "/health": functools.partial(file_response, "health.txt", b"ok\n"),
-        "/sockrpc.js": functools.partial(read_response, resources.files("sockrpc") / "js" / "sockrpc.js"),
-    }
+    script = resources.files("sockrpc") / "js" / "sockrpc.js"
+    routes: dict[str, Route] = {"/health": healthy, "/sockrpc.js": functools.partial(read_response, script)}
     if page is not None:
         routes["/"] = functools.partial(read_response, page)
         for name in beside:
@@ -54,24 +58,68 @@ def pages(page: Path | None = None, *beside: str) -> dict[str, Callable[[], Resp
     return routes
 
 
-def read_response(file: Traversable) -> Response:
+def plain_pages(path: str | None, *, secure: bool) -> dict[str, Route]:
+    """What to answer where there is no page: "/" with a few lines that say what is here, and "/health".
+
+    Args:
+        path: The path of the endpoint, None for every path.
+        secure: It is reached by wss.
+    """
+    return {"/": functools.partial(say_what_is_here, path or "/", secure), "/health": healthy}
+
+
+def healthy(request: Request) -> Response:
+    """What tells a load balancer that the server answers."""
+    return file_response("health.txt", b"ok\n")
+
+
+def read_response(file: Traversable, request: Request) -> Response:
     """A file as it is now."""
     return file_response(file.name, file.read_bytes())
 
 
-def serve_pages(
-    routes: Mapping[str, Callable[[], Response]],
-) -> Callable[[Socket, Request], Response | None]:
+def say_what_is_here(path: str, secure: bool, request: Request) -> Response:
+    """A few lines for whoever opens the address of a server in a browser."""
+    hosts = request.headers.get_all("Host")
+    host = hosts[0] if hosts and HOST.fullmatch(hosts[0]) else "HOST"
+    endpoint = f"{'wss' if secure else 'ws'}://{host}{path}"
+    lines = [
+        "Here is a server of sockrpc: RPC over WebSocket.",
+        "",
+        f"endpoint       {endpoint}",
+        f"try it         sockrpc call {endpoint} METHOD",
+        "health check   /health",
+        "a page here    sockrpc serve --page FILE",
+    ]
+    where = documentation()
+    if where is not None:
+        lines.append(f"documentation  {where}")
+    return file_response("index.txt", "\n".join([*lines, ""]).encode())
+
+
+@functools.cache
+def documentation() -> str | None:
+    """Where the documentation is, as the installed package says."""
+    try:
+        urls = metadata.metadata("sockrpc").get_all("Project-URL") or []
+    except metadata.PackageNotFoundError:
+        return None
+    named = dict(each.split(", ", 1) for each in urls)
+    return named.get("Documentation")
+
+
+def serve_pages(routes: Mapping[str, Route]) -> Callable[[Socket, Request], Response | None]:
     """A `process_request` that answers plain GET and HEAD requests of known paths."""
     # Nothing here is a closure: workers get it by pickle.
     return functools.partial(answer_page, routes)
 
 
-def answer_page(
-    routes: Mapping[str, Callable[[], Response]], socket: Socket, request: Request
-) -> Response | None:
+def answer_page(routes: Mapping[str, Route], socket: Socket, request: Request) -> Response | None:
     """The page at the path of the request, if that is all it wants."""
-    if "Upgrade" in request.headers or request.method not in ("GET", "HEAD"):
+    if request.method not in ("GET", "HEAD"):
+        return None
+    if "Upgrade" in request.headers or "Sec-WebSocket-Key" in request.headers:
+        # The second alone comes from a WebSocket client behind a proxy that drops the first: no page for it.
         return None
     route = routes.get(request.path.partition("?")[0])
-    return None if route is None else route()
+    return None if route is None else route(request)

@@ -104,6 +104,9 @@ def snapshots(path: str, interval: float) -> Generator[tuple[str, Snapshot], Non
         except FileNotFoundError:
             told = f"there is no {path}; was the server started with --inspect-path?"
             raise FileNotFoundError(told) from None
+        except OSError as error:
+            error.add_note(path)
+            raise
         line.sendall(json.dumps({"interval": interval}).encode() + b"\n")
         with line.makefile("rb") as incoming:
             while data := incoming.readline(MAX_LINE_BYTES):

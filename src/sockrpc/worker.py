@@ -27,6 +27,7 @@ from sockrpc.errors import SockRPCError, UsageError
 from sockrpc.importing import AppError, load_app
 from sockrpc.lifetime import came_from_hook
 from sockrpc.loops import loop_factory, run_to_end
+from sockrpc.notes import notes_of
 from sockrpc.server import Server, serve
 from sockrpc.signals import on_signals
 
@@ -105,7 +106,7 @@ def serve_as_worker(work: Work, sockets: Sequence[socket_module.socket], line: C
         number, text = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
         # Errors with arguments of their own are but a text there.
         kind = next((each for each in (UsageError, AppError) if isinstance(error, each)), SockRPCError)
-        tell(line, Failed(kind, number, text or str(error)))
+        tell(line, Failed(kind, number, (text or str(error)) + notes_of(error)))
         sys.exit(1)
 
 

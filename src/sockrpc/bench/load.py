@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +63,7 @@ class Load:
         first_timeout: Seconds that the first one may take, which finds out whether there is such a method.
     """
 
-    connect: Callable[[], sockrpc.connect]
+    connect: Callable[[], Awaitable[sockrpc.Client]]
     method: str
     payload: bytes
     connections: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import sockrpc
@@ -39,7 +39,9 @@ def add_load_options(parser: argparse.ArgumentParser, timeout: float) -> None:
     group.add_argument("--timeout", type=seconds, metavar="S", help=shown)
 
 
-def print_load(options: argparse.Namespace, connect: Callable[[], sockrpc.connect], timeout: float) -> bool:
+def print_load(
+    options: argparse.Namespace, connect: Callable[[], Awaitable[sockrpc.Client]], timeout: float
+) -> bool:
     """Put the load on the server and print what was measured; False if it was interrupted.
 
     Raises:
