@@ -249,6 +249,11 @@ OF_THE_PROCESS = {
     "NOTIFY_SOCKET %r could not be told %s: %s",
     "no filter for %r: %s",
     "%s has not ended after it was cancelled; it is left behind",
+    "the on_stop hooks have not ended in time; they are cancelled",
+    "the on_stop hook %s failed",
+    "%d functions that run in threads of the event loop are left behind: %s",
+    "this worker has not stopped, and its supervisor is gone; it kills itself",
+    "connection to %s %s (%s: %s); connecting again in %.1f s",
 }
 
 
