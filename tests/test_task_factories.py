@@ -14,13 +14,19 @@ from tests.support import request, reset, serving, until
 
 
 def plain_factory(loop: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+    options.pop("eager_start", None)
     return asyncio.Task(coroutine, loop=loop, **options)
+
+
+def eager_factory(loop: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+    # asyncio's own does not take what uvloop gives it, before Python 3.13.3.
+    return asyncio.Task(coroutine, loop=loop, **{**options, "eager_start": True})
 
 
 FACTORIES: dict[str, Callable[..., Any] | None] = {
     "none": None,
     "plain": plain_factory,
-    "eager": getattr(asyncio, "eager_task_factory", None),
+    "eager": eager_factory if hasattr(asyncio, "eager_task_factory") else None,
 }
 
 
@@ -53,17 +59,16 @@ async def test_hooks_and_handlers_begin_and_end_in_the_documented_order(
     @app.method
     async def work(call: sockrpc.Call) -> str:
         seen.append("handler")
-        call.spawn_and_abort_on_reset(spawned(call))
+        call.spawn_and_abort_on_reset(spawned())
         seen.append("spawned by handler")
-        return "dropped"
+        return "done"
 
-    async def spawned(call: sockrpc.Call) -> None:
+    async def spawned() -> None:
         seen.append("task")
-        await call.respond("done")
 
     async with serving(app, process_request=process_request) as here:
         async with here.connect() as client:
-            assert await client.call("work", timeout=5) == b"dropped"
+            assert await client.call("work", timeout=5) == b"done"
             await until(lambda: "task" in seen)
         await until(lambda: "on_disconnect" in seen)
         statistics = here.server.statistics()

@@ -12,7 +12,8 @@ from websockets.uri import parse_uri
 
 from sockrpc._loop import LoopContext, context_of_running_loop
 from sockrpc._output import Settings
-from sockrpc.handshake import ClientHandshake, ServerHandshake, serialize_response
+from sockrpc.client_handshake import ClientHandshake
+from sockrpc.handshake import ServerHandshake, serialize_response
 from sockrpc.limits import Limits
 from sockrpc.protocols import MessageProtocol
 
@@ -66,7 +67,6 @@ class ClientSide(Opening):
             parse_uri(uri),
             max_handshake_bytes=LIMITS.max_handshake_bytes,
             subprotocols=None,
-            origin=None,
             headers=(),
             compression="deflate",
         )
