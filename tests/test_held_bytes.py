@@ -1,4 +1,4 @@
-"""What one connection may make the server hold: payloads by `max_held_bytes`, answers by `output_max_bytes`."""
+"""What one connection may make the server hold: payloads up to one limit, answers up to another."""
 
 from __future__ import annotations
 
