@@ -47,7 +47,9 @@ def reset(id: int) -> bytes:
 class Peer:
     """One connection; `opened` false: nothing but TCP (and TLS)."""
 
-    def __init__(self, port: int, *, opened: bool = True, tls: bool = False) -> None:
+    def __init__(
+        self, port: int, *, opened: bool = True, tls: bool = False, path: str = "/socket"
+    ) -> None:
         line = socket.create_connection(("127.0.0.1", port), PATIENCE)
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls:
@@ -59,7 +61,7 @@ class Peer:
         self.buffer = self.seen = b""
         if opened:
             try:
-                line.sendall(opening())
+                line.sendall(opening(path))
                 answer = self.until(b"\r\n\r\n")
                 assert answer.startswith(b"HTTP/1.1 101 "), answer
             except BaseException:

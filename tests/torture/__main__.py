@@ -27,11 +27,15 @@ WARM = 10
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--seed", default=os.environ.get("SOCKRPC_SEED") or str(random.SystemRandom().randrange(10**6)))
+    parser.add_argument(
+        "--seed", default=os.environ.get("SOCKRPC_SEED") or str(random.SystemRandom().randrange(10**6))
+    )
     parser.add_argument("--round", help="SEED:N; this round only")
     parser.add_argument("--times", type=int, default=1, help="run that round so often")
     parser.add_argument("--loop", choices=["asyncio", "uvloop"])
-    parser.add_argument("--tame", action="store_true", help="without exceptions that are no Exception, and odd results")
+    parser.add_argument(
+        "--tame", action="store_true", help="without exceptions that are no Exception, and odd results"
+    )
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
     faulthandler.enable()
@@ -57,7 +61,9 @@ def main() -> int:
             print(f"    {time.monotonic() - begun:.2f} s", flush=True)  # noqa: T201
         for kind, count in found.items():
             if kind not in faults:
-                print(f"FAULT {kind}, {count} times: {this.world.examples[kind][:700]}\n  in {this}", flush=True)  # noqa: T201
+                print(
+                    f"FAULT {kind}, {count} times: {this.world.examples[kind][:700]}\n  in {this}", flush=True
+                )  # noqa: T201
             faults[kind] += count
         del this
         gc.collect()

@@ -118,9 +118,7 @@ class Act:
         self.payload = payload
         self.key = payload[:KEY].decode("ascii", "replace")
         program = payload[KEY + 1 :].partition(b" ")[0].decode("ascii", "replace")
-        self.program = [
-            (op[0], op[1:]) for op in program.split(",") if op and not (world.tame and op in ODD)
-        ]
+        self.program = [(op[0], op[1:]) for op in program.split(",") if op and not (world.tame and op in ODD)]
         self.undone: collections.Counter[int] = collections.Counter()
 
     # What a plain function can do
@@ -308,9 +306,13 @@ class Act:
         if self.socket._hooks.handle_socket is None and not self.world.tame:
             seen, own = VISITOR.get(), getattr(self.socket.state, "visitor", "")
             if seen not in (own, ""):
-                self.world.fault("a handler sees a context variable of another", f"{seen!r} in {self.payload!r}")
+                self.world.fault(
+                    "a handler sees a context variable of another", f"{seen!r} in {self.payload!r}"
+                )
             elif seen != own:
-                self.world.fault("a handler does not see what on_connect has set", f"{own!r} in {self.payload!r}")
+                self.world.fault(
+                    "a handler does not see what on_connect has set", f"{own!r} in {self.payload!r}"
+                )
 
     def run(self) -> Any:
         self.begin()
@@ -374,5 +376,7 @@ def chance_program(chance: random.Random, *, benign: bool, kind: str) -> str:
     if benign:
         ops.append(f"={chance.choice((0, 0, 1, 10, 200, 3000, 40000))}")
     else:
-        ops += chance.choices(("=0", "=10", "=100000", "", "vp", "vb", "vi", "vm", "vr", "vs"), (6, 6, 1, 3, 1, 1, 1, 1, 1, 1))
+        ops += chance.choices(
+            ("=0", "=10", "=100000", "", "vp", "vb", "vi", "vm", "vr", "vs"), (6, 6, 1, 3, 1, 1, 1, 1, 1, 1)
+        )
     return ",".join(op for op in ops if op)

@@ -91,7 +91,9 @@ async def hook(world: World, socket: sockrpc.Socket, name: str) -> None:
         await act.then(op, argument)
 
 
-def process_request(world: World) -> Callable[[sockrpc.Socket, Request], Awaitable[Response | None] | Response | None]:
+def process_request(
+    world: World,
+) -> Callable[[sockrpc.Socket, Request], Awaitable[Response | None] | Response | None]:
     """Refuses, waits, fails, and does odd things to a socket that is not open yet."""
 
     async def later(socket: sockrpc.Socket) -> Response | None:

@@ -106,7 +106,12 @@ class Peer:
         step = max(1, -(-len(payload) // parts))
         pieces = [payload[n : n + step] for n in range(0, len(payload), step)] or [b""]
         return b"".join(
-            frame(CONTINUATION if n else BINARY, piece, final=n == len(pieces) - 1, reserved=0 if n else reserved)
+            frame(
+                CONTINUATION if n else BINARY,
+                piece,
+                final=n == len(pieces) - 1,
+                reserved=0 if n else reserved,
+            )
             for n, piece in enumerate(pieces)
         )
 
@@ -121,7 +126,9 @@ class Peer:
         if draw < 0.7:
             return self.reset()
         if draw < 0.9:
-            return self.message(notify(self.chance.choice(("event", "waiting_event", "nobody")), self.payload("inline")[0]))
+            return self.message(
+                notify(self.chance.choice(("event", "waiting_event", "nobody")), self.payload("inline")[0])
+            )
         if draw < 0.95:
             return self.call() + self.reset(-1)
         return frame(PING, self.chance.randbytes(4) + b"p")

@@ -32,7 +32,9 @@ from tests.torture.scenes import SCENES, Place, witness
 PATIENCE = 4.0
 # A stop that has nothing to wait for; the graces of such a round are far longer.
 AT_ONCE = 1.0
-WAITING_BYTES = "max_held_bytes" if "max_held_bytes" in ServerLimits.__optional_keys__ else "max_waiting_bytes"
+WAITING_BYTES = (
+    "max_held_bytes" if "max_held_bytes" in ServerLimits.__optional_keys__ else "max_waiting_bytes"
+)
 
 
 def chance_limits(chance: random.Random) -> dict[str, Any]:
@@ -100,7 +102,10 @@ class Round:
         logging.getLogger("sockrpc").addHandler(handler)
         logging.getLogger("asyncio").addHandler(handler)
         unraisable, sys.unraisablehook = sys.unraisablehook, self.unraisable
-        excepthook, threading.excepthook = threading.excepthook, lambda args: world.fault("a thread died", args)
+        excepthook, threading.excepthook = (
+            threading.excepthook,
+            lambda args: world.fault("a thread died", args),
+        )
         loop = new_event_loop(self.loop_kind)
         loop.set_exception_handler(self.unexpected)
         loop.set_debug(self.debug)
@@ -145,7 +150,9 @@ class Round:
     async def main(self) -> None:
         world = self.world
         place = Place(
-            tls=client_context() if self.tls else None, server_compresses=self.chance.random() < 0.5, form=self.form
+            tls=client_context() if self.tls else None,
+            server_compresses=self.chance.random() < 0.5,
+            form=self.form,
         )
         await self.start(place)
         leave = asyncio.Event()
@@ -171,7 +178,9 @@ class Round:
             await self.become_idle(world.servers[-1])
         await self.end(world.servers[-1])
         await self.until(lambda: len(asyncio.all_tasks()) <= 1)
-        self.none("a task", [repr(each)[:300] for each in asyncio.all_tasks() if each is not asyncio.current_task()])
+        self.none(
+            "a task", [repr(each)[:300] for each in asyncio.all_tasks() if each is not asyncio.current_task()]
+        )
         await self.until(lambda: not worker_threads())
         self.none("a thread", worker_threads())
         # Transports that close have their turns.
@@ -222,11 +231,7 @@ class Round:
         service = server._service
         await self.until(lambda: not (service.attached or service.working or service.tasks))
         if service.attached or service.working or service.tasks:
-            loads = [(each.load, each.in_flight, each.has_ended, str(each.state) if hasattr(each, "state") else "") for each in service.working]
-            self.world.fault(
-                "a server whose peers have all gone is not idle",
-                f"attached {service.attached}, working {loads}, tasks {service.tasks}",
-            )
+            self.world.fault("a server whose peers have all gone is not idle", describe(service))
             server.hurry()
 
     async def end(self, server: sockrpc.Server) -> None:
@@ -252,14 +257,33 @@ class Round:
         counts = server.statistics()
         now = {
             name: getattr(counts, name)
-            for name in ("connections", "calls_in_flight", "calls_running", "procedures_waiting", "notifications_running")
+            for name in (
+                "connections",
+                "calls_in_flight",
+                "calls_running",
+                "procedures_waiting",
+                "notifications_running",
+            )
         }
         self.none("in the statistics something", {name: n for name, n in now.items() if n})
         methods = {**counts.methods, "(others)": counts.unregistered}
-        self.none("in flight by its counters a call", {name: each.in_flight for name, each in methods.items() if each.in_flight})
+        self.none(
+            "in flight by its counters a call",
+            {name: each.in_flight for name, each in methods.items() if each.in_flight},
+        )
         service = server._service
-        self.none("attached or working a connection", (service.attached, len(service.working)) if service.attached or service.working else 0)
+        if service.attached or service.working:
+            self.world.fault("after its stop a server is not idle", describe(service))
         self.none("among a service's tasks one", [repr(each) for each in service.tasks])
+
+
+def describe(service: Any) -> str:
+    connections = [
+        f"load {each.load}, in flight {each.in_flight}, ended {each.has_ended} {each.close_code} {each.close_reason!r},"
+        f" open {each.is_open}, transport {each.transport}"
+        for each in service.working
+    ]
+    return f"attached {service.attached}, working {connections}, tasks {service.tasks}"
 
 
 def eagerly(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
@@ -276,7 +300,11 @@ class Recorder(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
-        if record.name == "asyncio" and record.levelno >= logging.WARNING and not text.startswith("Executing "):
+        if (
+            record.name == "asyncio"
+            and record.levelno >= logging.WARNING
+            and not text.startswith("Executing ")
+        ):
             self.world.fault(f"asyncio logged: {text[:60]}", text)
 
 

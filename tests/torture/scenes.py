@@ -36,10 +36,20 @@ def chance_path(chance: random.Random, *, strict: bool, form: bool) -> str:
     wild = [*mild, "c", "q", "X", "b5000", "xV", "xB", "xG", "xC", "o", "s200", "n70000", "N70000", "l"]
     wanted = mild if strict else wild
     query = {"oc": chance.choice(wanted), "od": chance.choice(wild[:-4] if strict else wild)}
-    query["oc2"] = chance.choice(["", "", "n", "j", "d"] if strict else ["", "c", "xV", "xB", "xG", "b10", "j"])
-    query["pr"] = chance.choice(["", "", "s1", "y"] if strict else ["", "", "s5", "y", "n", "refuse", "odd", "break", "xV", "xB", "c", "o", "s100"])
+    query["oc2"] = chance.choice(
+        ["", "", "n", "j", "d"] if strict else ["", "c", "xV", "xB", "xG", "b10", "j"]
+    )
+    query["pr"] = chance.choice(
+        ["", "", "s1", "y"]
+        if strict
+        else ["", "", "s5", "y", "n", "refuse", "odd", "break", "xV", "xB", "c", "o", "s100"]
+    )
     if form:
-        query["form"] = chance.choice(["", "s", "t", "tttt", "c", "cs", "d", "tc"] if strict else ["", "tt", "c", "d", "r", "x", "sr", "ttx", "tsx"])
+        query["form"] = chance.choice(
+            ["", "s", "t", "tttt", "c", "cs", "d", "tc"]
+            if strict
+            else ["", "tt", "c", "d", "r", "x", "sr", "ttx", "tsx"]
+        )
     return "/?" + "&".join(f"{name}={value}" for name, value in query.items() if value)
 
 
@@ -113,9 +123,16 @@ async def misbehave(peer: Peer) -> None:
         peer.write(data[: chance.randrange(1, len(data))])
     elif draw == 7:
         event = chance.choice(("event", "waiting_event"))
-        peer.write(notify(event, peer.payload("inline" if event == "event" else "coroutine")[0]) * chance.choice((1, 50, 300)))
+        peer.write(
+            notify(event, peer.payload("inline" if event == "event" else "coroutine")[0])
+            * chance.choice((1, 50, 300))
+        )
     elif draw == 8:
-        peer.write(frame(PING, b"flood") * 200 + frame(BINARY, b"\x01", final=False) + frame(CONTINUATION, b"\0", final=chance.random() < 0.8))
+        peer.write(
+            frame(PING, b"flood") * 200
+            + frame(BINARY, b"\x01", final=False)
+            + frame(CONTINUATION, b"\0", final=chance.random() < 0.8)
+        )
     else:
         # In the same read: calls, and their resets.
         peer.write(peer.some(10) + b"".join(peer.reset() for _ in range(10)))
@@ -133,7 +150,9 @@ async def client_peer(world: World, place: Place, chance: random.Random, name: s
     gone = (OSError, sockrpc.SockRPCError, TimeoutError)
     try:
         async with asyncio.timeout(PATIENCE):
-            client = await sockrpc.connect(uri, open_timeout=chance.choice((0.01, 1.0, 10.0)), close_timeout=1.0, **options)
+            client = await sockrpc.connect(
+                uri, open_timeout=chance.choice((0.01, 1.0, 10.0)), close_timeout=1.0, **options
+            )
     except gone:
         return
     try:
@@ -142,7 +161,9 @@ async def client_peer(world: World, place: Place, chance: random.Random, name: s
             world.spawn(hear(listener))
         tasks = []
         for n in range(chance.randrange(1, 40)):
-            tasks.append(asyncio.create_task(client_call(world, client, chance, f"{name}{n:06d}", strict=strict)))
+            tasks.append(
+                asyncio.create_task(client_call(world, client, chance, f"{name}{n:06d}", strict=strict))
+            )
             if chance.random() < 0.3:
                 tasks.append(asyncio.create_task(client_notify(client, chance, f"{name}n{n:05d}")))
             if chance.random() < 0.3:
@@ -172,7 +193,9 @@ async def hear(listener: Any) -> None:
             pass
 
 
-async def client_call(world: World, client: sockrpc.Client, chance: random.Random, key: str, *, strict: bool) -> None:
+async def client_call(
+    world: World, client: sockrpc.Client, chance: random.Random, key: str, *, strict: bool
+) -> None:
     method = chance.choice((*METHODS, "inline", "coroutine", "nobody"))
     kind = ("thread" if method.startswith("thread") else "inline") if method in PLAIN else "coroutine"
     program = chance_program(chance, benign=strict, kind=kind)
@@ -210,7 +233,9 @@ async def stranger(world: World, place: Place, chance: random.Random, name: str)
     )
     try:
         async with asyncio.timeout(PATIENCE):
-            reader, writer = await asyncio.open_connection("127.0.0.1", place.port, ssl=place.tls if chance.random() < 0.8 else None)
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", place.port, ssl=place.tls if chance.random() < 0.8 else None
+            )
     except (OSError, TimeoutError):
         return
     with contextlib.suppress(OSError):

@@ -1,0 +1,45 @@
+"""What lost connections leave behind with the collector of garbage off: nothing that has a size, and no cycle."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.conftest import LOOPS
+from tests.processes import ROOT
+from tests.torture.endings import APPS, CYCLES, MEMORY
+
+pytestmark = [
+    pytest.mark.hostile,
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
+]
+
+# A thousand lost connections, each with a MiB pending, may leave so much.
+MIB_AT_MOST = 20
+
+
+def run(*arguments: str) -> Any:
+    command = [sys.executable, "-m", "tests.torture.endings", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("what", MEMORY)
+def test_lost_connections_give_their_memory_back_without_the_collector(what: str, loop: str) -> None:
+    assert run("memory", what, loop) <= MIB_AT_MOST
+
+
+KINDS = [" ".join(each) for each in itertools.product(CYCLES, APPS, ("plain", "tls"), ("none", "deflate"))]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_lost_connections_are_freed_without_the_collector(kind: str, loop: str) -> None:
+    assert run("cycles", kind, loop) == {}
