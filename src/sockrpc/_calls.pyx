@@ -345,7 +345,19 @@ cdef class Call(Work):
     cdef int run_hooks(self) except -1:
         if self.undo.running:
             return 0
+        self.undo.running = True
         self.hold()
+        try:
+            # A thousand calls that are reset at once have a thousand hooks.
+            return self.connection.in_turn_or_later(self._start_hooks, ())
+        except BaseException:  # pragma: no memory
+            if self.undo is not None:  # pragma: no memory
+                self.undo = None  # pragma: no memory
+                self.let_go()  # pragma: no memory
+            raise  # pragma: no memory
+
+    @cython.nonecheck(True)
+    def _start_hooks(self) -> None:
         try:
             task = self.undo.start()
             if not task.done():
@@ -359,7 +371,6 @@ cdef class Call(Work):
             self._hooks_ended(task)
         else:
             self.service.keep(task)
-        return 0
 
     def _hooks_ended(self, task: asyncio.Task[object]) -> None:
         if not self.undo.ended(task):

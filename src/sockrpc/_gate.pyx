@@ -10,6 +10,11 @@ from sockrpc._connection cimport Connection
 from sockrpc._service cimport Host, Procedure, ProcedureQueue
 
 
+cdef enum:
+    # Of the iterators that wait for what arrives, so many are woken and have not run yet.
+    WOKEN_AT_ONCE = 64
+
+
 cdef class Gate(Host):
     """A connection that admits what it receives.
 
@@ -124,9 +129,9 @@ cdef class Gate(Host):
         return 0
 
     cdef int proceed(self) except -1:
-        self.context.begin_turn(self)
         self.advance()
-        return Connection.proceed(self)
+        Host.proceed(self)
+        return self.advance() if self.ended else 0
 
     # Called by procedures
 
@@ -139,6 +144,9 @@ cdef class Gate(Host):
 
     cdef int on_left_waiting(self, Procedure procedure) except -1:
         self.leave_waiting(procedure)
+        if self.pumping:
+            # Whoever pumps, or ends thousands of them, does the rest once.
+            return 0
         self.check_waiting_room()
         return self.advance()
 
@@ -184,7 +192,7 @@ cdef class Gate(Host):
     cdef int forget_if_over(self) except -1:
         if (
             self.transport is None and self.ended and self.active_count == 0 and self.notifying == 0
-            and self.tended == 0 and self.waiting.head is None
+            and self.tended == 0 and self.waiting.head is None and not self.deferred
         ):
             if self.is_attached:
                 # Not before: who connects, has work begun and leaves would get past every limit.
@@ -201,8 +209,17 @@ cdef class Gate(Host):
     def take(self):
         """The next procedure for the iterator, None if there is none yet."""
         cdef Procedure procedure = self.waiting.head
+        self.woken -= self.woken > 0
+        self.take_later = False
         if procedure is None or not self.may_start(procedure):
             return None
+        if self.waiting.count > 1:
+            # Taking does not wait, so one task could take all that there is in one iteration.
+            self.context.begin_turn(self)
+            if self.context.tick() >= self.turn_until:
+                self.take_later = True
+                self.context.postpone(self)
+                return None
         procedure = self.next_waiting()
         if procedure.is_call:
             self.begin_work(procedure)
@@ -222,7 +239,7 @@ cdef class Gate(Host):
     def wait_procedure(self):
         """A future that is done when `take` may have something, or the connection has ended; several may wait."""
         taker = self.context.loop.create_future()
-        if self.ended:
+        if self.ended and not self.take_later:
             taker.set_result(None)
             return taker
         if self.takers is None:
@@ -235,11 +252,17 @@ cdef class Gate(Host):
         if self.takers is not None and taker in self.takers:
             del self.takers[taker]
         else:
+            self.woken -= self.woken > 0
             self.wake_taker()
 
+    @property
+    def has_nothing_more(self) -> bool:
+        """True if the connection has ended, and not only the turn of those who take what it has left."""
+        return self.ended and not self.take_later
+
     cdef int wake_taker(self) except -1:
-        # One is enough: it wakes the next if it finds more than one procedure.
-        if self.waiting.head is not None and self.may_start(self.waiting.head):
+        # Each wakes the next if it finds more than one procedure, so there is no need to wake all at once.
+        if self.woken < WOKEN_AT_ONCE and self.waiting.head is not None and self.may_start(self.waiting.head):
             self.wake_takers(False)
         return 0
 
@@ -249,5 +272,6 @@ cdef class Gate(Host):
             if not taker.done():
                 taker.set_result(None)
                 if not all_of_them:
+                    self.woken += 1
                     break
         return 0

@@ -102,6 +102,7 @@ cdef class Host(WatchedConnection):
     cdef Py_ssize_t notifying        # notification handlers that have not ended
     cdef object variables            # the contextvars.Context that handlers start from; None: the service's
     cdef object callbacks            # the context that tasks' callbacks run in, None until one is needed
+    cdef object deferred             # deque of (function, arguments) that wait for a turn, None before there was one
     cdef Py_ssize_t tended           # tasks of hooks, and of the socket form, that have not ended
 
     cdef int on_unknown(self, uint32_t id, str method) except -1  # a call of what nobody registered
@@ -110,6 +111,8 @@ cdef class Host(WatchedConnection):
     # Made on demand, as most connections are idle.
     cdef ProcedureQueue active_queue(self)
     cdef object tend(self, object task)
+    # Call it: now while the connection's turn lasts, else in a later one, behind what was deferred before.
+    cdef int in_turn_or_later(self, object function, tuple arguments) except -1
     cdef ProcedureQueue handling_queue(self)
     cdef object callback_context(self)
     # A context of its own for one handler: what hooks of this connection have set, and nothing else.

@@ -9,12 +9,13 @@ import contextvars
 import inspect
 import logging
 import types
+from collections import deque
 
 from sockrpc._keepalive cimport WatchedConnection
 from sockrpc._debug cimport DEBUG, count_created, count_freed
 from sockrpc._output cimport Settings
 from sockrpc._dispatch cimport Entry
-from sockrpc._loop cimport LoopContext
+from sockrpc._loop cimport FAIR_SHARE, LoopContext
 from sockrpc._names cimport NameTable
 from sockrpc._statistics cimport Tally, add_outcomes, count_abort, shown
 from sockrpc._variables cimport copy_variables, enter_variables, exit_variables
@@ -272,8 +273,11 @@ cdef class Procedure(Entry):
         return count_abort(self.tally, reason)
 
     cdef int report(self, str text, tuple args, object error) except -1:
+        # A line takes longer than most handlers, and a thousand may fail in one iteration.
+        return self.connection.in_turn_or_later(self._log_error, (text, args, error))
+
+    def _log_error(self, text: str, args: tuple, error: BaseException | None) -> None:
         self.service.log.error(text, *args, exc_info=error, extra=self._log_fields)
-        return 0
 
     @property
     @cython.nonecheck(True)
@@ -394,6 +398,31 @@ cdef class Host(WatchedConnection):
         if self.handling is None:
             self.handling = ProcedureQueue()
         return self.handling
+
+    cdef int in_turn_or_later(self, object function, tuple arguments) except -1:
+        self.context.begin_turn(self)
+        # Half of it is for what cannot wait.
+        if not self.deferred and self.context.tick() < self.turn_until - FAIR_SHARE / 2:
+            function(*arguments)
+            return 0
+        if self.deferred is None:
+            self.deferred = deque()
+        self.deferred.append((function, arguments))
+        return self.context.postpone(self)
+
+    cdef int proceed(self) except -1:
+        self.context.begin_turn(self)
+        while self.deferred:
+            function, arguments = self.deferred.popleft()
+            try:
+                function(*arguments)
+            except Exception as error:  # pragma: no memory
+                self.context.report(error)  # pragma: no memory
+            if self.context.tick() >= self.turn_until:
+                break
+        if self.deferred:
+            self.context.postpone(self)
+        return WatchedConnection.proceed(self)
 
     cdef object callback_context(self):
         # One for all of them, or each would keep a copy of the current one. Not of that: it may be a handler's,

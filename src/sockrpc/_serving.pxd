@@ -15,3 +15,4 @@ cdef class ServerConnection(Gate):
     cdef str decode_name(self, Frame *frame)
     cdef int hasten_opening(self) except -1
     cdef int abort_some(self) except -1
+    cdef int abort_in_turns(self, list calls) except -1

@@ -208,13 +208,7 @@ cdef class ServerConnection(Gate):
             self.hasten_opening()
             return
         self.draining = True
-        self.pumping = True
-        try:
-            for entry in self.table.entries():
-                if (<Procedure> entry).queue is self.waiting:
-                    (<Call> entry).abort("stop", True)
-        finally:
-            self.pumping = False
+        self.abort_in_turns([each for each in self.table.entries() if (<Procedure> each).queue is self.waiting])
         self.advance()
 
     cdef int hasten_opening(self) except -1:
@@ -266,6 +260,7 @@ cdef class ServerConnection(Gate):
                 self.aborting[:0] = [
                     call for call in self.active_work()
                     if call.outcome == OUTCOME_ANSWERED or call.outcome == OUTCOME_FAILED
+                    or self.grace_over and not call.cancel_is_due
                 ]
         finally:
             self.pumping = False
@@ -274,6 +269,10 @@ cdef class ServerConnection(Gate):
         self.wake_takers(True)
         # Notifications are left: the client did not wait for them, so they still start.
         return self.advance()
+
+    cdef int abort_in_turns(self, list calls) except -1:
+        self.aborting = calls if self.aborting is None else calls + self.aborting
+        return self.abort_some()
 
     cdef int abort_some(self) except -1:
         """Abort some, the last first; the others when other connections had their turn."""
@@ -316,9 +315,11 @@ cdef class ServerConnection(Gate):
         self.draining = True
         self.grace_over = True
         self.stopped = True
-        self.aborting = self.active_work()
-        self.abort_some()
-        self.close_for_stop()
+        if self.ended:
+            self.abort_in_turns(self.active_work())
+        else:
+            # Its end aborts them.
+            self.close_for_stop()
         self.advance()
 
     def end_abort_grace(self) -> Iterator[None]:

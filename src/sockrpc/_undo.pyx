@@ -41,7 +41,6 @@ cdef class UndoHooks:
             count_freed(<PyObject *> self)
 
     cdef object start(self):
-        self.running = True
         # They see the variables of the handler that registered the first of them, and leave nothing in them.
         enter_variables(self.variables)
         try:

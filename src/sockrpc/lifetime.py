@@ -7,14 +7,14 @@ import contextlib
 import inspect
 import logging
 import sys
+import time
 import traceback
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from sockrpc.errors import UsageError
 
 __all__ = [
-    "ENDED_AT_ONCE",
     "UNWINDING",
     "ServerHook",
     "came_from_hook",
@@ -22,6 +22,7 @@ __all__ = [
     "hooks_fail_visibly",
     "in_turns",
     "leave_behind",
+    "one_turn",
     "run_start_hooks",
     "run_stop_hooks",
 ]
@@ -32,6 +33,8 @@ LOG = logging.getLogger("sockrpc.server")
 UNWINDING = 1.0
 # Each costs some ten microseconds in this iteration of the loop and in the next.
 ENDED_AT_ONCE = 128
+# Some cost more than others: after so many seconds others have their turn in any case.
+TURN = 0.001
 
 ServerHook = Callable[[], Awaitable[None] | None]
 
@@ -135,12 +138,21 @@ def named(hook: ServerHook) -> str:
     return getattr(hook, "__qualname__", None) or repr(hook)
 
 
-async def in_turns(objects: Collection[Any], act: Callable[[Any], object]) -> None:
+async def in_turns(objects: Iterable[Any], act: Callable[[Any], object]) -> None:
     """Do it for each of very many, some in each iteration of the loop."""
-    for index, each in enumerate(list(objects), 1):
+    left = iter(list(objects))
+    while one_turn(left, act):
+        await asyncio.sleep(0)
+
+
+def one_turn(left: Iterator[Any], act: Callable[[Any], object]) -> bool:
+    """Do it for some of very many; False if none is left."""
+    until = time.monotonic() + TURN
+    for done, each in enumerate(left, 1):
         act(each)
-        if index % ENDED_AT_ONCE == 0:
-            await asyncio.sleep(0)
+        if done == ENDED_AT_ONCE or time.monotonic() >= until:
+            return True
+    return False
 
 
 def leave_behind(task: asyncio.Task[Any]) -> None:

@@ -7,7 +7,7 @@ import functools
 import logging
 import socket as socket_module
 import ssl as ssl_module
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -27,10 +27,10 @@ from sockrpc.errors import UsageError
 from sockrpc.hooks import Hooks
 from sockrpc.inspection import Inspector
 from sockrpc.lifetime import (
-    ENDED_AT_ONCE,
     ServerHook,
     in_turns,
     leave_behind,
+    one_turn,
     run_start_hooks,
     run_stop_hooks,
 )
@@ -114,10 +114,9 @@ class Server:
             last = None if self._listening is None else self._listening.stop(queue)
             create_task = self._service.context.create_task
             self._service.keep(create_task(self._arrivals.wait(last, self._limits.close_timeout)))
-            working = list(self._service.working)
-            for connection in working[:ENDED_AT_ONCE]:
-                connection.drain()
-            self._stopping = create_task(self._stop(working[ENDED_AT_ONCE:]))
+            working = iter(list(self._service.working))
+            one_turn(working, ServerConnection.drain)
+            self._stopping = create_task(self._stop(working))
             self._stop_begun.set()
 
     def hurry(self) -> None:
@@ -175,7 +174,7 @@ class Server:
         self.close()
         await self.wait_closed()
 
-    async def _stop(self, to_drain: list[ServerConnection]) -> None:
+    async def _stop(self, to_drain: Iterator[ServerConnection]) -> None:
         service = self._service
         await in_turns(to_drain, ServerConnection.drain)
         if not await self._idle_within(self._limits.stop_grace):

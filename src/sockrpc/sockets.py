@@ -242,12 +242,13 @@ class Socket:
             procedure: Procedure | None = connection.take()
             if procedure is not None:
                 return procedure
-            if connection.has_ended:
+            if connection.has_nothing_more:
                 raise StopAsyncIteration
             taker = connection.wait_procedure()
             try:
                 await taker
-            except asyncio.CancelledError:
+            except BaseException:
+                # Cancelled, or closed.
                 connection.give_up_waiting(taker)
                 raise
 
