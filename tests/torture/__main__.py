@@ -63,7 +63,7 @@ def main() -> int:
             if kind not in faults:
                 print(
                     f"FAULT {kind}, {count} times: {this.world.examples[kind][:700]}\n  in {this}", flush=True
-                )  # noqa: T201
+                )
             faults[kind] += count
         del this
         gc.collect()

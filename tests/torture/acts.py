@@ -160,7 +160,9 @@ class Act:
             repr(server.connections)
 
     def now_u(self, argument: str) -> None:
-        VISITOR.set(self.key)
+        if isinstance(self.subject, (sockrpc.Call, sockrpc.Notification)):
+            # What a hook sets is for the handlers, and there is one that does.
+            VISITOR.set(self.key)
 
     def now_h(self, argument: str) -> None:
         """Hooks: 0 plain, 1 waits, 2 fails, 3 raises what is no Exception, 4 registers another, 5 closes."""

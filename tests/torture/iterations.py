@@ -33,10 +33,6 @@ def note(name: str) -> bytes:
     return message(b"\x01" + bytes([len(name)]) + name.encode())
 
 
-def resets(first: int, count: int) -> bytes:
-    return b"".join(reset(first + n) for n in range(count))
-
-
 @scenario
 async def requests_of_a_plain_function() -> float:
     async with staged() as stage:
@@ -84,7 +80,7 @@ async def resets_of_running_and_waiting_calls() -> float:
         await hog.calls("wait", WAITING)
         await stage.until(lambda counts: counts.calls_in_flight == WAITING)
         with stage.measured():
-            await hog.send(resets(0, WAITING))
+            await hog.resets(0, WAITING)
             await stage.until(lambda counts: counts.calls_running == 0)
         return stage.longest
 
@@ -97,7 +93,7 @@ async def resets_of_running_calls_before_some_that_spin() -> float:
         await hog.calls("work", THOUSANDS, IN_FLIGHT)
         await stage.until(lambda counts: counts.calls_in_flight == IN_FLIGHT + THOUSANDS)
         with stage.measured():
-            await hog.send(resets(0, IN_FLIGHT))
+            await hog.resets(0, IN_FLIGHT)
             await stage.until(lambda counts: counts.calls_answered > 500)
         return stage.longest
 
@@ -307,11 +303,11 @@ async def threads_end() -> float:
 async def calls_that_wait_for_threads_are_reset() -> float:
     async with staged(max_threads=1) as stage:
         hog = await stage.hog()
-        await hog.calls("thread", IN_FLIGHT)
+        await hog.calls("blocked_thread", IN_FLIGHT)
         await hog.calls("work", THOUSANDS, IN_FLIGHT)
-        await stage.until(lambda counts: counts.calls_in_flight > THOUSANDS)
+        await stage.until(lambda counts: counts.calls_in_flight == IN_FLIGHT + THOUSANDS)
         with stage.measured():
-            await hog.send(resets(0, IN_FLIGHT))
+            await hog.resets(0, IN_FLIGHT)
             await stage.until(lambda counts: counts.calls_answered > 200)
         return stage.longest
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import sockrpc
-from tests.hostile.peer import Peer, request
+from tests.hostile.peer import Peer, request, reset
 
 PATIENCE = 15.0
 LONG = 300.0
@@ -64,7 +64,16 @@ class Hog:
         await asyncio.to_thread(self.peer.send, data)
 
     async def calls(self, name: str, count: int, first: int = 0, payload: bytes = b"") -> None:
-        await self.send(b"".join(request(first + n, name, payload) for n in range(count)))
+        await self._send_each(lambda n: request(n, name, payload), first, count)
+
+    async def resets(self, first: int, count: int) -> None:
+        await self._send_each(reset, first, count)
+
+    async def _send_each(self, make: Callable[[int], bytes], first: int, count: int) -> None:
+        # Made in the thread too: it takes longer than what is measured.
+        await asyncio.to_thread(
+            lambda: self.peer.send(b"".join(make(n) for n in range(first, first + count)))
+        )
 
     def cut(self) -> None:
         with contextlib.suppress(OSError):
@@ -81,7 +90,9 @@ class Stage:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.gate: asyncio.Future[None] = self.loop.create_future()
+        self.is_open = False
+        self.waiters: list[asyncio.Future[None]] = []
+        self.thread_gate = threading.Event()
         self.admitted: asyncio.Future[None] = self.loop.create_future()
         self.room = sockrpc.Room()
         self.hogs: list[Hog] = []
@@ -99,34 +110,38 @@ class Stage:
 
         @app.method
         async def wait(call: sockrpc.Call) -> None:
-            await self.gate
+            await self.gate()
 
         app.method("timed", timeout=0.5)(wait)
 
         @app.method
         async def fail_later(call: sockrpc.Call) -> None:
-            await self.gate
+            await self.gate()
             raise ValueError
 
         @app.method
         async def stubborn(call: sockrpc.Call) -> None:
             while not self.over:
                 with contextlib.suppress(asyncio.CancelledError):
-                    await self.gate
+                    await self.gate()
 
         @app.method
         async def spawner(call: sockrpc.Call) -> None:
             for _ in range(int(call.text)):
-                call.spawn_and_abort_on_reset(self.gated())
+                call.spawn_and_abort_on_reset(self.gate())
 
         @app.method
         async def undoing(call: sockrpc.Call) -> None:
             call.on_abort(spin)
-            await self.gate
+            await self.gate()
 
         @app.method(thread=True)
         def thread(call: sockrpc.Call) -> None:
             time.sleep(0.001)
+
+        @app.method(thread=True)
+        def blocked_thread(call: sockrpc.Call) -> None:
+            self.thread_gate.wait(PATIENCE)
 
         @app.on
         def note(notification: sockrpc.Notification) -> None:
@@ -140,7 +155,7 @@ class Stage:
         @app.on
         async def waiting_note(notification: sockrpc.Notification) -> None:
             self.ran += 1
-            await self.gate
+            await self.gate()
 
         @app.on_connect
         async def connected(socket: sockrpc.Socket) -> None:
@@ -150,8 +165,11 @@ class Stage:
 
         return app
 
-    async def gated(self) -> None:
-        await self.gate
+    async def gate(self) -> None:
+        """Wait until it is open. Each has a future of its own, as a cancel of one is not the others' affair."""
+        if not self.is_open:
+            self.waiters.append(self.loop.create_future())
+            await self.waiters[-1]
 
     async def hog(self, path: str = "/", *, reads: bool = True) -> Hog:
         port = self.server.sockets[0].getsockname()[1]
@@ -160,7 +178,11 @@ class Stage:
         return hog
 
     def open_gate(self) -> None:
-        self.gate.set_result(None)
+        self.is_open = True
+        self.thread_gate.set()
+        for each in self.waiters:
+            if not each.done():
+                each.set_result(None)
 
     def counts(self) -> Any:
         return self.server.statistics()
@@ -218,8 +240,7 @@ async def staged(app: Any = None, **limits: Any) -> AsyncIterator[Stage]:
             yield stage
         finally:
             stage.over = True
-            if not stage.gate.done():
-                stage.open_gate()
+            stage.open_gate()
             for hog in stage.hogs:
                 hog.close()
             stage.server.hurry()
