@@ -141,7 +141,9 @@ def named(hook: ServerHook) -> str:
 async def in_turns(objects: Iterable[Any], act: Callable[[Any], object]) -> None:
     """Do it for each of very many, some in each iteration of the loop."""
     left = iter(list(objects))
-    while one_turn(left, act):
+    while True:
+        if not one_turn(left, act):
+            return
         await asyncio.sleep(0)
 
 

@@ -19,7 +19,7 @@ import time
 from tests.conftest import LOOPS, new_event_loop
 from tests.torture.rounds import Round
 
-# Blocks in use by which a round may add to those before it, on average: types' caches, lines cached for tracebacks.
+# Blocks in use that a round may add, on average: types' caches, lines cached for tracebacks.
 BLOCKS_A_ROUND = 40
 WARM = 10
 
@@ -40,7 +40,7 @@ def main() -> int:
     options = parser.parse_args()
     faulthandler.enable()
     faulthandler.dump_traceback_later(options.seconds + 150, exit=True)
-    print(f"seed {options.seed}", flush=True)  # noqa: T201
+    print(f"seed {options.seed}", flush=True)
     for kind in LOOPS:
         # A loop's first opens what stays open.
         loop = new_event_loop(kind)
@@ -54,11 +54,11 @@ def main() -> int:
         this = Round(options.round or f"{options.seed}:{n}", options.loop, tame=options.tame)
         n += 1
         if options.verbose:
-            print(this, flush=True)  # noqa: T201
+            print(this, flush=True)
         begun = time.monotonic()
         found = this.run()
         if options.verbose:
-            print(f"    {time.monotonic() - begun:.2f} s", flush=True)  # noqa: T201
+            print(f"    {time.monotonic() - begun:.2f} s", flush=True)
         for kind, count in found.items():
             if kind not in faults:
                 print(
@@ -68,13 +68,13 @@ def main() -> int:
         del this
         gc.collect()
         blocks.append(sys.getallocatedblocks())
-    print(f"{n} rounds; blocks in use {blocks[: 2 * WARM : WARM]} at first, {blocks[-1]} at last", flush=True)  # noqa: T201
+    print(f"{n} rounds; blocks in use {blocks[: 2 * WARM : WARM]} at first, {blocks[-1]} at last", flush=True)
     if len(blocks) > 3 * WARM:
         grown = min(blocks[-WARM:]) - min(blocks[WARM : 2 * WARM])
         if grown > BLOCKS_A_ROUND * (len(blocks) - 2 * WARM):
             faults[f"the memory grows: {grown} blocks"] += 1
     for kind, count in faults.most_common():
-        print(f"{count:6d} {kind}")  # noqa: T201
+        print(f"{count:6d} {kind}")
     return 1 if faults else 0
 
 

@@ -1,4 +1,4 @@
-"""What handlers and hooks of a tortured server do: a small language, written by the peers into paths and payloads.
+"""What handlers and hooks of a tortured server do: a small language in paths and payloads.
 
 A payload is a key of eight characters, a space, and operations with commas between them; each is a letter
 and an argument. The answer of a call that ends with "=N" is its key and N zeros.
@@ -94,7 +94,7 @@ class World:
 
 
 def drive(coroutine: Coroutine[Any, Any, Any]) -> None:
-    """The first step of a coroutine, at once, from wherever we are; what it would wait for is not waited for."""
+    """The first step of a coroutine, at once, from wherever we are; it waits for nothing."""
     try:
         coroutine.send(None)
     except StopIteration:

@@ -1,4 +1,4 @@
-"""The applications that are tortured: an App, and a coroutine function of one socket; both do what peers ask for."""
+"""The applications that are tortured, an App and a function of one socket: they do what peers ask for."""
 
 from __future__ import annotations
 

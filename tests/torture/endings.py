@@ -1,4 +1,4 @@
-"""With the collector of garbage off: what connections leave behind when they are lost, in bytes and in objects.
+"""What lost connections leave behind with the collector of garbage off, in bytes and in objects.
 
 ``python -m tests.torture.endings memory|cycles NAME LOOP`` prints MiB, or the objects of ours that are left.
 """
@@ -164,7 +164,7 @@ async def memory(name: str) -> float:
             await one()
             if (resident() - before) / MIB > 300:
                 # Enough to know; the rest would take the machine's memory.
-                print(f"after {n} connections", file=sys.stderr)  # noqa: T201
+                print(f"after {n} connections", file=sys.stderr)
                 break
         return (resident() - before) / MIB
 
@@ -284,10 +284,10 @@ def main() -> None:
     loop = new_event_loop(loop_kind)
     asyncio.set_event_loop(loop)
     if kind == "memory":
-        print(json.dumps(loop.run_until_complete(memory(name))))  # noqa: T201
+        print(json.dumps(loop.run_until_complete(memory(name))))
         return
     role, app, tls, deflate = name.split()
-    print(json.dumps(loop.run_until_complete(CYCLES[role](app, tls == "tls", deflate == "deflate"))))  # noqa: T201
+    print(json.dumps(loop.run_until_complete(CYCLES[role](app, tls == "tls", deflate == "deflate"))))
 
 
 if __name__ == "__main__":

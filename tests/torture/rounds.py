@@ -279,7 +279,8 @@ class Round:
 
 def describe(service: Any) -> str:
     connections = [
-        f"load {each.load}, in flight {each.in_flight}, ended {each.has_ended} {each.close_code} {each.close_reason!r},"
+        f"load {each.load}, in flight {each.in_flight}, ended {each.has_ended} {each.close_code}"
+        f" {each.close_reason!r},"
         f" open {each.is_open}, transport {each.transport}"
         for each in service.working
     ]

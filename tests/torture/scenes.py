@@ -233,7 +233,7 @@ async def stranger(world: World, place: Place, chance: random.Random, name: str)
     )
     try:
         async with asyncio.timeout(PATIENCE):
-            reader, writer = await asyncio.open_connection(
+            _reader, writer = await asyncio.open_connection(
                 "127.0.0.1", place.port, ssl=place.tls if chance.random() < 0.8 else None
             )
     except (OSError, TimeoutError):

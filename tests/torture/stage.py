@@ -166,7 +166,7 @@ class Stage:
         return app
 
     async def gate(self) -> None:
-        """Wait until it is open. Each has a future of its own, as a cancel of one is not the others' affair."""
+        """Wait until it is open. Each has its own future, as others live on when one is cancelled."""
         if not self.is_open:
             self.waiters.append(self.loop.create_future())
             await self.waiters[-1]

@@ -1,4 +1,4 @@
-"""What lost connections leave behind with the collector of garbage off: nothing that has a size, and no cycle."""
+"""With the collector of garbage off, lost connections leave nothing that has a size, and no cycle."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MIB_AT_MOST = 20
 
 def run(*arguments: str) -> Any:
     command = [sys.executable, "-m", "tests.torture.endings", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
