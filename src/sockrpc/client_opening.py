@@ -20,7 +20,9 @@ class ClientOpening:
     def __init__(self, handshake: ClientHandshake) -> None:
         self.handshake = handshake
         self.connection: ClientConnection | None = None
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # None when nobody waits any more: the error in it refers to the frames of those who waited, and
+        # these to us, so they would be left for the garbage collector.
+        self.opened: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
         self.timer: asyncio.TimerHandle | None = None
 
     def connected(self, connection: ClientConnection) -> None:
@@ -42,7 +44,7 @@ class ClientOpening:
         else:
             self.connection.hold_handshake(True)
             self.connection.open(self.handshake.rest, self.handshake.compression)
-            if not self.opened.done():
+            if self.opened is not None and not self.opened.done():
                 self.opened.set_result(None)
 
     def refuse(self) -> None:
@@ -69,14 +71,24 @@ class ClientOpening:
 
     def fail(self, error: SockRPCError) -> None:
         """Report an error, if none was reported yet and somebody waits."""
-        if not self.opened.done():
+        if self.opened is not None and not self.opened.done():
             self.opened.set_exception(error)
+
+    async def wait(self) -> None:
+        """Wait until the connection is open.
+
+        Raises:
+            HandshakeError, ConnectionLost: It is not, and will not be.
+        """
+        assert self.opened is not None
+        await self.opened
 
     def close(self) -> None:
         """Nobody waits any more."""
         self.connection = None
         if self.timer is not None:
             self.timer.cancel()
-        if self.opened.done() and not self.opened.cancelled():
+        opened, self.opened = self.opened, None
+        if opened is not None and opened.done() and not opened.cancelled():
             # The time-out may have come first; then nobody else looks at it.
-            self.opened.exception()
+            opened.exception()

@@ -131,6 +131,8 @@ class connect:
                     try:
                         return await self._open(target)
                     except HandshakeError as refusal:
+                        if refusal.location is None:
+                            raise
                         target = target.redirected(refusal, followed=followed, fixed=self._fixed)
             raise AssertionError("the last redirect is never followed")
         except TimeoutError as error:
@@ -152,7 +154,7 @@ class connect:
         context.acquire()
         try:
             await self._open_transport(connection, target)
-            await opening.opened
+            await opening.wait()
         except BaseException:
             connection.abort("not opened")
             # uvloop closes a transport whose making was cancelled without telling its protocol.

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator
 from typing import Self
 
 from sockrpc._calling import Subscription
 
 __all__ = ["Listener"]
+
+
+def another(error: BaseException) -> BaseException:
+    """The same error, that nobody has raised."""
+    twin: BaseException = copy.copy(error)
+    twin.__cause__ = error.__cause__
+    return twin
 
 
 class Listener(AsyncIterator[bytes]):
@@ -35,7 +43,8 @@ class Listener(AsyncIterator[bytes]):
                 return payload
             if subscription.over:
                 if subscription.error is not None:
-                    raise subscription.error
+                    # A fresh one each: its traceback refers to this frame, which leads to the error.
+                    raise another(subscription.error)
                 raise StopAsyncIteration
             # Shielded: several may wait for the same future.
             await asyncio.shield(subscription.wait(asyncio.get_running_loop()))

@@ -50,7 +50,11 @@ class Reconnecting(AsyncIterator[Client]):
             if loop.time() - self._began >= GOOD_CONNECTION_SECONDS:
                 self._delays = backoff()
             if isinstance(error, ConnectionLost) and not is_transient(error):
-                raise error
+                try:
+                    raise error
+                finally:
+                    # Its traceback refers to this frame.
+                    del error
             await self._pause("was lost" if ended else "was closed by the body", error)
         while True:
             try:

@@ -40,16 +40,15 @@ class Target(NamedTuple):
         """Where a redirect points.
 
         Args:
-            refusal: What the server answered.
+            refusal: What the server answered: with a location.
             followed: How many redirects have led here.
             fixed: What binds the caller to this very server; None: nothing.
 
         Raises:
-            HandshakeError: It is no redirect, or one that is not followed.
+            HandshakeError: It is not followed.
         """
         location = refusal.location
-        if location is None:
-            raise refusal
+        assert location is not None
 
         def stay(why: str) -> HandshakeError:
             return HandshakeError(
