@@ -43,7 +43,7 @@ class ClientOpening:
             self.connection.abort(str(error))
         else:
             self.connection.hold_handshake(True)
-            self.connection.open(self.handshake.rest, self.handshake.compression)
+            self.connection.open(self.handshake.rest, self.handshake.take_compression())
             if self.opened is not None and not self.opened.done():
                 self.opened.set_result(None)
 

@@ -194,10 +194,11 @@ class ServerHandshake:
         """What was agreed on."""
         return self.protocol.subprotocol
 
-    @property
-    def compression(self) -> Compression | None:
-        """What was agreed on for messages."""
-        return compression_of(self.protocol.extensions)
+    def take_compression(self) -> Compression | None:
+        """What was agreed on for messages; a second time None."""
+        # The protocol refers to itself by its parser, so what it keeps waits for the garbage collector.
+        extensions, self.protocol.extensions = self.protocol.extensions, []
+        return compression_of(extensions)
 
 
 def known_subprotocols(names: Sequence[str] | None) -> list[Subprotocol] | None:

@@ -248,7 +248,7 @@ class ServerOpening:
         # `open` lets go of this object.
         self.connection = None
         self.arrivals.settled(self)
-        connection.open(self.handshake.rest, self.handshake.compression)
+        connection.open(self.handshake.rest, self.handshake.take_compression())
         connection.socket._opened(self.handshake.subprotocol)
         connection.begin()
 

@@ -54,7 +54,7 @@ class ServerSide(Opening):
             self.connection.refuse(serialize_response(response))
             return
         self.connection.write_handshake(response.serialize())
-        self.connection.open(self.handshake.rest, self.handshake.compression)
+        self.connection.open(self.handshake.rest, self.handshake.take_compression())
         self.connection.begin()
 
 
@@ -83,7 +83,7 @@ class ClientSide(Opening):
             self.opened.set_exception(error)
             self.connection.abort(str(error))
             return
-        self.connection.open(self.handshake.rest, self.handshake.compression)
+        self.connection.open(self.handshake.rest, self.handshake.take_compression())
         self.opened.set_result(None)
         self.connection.begin()
 
