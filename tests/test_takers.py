@@ -160,3 +160,21 @@ async def test_what_needs_the_loop_is_a_usage_error_in_a_thread() -> None:
         await until(lambda: len(errors) == 2)
     assert "thread" in errors[0]
     assert "event loop" in errors[1]
+
+
+async def test_a_socket_that_is_over_has_nothing_more_for_those_who_iterate_late() -> None:
+    sockets: list[sockrpc.Socket] = []
+
+    async def handle(socket: sockrpc.Socket) -> None:
+        sockets.append(socket)
+
+    async with serving(handle) as here:
+        async with here.connect() as client:
+            await client.wait_closed()
+        await until(lambda: here.server.statistics().connections == 0)
+        assert [each async for each in sockets[0]] == []
+        assert sockets[0].in_flight == 0
+        assert not sockets[0].notify_nowait("x")
+        with pytest.raises(sockrpc.ConnectionClosed):
+            await sockets[0].notify("x")
+        await sockets[0].close()

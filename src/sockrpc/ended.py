@@ -27,7 +27,7 @@ class EndedConnection:
         "service",
     )
 
-    has_ended = True
+    has_ended = has_nothing_more = True
     is_open = False
     in_flight = 0
     transport = None

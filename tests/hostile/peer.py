@@ -47,9 +47,7 @@ def reset(id: int) -> bytes:
 class Peer:
     """One connection; `opened` false: nothing but TCP (and TLS)."""
 
-    def __init__(
-        self, port: int, *, opened: bool = True, tls: bool = False, path: str = "/socket"
-    ) -> None:
+    def __init__(self, port: int, *, opened: bool = True, tls: bool = False, path: str = "/socket") -> None:
         line = socket.create_connection(("127.0.0.1", port), PATIENCE)
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls:
