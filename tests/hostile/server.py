@@ -60,6 +60,17 @@ async def stubborn(call: sockrpc.Call) -> None:
             continue
 
 
+@app.method("late")
+async def late(call: sockrpc.Call) -> bytes:
+    """A megabyte, when `relent` was called and so many iterations of the loop after that."""
+    global release  # noqa: PLW0603
+    release = release or asyncio.Event()
+    await release.wait()
+    for _ in range(int(call.text)):
+        await asyncio.sleep(0)
+    return b"x" * (1 << 20)
+
+
 @app.method("relent")
 def relent(call: sockrpc.Call) -> None:
     assert release is not None

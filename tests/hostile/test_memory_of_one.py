@@ -1,0 +1,40 @@
+"""What one connection can make the server hold is the sum that docs/explanation/security.md states."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.hostile.attack import MIB, attack, target
+from tests.hostile.peer import request
+
+pytestmark = [
+    pytest.mark.hostile,
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
+]
+
+# The documented sum, with the defaults: payloads, unread output, and one answer. What is counted there for
+# calls without a payload is small here, as there are few.
+PAYLOADS, OUTPUT, ANSWER = 40 * MIB, 16 * MIB, MIB
+# The memory that the transport gathers its output in, the receive buffer, and what the allocator rounds up.
+AROUND = 6 * MIB
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_all_that_one_connection_can_hold_at_the_same_time(loop: str) -> None:
+    with target(loop, close_timeout=0.5) as there, there.peer() as peer:
+        with attack(there, within=10.0, grows=PAYLOADS + OUTPUT + ANSWER + AROUND, slowest=0.2) as measured:
+            # Calls whose answers come when nothing can be held back any more ...
+            peer.send(b"".join(request(n, "late", b"%d" % n) for n in range(100)))
+            # ... payloads that run, up to the limit, and one that waits and passes it.
+            for n, size in enumerate([16 * MIB - 100, 7 * MIB, 16 * MIB - 100]):
+                peer.send(request(1000 + n, "forever", bytes(size)))
+            there.until(lambda counts: counts["procedures_waiting"] == 1)
+            with there.peer() as other:
+                other.call(1, "relent")
+            there.until(lambda counts: counts["slow_peers_closed"] == 1)
+            there.until(lambda counts: counts["connections"] == 2)
+        # It did hold most of that, or the bound would prove nothing.
+        assert measured.grown > (PAYLOADS + OUTPUT) * 0.85
+        assert there.statistics()["calls_running"] == 1
