@@ -8,14 +8,8 @@ from typing import Any
 
 import sockrpc
 from sockrpc._frames import Request, Reset, serialize_frame
-from sockrpc._loop import context_of_running_loop
-from sockrpc._output import Settings
-from sockrpc._service import Service
 from sockrpc._websocket import serialize
-from sockrpc.limits import Limits
 from sockrpc.protocols import ServerProtocol
-from sockrpc.sockets import Hooks, Socket
-from sockrpc.threads import WorkerThreads
 
 # Few enough for one share of the handlers' time (docs/reference/limits.md) even where valgrind slows them.
 CALLS = 40
@@ -76,16 +70,10 @@ class Engine:
     """One open connection of a server."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        limits = Limits(ping_interval=None, stall_timeout=None)
-        hooks = Hooks()
-        self.service = Service(
-            Settings(limits),
-            context_of_running_loop(),
-            *app._tables(),
-            threads=WorkerThreads(self.loop, limits.max_threads),
-            make_socket=lambda connection: Socket(connection, hooks),
-        )
+        serving = sockrpc.serve(app, port=0, ping_interval=None, stall_timeout=None, blocked_warning=None)
+        # What `serve` makes before it listens; the base of a comparison makes it in its own way.
+        server, _ = serving._make()
+        self.service = server._service
         self.transport = Nowhere()
         self.protocol = ServerProtocol(self.service)
         self.protocol.connection_made(self.transport)
