@@ -301,3 +301,8 @@ async def test_connect_may_be_awaited_or_entered() -> None:
         async with here.connect():
             await until(lambda: here.server.statistics().connections == 1)
         await until(lambda: not working(here.server))
+
+
+async def test_a_socket_that_is_for_no_stream_is_a_usage_error() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as line, pytest.raises(sockrpc.UsageError, match="stream"):
+        sockrpc.connect("ws://127.0.0.1/", sock=line)

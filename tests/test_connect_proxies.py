@@ -167,6 +167,21 @@ async def test_what_the_proxy_refuses_with_reaches_the_caller(answer: bytes, sta
         assert "secret" not in str(raised.value)
 
 
+async def test_the_body_of_a_refusal_is_not_waited_for_long() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Who are you\r\nContent-Length: 99\r\n\r\nwho?")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    async with server, asyncio.timeout(PATIENCE / 2):
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(sockrpc.HandshakeError, match="who") as raised:
+            await sockrpc.connect(f"ws://{INSIDE}/", proxy=f"http://127.0.0.1:{port}", open_timeout=PATIENCE)
+    assert raised.value.status == 407
+
+
 async def test_a_proxy_that_closes_is_a_lost_connection() -> None:
     async with ForwardProxy(answer=b"") as proxy, asyncio.timeout(PATIENCE):
         with pytest.raises(sockrpc.ConnectionLost, match="the proxy http://"):
@@ -243,6 +258,9 @@ async def test_socks_without_python_socks_says_what_to_install(monkeypatch: pyte
         "http://",
         "http://me@localhost",
         "http://a:b@localhost/x",
+        "http://a..example",
+        "socks5://me:secr\u00e9t@localhost",
+        "socks4://secret" + "x" * 256 + ":@localhost",
         "http://h:x",
     ],
 )

@@ -336,6 +336,15 @@ async def test_a_close_that_refuses_the_client_ends_reconnecting(code: int, agai
         assert error.code == code
 
 
+async def test_a_server_that_breaks_the_protocol_ends_reconnecting() -> None:
+    async with RawServer() as server, reconnecting(server.uri) as clients:
+        peer = await server.accept()
+        await clients.get()
+        await peer.send(b"\xff\xff")
+        await peer.finish()
+        assert isinstance(await clients.get(), sockrpc.ProtocolError)
+
+
 async def test_aclose_closes_what_is_open() -> None:
     async with serving(Work().app()) as here:
         async with contextlib.aclosing(aiter(here.connect())) as clients, asyncio.timeout(PATIENCE):

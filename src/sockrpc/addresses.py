@@ -34,9 +34,13 @@ async def connect_to(
     """
     local = None if local_addr is None else await resolve(*local_addr, family)
     found = await resolve(host, port, family)
-    return await aiohappyeyeballs.start_connection(
-        found, local_addr_infos=local, happy_eyeballs_delay=ATTEMPT_DELAY
-    )
+    try:
+        return await aiohappyeyeballs.start_connection(
+            found, local_addr_infos=local, happy_eyeballs_delay=ATTEMPT_DELAY
+        )
+    except OSError as error:
+        # Without the frames that it came through: one of them refers to it, and so would never be freed.
+        raise error.with_traceback(None)  # noqa: B904
 
 
 async def resolve(host: str, port: int, family: int) -> list[Any]:

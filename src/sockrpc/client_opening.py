@@ -7,11 +7,9 @@ import asyncio
 from sockrpc._calling import ClientConnection
 from sockrpc.client_handshake import ClientHandshake
 from sockrpc.errors import ConnectionLost, HandshakeError, SockRPCError
+from sockrpc.exchange import BODY_TIMEOUT
 
 __all__ = ["ClientOpening"]
-
-# How long the body of a refusal is waited for, in seconds: its status is known, and some never end.
-BODY_TIMEOUT = 1.0
 
 
 class ClientOpening:

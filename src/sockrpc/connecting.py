@@ -97,6 +97,8 @@ class connect:
             raise UsageError("ssl is for wss:// URIs")
         if server_hostname is not None:
             check_host_name(server_hostname)
+        if sock is not None and sock.type != socket.SOCK_STREAM:
+            raise UsageError(f"sock is a socket for a stream, not {sock.type!r}")
         self._fixed = "uds" if uds is not None else "sock" if sock is not None else None
         if uds is not None and sock is not None:
             raise UsageError("uds and sock are two ways to one server")

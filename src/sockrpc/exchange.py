@@ -10,11 +10,13 @@ import h11
 
 from sockrpc.errors import HandshakeError
 
-__all__ = ["REDIRECTS", "Answer", "Exchange"]
+__all__ = ["BODY_TIMEOUT", "REDIRECTS", "Answer", "Exchange"]
 
 # Statuses that send the client elsewhere (RFC 9110 15.4).
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
+# How long the body of a refusal is waited for, in seconds: its status is known, and some never end.
+BODY_TIMEOUT = 1.0
 # So much of a refusal's body is read: it may say why, but it may also be a page, or never end.
 BODY_BYTES = 1200
 REASON_CHARACTERS = 300
@@ -94,6 +96,8 @@ class Exchange:
             self._http.receive_data(data)
             complete = self._advance()
         except h11.RemoteProtocolError as error:
+            # Without the frames that it came through: one of them refers to it, and so would never be freed.
+            error.__traceback__ = None
             if self.answer is not None:
                 # Only its body is wrong, or was cut off.
                 return True

@@ -11,12 +11,16 @@ from websockets.proxy import Proxy, get_proxy, parse_proxy
 from websockets.uri import WebSocketURI
 
 from sockrpc.errors import ConnectionLost, HandshakeError, UsageError
-from sockrpc.exchange import Exchange
+from sockrpc.exchange import BODY_TIMEOUT, Exchange
 from sockrpc.headers import basic_authorization
+from sockrpc.uris import check_host_name
 
 __all__ = ["ProxyChoice", "choose_proxy", "connect_by_http", "connect_by_socks", "is_socks", "read_proxy"]
 
 ProxyChoice = Literal[True] | str | None
+
+# RFC 1929 section 2; python-socks encodes them as ASCII.
+LONGEST_SECRET = 255
 
 # Replies of SOCKS 5 (RFC 1928 section 6) and 4 that tell of the line behind the proxy, which may come back:
 # general failure, network or host unreachable, refused, expired; request rejected or failed.
@@ -30,11 +34,20 @@ def read_proxy(url: str) -> Proxy:
         UsageError: It is none.
     """
     try:
-        return parse_proxy(url)
-    except (InvalidProxy, ValueError) as error:
+        proxy = parse_proxy(url)
+        check_host_name(proxy.host)
+    except (InvalidProxy, ValueError, UsageError) as error:
         # Not the URL itself, which may have a password in it.
         what = error.msg if isinstance(error, InvalidProxy) else str(error)
         raise UsageError(f"the proxy's URL is not valid: {what}") from None
+    if is_socks(proxy):
+        for secret in (proxy.username, proxy.password):
+            if secret and not (secret.isascii() and len(secret) <= LONGEST_SECRET):
+                raise UsageError(
+                    f"the proxy's URL is not valid: name and password for SOCKS are of ASCII, at most "
+                    f"{LONGEST_SECRET} characters each"
+                )
+    return proxy
 
 
 def choose_proxy(choice: Proxy | bool, uri: WebSocketURI) -> Proxy | None:
@@ -136,7 +149,7 @@ async def connect_by_http(
     line, tunnel = await loop.create_connection(lambda: Tunnel(exchange, proxy), sock=sock, **proxy_tls)
     try:
         line.write(request)
-        await tunnel.answered
+        await tunnel.wait()
         answer = exchange.answer
         assert answer is not None
         if not 200 <= answer.status < 300:
@@ -153,41 +166,70 @@ async def connect_by_http(
     except BaseException:
         line.abort()
         raise
+    finally:
+        tunnel.close()
     connection.connection_made(transport)
 
 
 class Tunnel(asyncio.Protocol):
-    """Waits for a proxy's answer to CONNECT."""
+    """Waits for a proxy's answer to CONNECT, and not for long for the body of a refusal."""
 
     def __init__(self, exchange: Exchange, proxy: Proxy) -> None:
         self.exchange = exchange
         self.proxy = proxy
-        self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # None once nobody waits any more.
+        self.answered: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
+        self.timer: asyncio.TimerHandle | None = None
+
+    async def wait(self) -> None:
+        """Wait for the answer, or raise why there is none."""
+        assert self.answered is not None
+        await self.answered
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+        # Its error refers to the frames that it went through, and they to this.
+        self.answered = None
+
+    def answer(self, error: Exception | None = None) -> None:
+        """End the waiting."""
+        if self.answered is None or self.answered.done():
+            return
+        if error is None:
+            self.answered.set_result(None)
+        else:
+            self.answered.set_exception(error)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the answer."""
-        if self.answered.done():
+        if self.answered is None or self.answered.done():
             return
         try:
             if self.exchange.receive(data):
-                self.answered.set_result(None)
+                self.answer()
+            elif self.exchange.answer is not None and self.timer is None:
+                self.timer = asyncio.get_running_loop().call_later(BODY_TIMEOUT, self.answer)
         except HandshakeError as error:
-            self.answered.set_exception(error)
+            self.answer(error)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The proxy has closed the connection."""
-        if self.answered.done():
+        if self.answered is None or self.answered.done():
             return
         try:
             is_complete = self.exchange.receive(b"")
         except HandshakeError as broken:
             if broken.status is not None:
-                self.answered.set_exception(broken)
+                self.answer(broken)
                 return
             is_complete = False
         if is_complete:
-            self.answered.set_result(None)
+            self.answer()
             return
         lost = ConnectionLost(1006, f"the {name_of(self.proxy)} closed the connection")
-        lost.__cause__ = error
-        self.answered.set_exception(lost)
+        if error is not None:
+            # Not the frames that it went through: they hold the transport, which holds this.
+            lost.__cause__ = error.with_traceback(None)
+        self.answer(lost)

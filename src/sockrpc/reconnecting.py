@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import Self
 
 from sockrpc.client import Client
-from sockrpc.errors import ConnectionLost, HandshakeError
+from sockrpc.errors import ConnectionClosed, ConnectionLost, HandshakeError
 
 __all__ = ["Reconnecting", "is_transient"]
 
@@ -49,13 +49,13 @@ class Reconnecting(AsyncIterator[Client]):
             self._client = None
             if loop.time() - self._began >= GOOD_CONNECTION_SECONDS:
                 self._delays = backoff()
-            if isinstance(error, ConnectionLost) and not is_transient(error):
-                try:
+            try:
+                if not isinstance(error, ConnectionClosed) and not is_transient(error):
                     raise error
-                finally:
-                    # Its traceback refers to this frame.
-                    del error
-            await self._pause("was lost" if ended else "was closed by the body", error)
+                await self._pause("was lost" if ended else "was closed by the body", error)
+            finally:
+                # It refers to this frame by its traceback.
+                del error
         while True:
             try:
                 self._client = await self._connect()

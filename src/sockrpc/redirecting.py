@@ -13,7 +13,7 @@ from sockrpc.errors import HandshakeError, UsageError
 from sockrpc.headers import without_credentials
 from sockrpc.uris import read_uri
 
-__all__ = ["MAX_REDIRECTS", "Target"]
+__all__ = ["MAX_REDIRECTS", "Target", "shown_uri"]
 
 MAX_REDIRECTS = 10
 
@@ -81,6 +81,15 @@ class Target(NamedTuple):
         if scheme is None:
             raise ValueError(f"{joined.scheme} is no scheme of WebSocket's")
         return read_uri(urllib.parse.urlunsplit(joined._replace(scheme=scheme, fragment="")))
+
+
+def shown_uri(uri: str) -> str:
+    """A URI for logs and messages.
+
+    Raises:
+        UsageError: It is none.
+    """
+    return Target(read_uri(uri), ()).where
 
 
 def origin_of(uri: WebSocketURI) -> tuple[bool, str, int]:
