@@ -311,3 +311,5 @@ def test_a_command_whose_start_fails_shows_where(
     assert "ConnectionRefusedError: no database" in text
     assert f'served.py", line 13, in start{os.linesep}' in text
     assert "raised by the on_start hook start" in text
+    # Its own steps only.
+    assert text.count('File "') == 1

@@ -84,7 +84,11 @@ def hooks_fail_visibly() -> Iterator[None]:
     except Exception as error:
         if not came_from_hook(error):
             raise
-        traceback.print_exc()
+        # From the hook on; how it was come to is of no interest.
+        step = error.__traceback__
+        while step is not None and step.tb_frame.f_code is not run_hook.__code__:
+            step = step.tb_next
+        traceback.print_exception(error if step is None else error.with_traceback(step.tb_next))
         sys.exit(1)
 
 
