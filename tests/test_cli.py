@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 import sockrpc
 from sockrpc.cli import main
 from sockrpc.limits import SECONDS
-from tests.command import POSIX, Command, failure, run_command
+from tests.command import PATIENCE, POSIX, Command, failure, run_command
 
 MIB = 1024 * 1024
 
@@ -41,6 +43,7 @@ SERVER_LIMITS: dict[str, float] = CONNECTION_LIMITS | {
 CLIENT_LIMITS: dict[str, float] = CONNECTION_LIMITS | {
     "max_listener_payloads": 4096,
     "max_listener_bytes": 16 * MIB,
+    "close_timeout": 0.5,
 }
 # May be switched off; max_connections is then what the system has.
 OPTIONAL_LIMITS = {"stall_timeout", "ping_interval", "ping_timeout", "max_connections", "blocked_warning"}
@@ -201,9 +204,10 @@ def test_a_missing_certificate_is_told_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["call", "ws://name.invalid/", "method"], "(ws://name.invalid/)"),
-        (["bench", "ws://name.invalid/"], "(ws://name.invalid/)"),
+        (["call", "ws://name.invalid/", "method"], "(ws://name.invalid:80/)"),
+        (["bench", "ws://name.invalid/"], "(ws://name.invalid:80/)"),
         (["bench", NOWHERE], f"({NOWHERE})"),
+        (["call", NOWHERE.replace("//", "//me:secret@") + "?secret", "method"], f"({NOWHERE})"),
         (["call", "wss://127.0.0.1:1/", "method", "--cafile", "missing.pem"], "(--cafile missing.pem)"),
         (["call", "wss://127.0.0.1:1/", "method", "--cafile", "text"], "(--cafile text)"),
         (
@@ -244,6 +248,22 @@ def test_a_port_for_metrics_that_is_taken_names_its_flag() -> None:
     told = failure(done, 1)
     assert "in use" in told
     assert told.endswith(f" (--metrics-port {port}, --metrics-host 127.0.0.1)")
+
+
+@POSIX
+def test_a_standard_stream_that_is_closed_is_told_in_one_line() -> None:
+    with Command("demo", "--port", "0") as server:
+        uri = server.line().replace("http", "ws") + "socket"
+        for arguments, stream in (("-", "input <&-"), ("text", "output >&-")):
+            name, redirection = stream.split()
+            command = f'exec "$0" -W error -m sockrpc call {uri} uppercase {arguments} {redirection}'
+            done = subprocess.run(
+                ["/bin/sh", "-c", command, sys.executable],
+                capture_output=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+            assert failure(done, 1) == f"sockrpc: OSError: [Errno 9] standard {name} is closed"
 
 
 def test_a_peer_can_not_write_to_the_terminal_through_a_complaint() -> None:

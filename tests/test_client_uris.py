@@ -85,6 +85,17 @@ async def test_what_is_no_uri_of_a_server_is_a_usage_error(uri: str) -> None:
     assert not uri or shown.count(uri) <= 1
 
 
+@pytest.mark.parametrize(
+    "uri",
+    ["ws://me:secret@h:99999/", "ws://me:secret@/", "ws://me:sec ret@h/", "http://me:secret@h/"],
+)
+async def test_a_complaint_about_a_uri_has_no_password_in_it(uri: str) -> None:
+    with pytest.raises(sockrpc.UsageError) as raised:
+        sockrpc.connect(uri)
+    assert "sec" not in str(raised.value)
+    assert "ecret" not in str(raised.value)
+
+
 @pytest.mark.parametrize("wrong", [" ", "a b", "a\r\nX: y", "\n", "\t", "a\x00", "\x7f"])
 async def test_a_blank_or_a_control_character_is_a_usage_error(wrong: str) -> None:
     for uri in (f"ws://localhost/{wrong}", f"{wrong}ws://localhost/", f"ws://localhost{wrong}/?x"):

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import sockrpc
 from sockrpc.bench.loading import add_load_options, print_load
 from sockrpc.flags import (
+    CLIENT_DEFAULTS,
     EXIT_USAGE,
     CommandParser,
     add_client_options,
@@ -36,6 +37,7 @@ from sockrpc.listening import shown_address
 from sockrpc.notes import about, notes_of
 from sockrpc.operating import Operation
 from sockrpc.pages import pages, plain_pages, serve_pages
+from sockrpc.redirecting import shown_uri
 from sockrpc.top import add_top_options, top
 from sockrpc.unix_sockets import typed_uds
 
@@ -279,7 +281,7 @@ def server_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
 
 
 def connecting(options: argparse.Namespace) -> sockrpc.connect:
-    """How to connect, from the command line; a server that does not close is not waited for long."""
+    """How to connect, from the command line."""
     headers = []
     for header in options.header:
         name, colon, value = header.partition(":")
@@ -296,19 +298,23 @@ def connecting(options: argparse.Namespace) -> sockrpc.connect:
         headers=headers,
         ssl=tls,
         compression=options.compression,
-        **{"close_timeout": 0.5, **given_limits(options, ClientLimits.__optional_keys__)},
+        **{**CLIENT_DEFAULTS, **given_limits(options, ClientLimits.__optional_keys__)},
     )
 
 
 async def connect_to(options: argparse.Namespace) -> sockrpc.Client:
     """The connection that the command line asks for; errors say where to."""
-    with about(options.uds or options.uri):
+    with about(options.uds or shown_uri(options.uri)):
         return await connecting(options)
 
 
 def typed_payload(text: str) -> bytes:
     """The payload as it was typed, or all of standard input."""
-    return sys.stdin.buffer.read() if text == "-" else text.encode(errors="surrogateescape")
+    if text != "-":
+        return text.encode(errors="surrogateescape")
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, "standard input is closed")
+    return sys.stdin.buffer.read()
 
 
 def call(options: argparse.Namespace) -> int:
@@ -385,5 +391,7 @@ def payload_fields(payload: bytes) -> dict[str, str]:
 
 def write_payload(payload: bytes) -> None:
     """A payload as it is, and a line feed for people and for `read`."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "standard output is closed")
     sys.stdout.buffer.write(payload + b"\n")
     sys.stdout.buffer.flush()

@@ -15,6 +15,7 @@ from sockrpc.limits import SECONDS, ClientLimits, Limits, ServerLimits
 from sockrpc.logs import FORMATS
 
 __all__ = [
+    "CLIENT_DEFAULTS",
     "EXIT_USAGE",
     "METRICS_HOST",
     "CommandParser",
@@ -36,6 +37,10 @@ YES, NO = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 PLACES = ({"host", "port"}, {"uds"}, {"fd"})
 
 METRICS_HOST = "127.0.0.1"
+
+# Limits that the commands of a client have a default of their own for: whoever has what they asked for does
+# not wait long for a server that does not close.
+CLIENT_DEFAULTS: Mapping[str, float] = {"close_timeout": 0.5}
 
 # What a flag is that was not given.
 MISSING: Any = object()
@@ -199,7 +204,7 @@ def add_serving_options(parser: argparse.ArgumentParser, own: Mapping[str, dict[
     tls.add_argument(
         "--ssl-keyfile", type=Path, metavar="FILE", help="its key, if it is not in the same file"
     )
-    add_limit_options(parser, ServerLimits.__optional_keys__)
+    add_limit_options(parser, ServerLimits.__optional_keys__, {})
     add_operating_options(parser)
 
 
@@ -219,7 +224,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
     add_common_options(connecting)
     tls = parser.add_argument_group("TLS")
     tls.add_argument("--cafile", type=Path, metavar="FILE", help="trust these certificates (wss)")
-    add_limit_options(parser, ClientLimits.__optional_keys__)
+    add_limit_options(parser, ClientLimits.__optional_keys__, CLIENT_DEFAULTS)
 
 
 def add_common_options(group: Any) -> None:
@@ -228,8 +233,10 @@ def add_common_options(group: Any) -> None:
     group.add_argument("--json", action="store_true", help="print JSON, one object a line")
 
 
-def add_limit_options(parser: argparse.ArgumentParser, names: frozenset[str]) -> None:
-    """A flag for each limit, with its default."""
+def add_limit_options(
+    parser: argparse.ArgumentParser, names: frozenset[str], defaults: Mapping[str, float]
+) -> None:
+    """A flag for each limit, with its default: the one of the library where the command has none."""
     group = parser.add_argument_group(
         "limits", "'none' where allowed; the documentation says under Limits what happens at each"
     )
@@ -237,7 +244,8 @@ def add_limit_options(parser: argparse.ArgumentParser, names: frozenset[str]) ->
         if field.name in names:
             flag = "--" + field.name.replace("_", "-")
             unit = " s" if field.name in SECONDS else ""
-            shown = "from the system" if field.name == "max_connections" else f"{field.default}{unit}"
+            default = defaults.get(field.name, field.default)
+            shown = "from the system" if field.name == "max_connections" else f"{default}{unit}"
             group.add_argument(
                 flag, type=limit_value, default=argparse.SUPPRESS, metavar="N", help=f"({shown})"
             )

@@ -28,6 +28,8 @@ AUTHORITY = re.compile(
 LARGEST_PORT = 65_535
 # http and ws have the same form, and so have both under TLS, which may have ended at a gateway.
 ABSOLUTE = re.compile(r"(?:https?|wss?)://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+# Names and passwords, which do not belong in messages.
+SECRETS = re.compile("//.*@", re.DOTALL)
 BLANK = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -138,8 +140,11 @@ def read_uri(uri: str) -> WebSocketURI:
     Raises:
         UsageError: It is no URI of WebSocket, or no request could be made of it.
     """
+    shown = SECRETS.sub("//...@", uri)
     if BLANK.search(uri):
-        raise UsageError(f"{uri!r} has a blank or a control character in it; a blank in a URI is written %20")
+        raise UsageError(
+            f"{shown!r} has a blank or a control character in it; a blank in a URI is written %20"
+        )
     try:
         parts = urllib.parse.urlsplit(uri)
         # The rest is escaped here, and not by websockets, which would escape the escapes beside it.
@@ -149,9 +154,9 @@ def read_uri(uri: str) -> WebSocketURI:
             ).geturl()
         )
     except InvalidURI as error:
-        raise UsageError(f"{uri!r} is not a valid URI: {error.msg}") from None
+        raise UsageError(f"{shown!r} is not a valid URI: {error.msg}") from None
     except ValueError as error:
-        raise UsageError(f"{uri!r} is not a valid URI: {error}") from None
+        raise UsageError(f"{shown!r} is not a valid URI: {error}") from None
     check_host_name(parsed.host)
     return parsed
 

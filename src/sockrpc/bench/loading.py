@@ -60,7 +60,8 @@ def print_load(
         timeout=options.timeout or timeout,
         first_timeout=options.timeout or FIRST_TIMEOUT,
     )
-    is_watched = sys.stderr.isatty()
+    # None are those that whoever started the command has closed.
+    is_watched = sys.stderr is not None and sys.stderr.isatty()
 
     def show(text: str) -> None:
         if is_watched:
@@ -76,8 +77,9 @@ def print_load(
     finally:
         show("")
     text = json.dumps(measured.as_json()) if options.json else "\n".join(measured.lines())
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
     if measured.error is not None:
         raise measured.error
     return not measured.interrupted
