@@ -201,6 +201,8 @@ class Tunnel(asyncio.Protocol):
             self.answered.set_result(None)
         else:
             self.answered.set_exception(error)
+            # Whoever was to wait for it may have been cancelled before that; this is no error.
+            self.answered.exception()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the answer."""
