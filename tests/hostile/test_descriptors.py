@@ -74,7 +74,9 @@ def test_a_server_whose_reserve_is_used_up_does_not_spin_and_recovers(
     waiting = [there.peer(opened=False, tls=False) for _ in range(40)]
     assert there.cpu_used_in(0.7) < 0.15, "it spins"
     lines = peer.report()["lines"]
-    assert len(lines) == 1, lines
+    # Each reason once: hardly any is free, and then none.
+    texts = [text for _, _, text in lines]
+    assert 1 <= len(texts) == len(set(texts)) <= 2, lines
     for each in waiting:
         each.line.close()
     peer.call(2, "close_files")
