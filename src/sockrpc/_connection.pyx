@@ -307,8 +307,9 @@ cdef class Connection(Output):
         if self.state == STATE_CLOSED or self.transport is None:
             return 0
         if self.state == STATE_CLOSING:
+            # The peer's own close frame may stand in what was read already, and then nothing comes behind it.
+            self.yielded = self.yielded or self.parsing_stopped
             self.parsing_stopped = False
-            self.yielded = False
         self.hold_reading(self.parsing_stopped or self.yielded)
         if self.yielded:
             self.context.postpone(self)
