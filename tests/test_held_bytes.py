@@ -171,3 +171,26 @@ async def test_a_lost_connection_whose_notifications_take_several_turns_frees_it
             raw.reset_line()
             await until(lambda turn=turn: len(ran) == 30 * turn)
             await until(lambda: here.server.statistics().connections == 0)
+
+
+async def test_in_the_socket_form_too_reading_goes_on_when_there_is_room_again() -> None:
+    """Also while nobody takes: what waits may be reset meanwhile."""
+    taken: list[Any] = []
+    over = asyncio.Event()
+
+    async def handle(socket: sockrpc.Socket) -> None:
+        taken.append(await anext(aiter(socket)))
+        taken.append(await anext(aiter(socket)))
+        await over.wait()
+
+    async with serving(handle, max_held_bytes=LIMIT) as here, await here.raw() as raw:
+        await raw.send(request(1, "work", bytes(400)), request(2, "work", bytes(400)))
+        await until(lambda: len(taken) == 2)
+        # Together with those that run it is more than the limit, and the reset is not read.
+        await raw.send(request(3, "work", bytes(400)), reset(3))
+        await waiting(here, 1)
+        assert await taken[0].respond(b"")
+        assert await raw.answer() == (1, b"")
+        await waiting(here, 0)
+        assert here.only_socket().in_flight == 1
+        over.set()

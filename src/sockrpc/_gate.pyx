@@ -106,6 +106,8 @@ cdef class Gate(Host):
     cdef int pump(self) except -1:
         """Start what waits, in order, as far as the limits and this iteration's turn admit."""
         if self.service.methods is None:
+            # Whoever takes may come later; until then resets must be seen, if there is room again.
+            self.check_waiting_room()
             return self.wake_taker()
         if self.pumping or self.postponed:
             return 0
