@@ -124,8 +124,10 @@ async def test_a_header_that_came_twice_and_is_looked_up_as_if_once_is_a_bad_req
         request.headers.get("Cookie")
 
     async with serving(echoing(), process_request=made(coroutine, hook)) as here:
-        answer = await ask(here.port, opening(Cookie="a=1\r\ncookie: b=2"))
-        assert (answer.status, answer.body) == (400, b"The header Cookie came more than once.\n")
+        # Whoever does it again and again fills no log.
+        for _ in range(3):
+            answer = await ask(here.port, opening(Cookie="a=1\r\ncookie: b=2"))
+            assert (answer.status, answer.body) == (400, b"The header Cookie came more than once.\n")
         async with here.connect(headers={"Cookie": "a=1"}) as client:
             assert await client.call("echo", b"x") == b"x"
     assert caplog.messages == ["refused: The header Cookie came more than once."]

@@ -217,11 +217,17 @@ class ServerOpening:
         repeated = None if self.connection is None else repeated_header(error, self.connection.socket.request)
         if repeated is not None:
             text = f"The header {repeated} came more than once."
-            LOG.warning("refused: %s", text, extra=self.log_fields)
+            self.log_refusal(text)
             self.refuse(plain_response(http.HTTPStatus.BAD_REQUEST, text + "\n"))
             return
         LOG.error("process_request failed", exc_info=error, extra=self.log_fields)
         self.refuse(plain_response(http.HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error.\n"))
+
+    def log_refusal(self, text: str) -> None:
+        """Tell of a request that is refused for what is in it: a peer can send that again and again."""
+        more = self.policy.refused.admit(text)
+        if more is not None:
+            LOG.warning("refused: %s%s", text, more, extra=self.log_fields)
 
     def decide(self, request: Request, response: Response | None) -> None:
         """Open the connection, or send a response that opens none."""
@@ -238,10 +244,7 @@ class ServerOpening:
         response = self.handshake.answer(request, path=self.policy.path, origins=self.policy.origins)
         if response.status_code != 101:
             if response.status_code == 403:
-                refusal = response.body.decode().strip()
-                more = self.policy.refused.admit(refusal)
-                if more is not None:
-                    LOG.warning("refused: %s%s", refusal, more, extra=self.log_fields)
+                self.log_refusal(response.body.decode().strip())
             self.refuse(response, head=head)
             return
         connection.write_handshake(response.serialize())

@@ -295,7 +295,7 @@ class serve:
             max_handshake_bytes=self._limits.max_handshake_bytes,
             max_connections=max_connections,
             full=FullLog(),
-            refused=RateLimitedLog("refused Origins"),
+            refused=RateLimitedLog("reasons to refuse requests"),
         )
         if inspect_path is not None and "\0" in inspect_path:
             raise UsageError("inspect_path is the path of a file: only that keeps others than the owner out")
