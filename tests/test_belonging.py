@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import sockrpc
 from tests.command import PATIENCE
 from tests.conftest import LOOPS, new_event_loop
+from tests.processes import ROOT
 from tests.support import Serving, serving, started, until
 
 
@@ -311,3 +314,45 @@ def test_a_room_is_for_the_sockets_of_one_loop_at_a_time(kind: str) -> None:
         loop.run_until_complete(serve_here())
         loop.close()
     assert log == [1, 1]
+
+
+CLOSED = """
+import asyncio, os, threading
+import sockrpc
+from tests.conftest import new_event_loop
+
+app, sockets, kept = sockrpc.App(), [], []
+
+@app.method
+async def work(call):
+    sockets.append(call.socket)
+    await asyncio.Event().wait()
+
+async def main():
+    kept.append(await sockrpc.serve(app, "127.0.0.1", 0))
+    client = await sockrpc.connect(f"ws://127.0.0.1:{kept[0].sockets[0].getsockname()[1]}/")
+    kept.append([client, *(asyncio.ensure_future(client.call("work")) for _ in range(3))])
+    while len(sockets) < 3:
+        await asyncio.sleep(0)
+
+loop = new_event_loop("LOOP")
+loop.run_until_complete(main())
+loop.close()
+
+def notify():
+    print(sockets[0].notify_nowait("event"), flush=True)
+
+notify()
+thread = threading.Thread(target=notify)
+thread.start()
+thread.join()
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_of_a_loop_that_was_closed_over_its_connections_nothing_is_sent(kind: str) -> None:
+    """It is no error, as after any other end; and nobody hears that it was sent."""
+    program = [sys.executable, "-W", "ignore", "-c", CLOSED.replace("LOOP", kind)]
+    ran = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert ran.stdout.split() == ["False", "False"], ran.stderr

@@ -295,12 +295,12 @@ cdef class LoopContext:
 
     @property
     def is_here(self) -> bool:
-        """True in the loop's own thread, and while the loop does not run."""
-        return asyncio._get_running_loop() is self.loop or not self.loop.is_running()
+        """True in the loop's own thread, and while the loop does not run; False once it is closed."""
+        return asyncio._get_running_loop() is self.loop or not (self.loop.is_running() or self.loop.is_closed())
 
     def call_in_loop(self, callback) -> None:
-        """Call it in the loop's thread: now, if that is this one or the loop does not run, else soon."""
-        if self.is_here:
+        """Call it in the loop's thread: now, if that is this one or the loop does not run any more, else soon."""
+        if self.is_here or self.loop.is_closed():
             callback()
         else:
             self.loop.call_soon_threadsafe(callback)
