@@ -49,6 +49,7 @@ RUNS_OF_THEIR_OWN = (
     "node",
     "packaging",
     "soak",
+    "torture",
     "tools",
     "workers",
 )

@@ -401,8 +401,8 @@ cdef class Host(WatchedConnection):
 
     cdef int in_turn_or_later(self, object function, tuple arguments) except -1:
         self.context.begin_turn(self)
-        # Half of it is for what cannot wait.
-        if not self.deferred and self.context.tick() < self.turn_until - FAIR_SHARE / 2:
+        # Most of it is for what cannot wait.
+        if not self.deferred and self.context.tick() < self.turn_until - FAIR_SHARE * 9 / 10:
             function(*arguments)
             return 0
         if self.deferred is None:

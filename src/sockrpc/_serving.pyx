@@ -25,7 +25,7 @@ from sockrpc._work cimport OUTCOME_ABORTED, OUTCOME_ANSWERED, OUTCOME_FAILED, OU
 cdef enum:
     # Of a connection that ends, so many calls are cancelled before other connections get their turn:
     # each costs some microseconds here, and twice that in the next iteration, when its task unwinds.
-    ABORTED_AT_ONCE = 512
+    ABORTED_AT_ONCE = 256
     # At the end of the abort grace, so many calls are logged and left behind at once.
     LEFT_AT_ONCE = 64
 

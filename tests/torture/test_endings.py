@@ -15,7 +15,7 @@ from tests.processes import ROOT
 from tests.torture.endings import APPS, CYCLES, MEMORY
 
 pytestmark = [
-    pytest.mark.hostile,
+    pytest.mark.torture,
     pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
 ]
 

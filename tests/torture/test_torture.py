@@ -35,7 +35,7 @@ def torture(seconds: float) -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.hostile
+@pytest.mark.torture
 @pytest.mark.timeout(240)
 def test_thirty_seconds_of_torture_leave_nothing_behind() -> None:
     torture(30.0)
