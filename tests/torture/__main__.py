@@ -19,8 +19,8 @@ import time
 from tests.conftest import LOOPS, new_event_loop
 from tests.torture.rounds import Round
 
-# Blocks in use that a round may add, on average: for some fifty rounds caches of types and of lines for tracebacks
-# still grow. What one connection of a round would leave, if it were kept, is more.
+# Blocks in use that a round may add, on average. For some fifty rounds caches still grow; what one connection
+# of a round would leave, if it were kept, is more.
 BLOCKS_A_ROUND = 400
 WARM = 10
 
