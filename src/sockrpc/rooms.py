@@ -106,8 +106,8 @@ class Room:
             exclude: A member that is left out.
 
         Returns:
-            The number of members that it was queued for. In another thread: that there are as it is handed
-            over; 0, and nothing else happens, while the event loop has more than 16 MiB of threads to send.
+            The number of members that it was queued for; in another thread the number of members at that
+            moment, or 0, and nothing else happens, while the event loop has more than 16 MiB of threads to send.
 
         Raises:
             UsageError: The event's name is longer than 255 bytes.
