@@ -107,7 +107,7 @@ class Room:
 
         Returns:
             The number of members that it was queued for; in another thread the number of members at that
-            moment, or 0, and nothing else happens, while the event loop has more than 16 MiB of threads to send.
+            moment; 0, and nothing else happens, while the event loop has over 16 MiB of threads to send.
 
         Raises:
             UsageError: The event's name is longer than 255 bytes.
