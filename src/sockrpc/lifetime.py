@@ -17,7 +17,6 @@ from sockrpc.errors import UsageError
 __all__ = [
     "UNWINDING",
     "ServerHook",
-    "came_from_hook",
     "check_hook",
     "hooks_fail_visibly",
     "in_turns",

@@ -25,7 +25,7 @@ from typing import Any, Literal
 from sockrpc.collector import collector_for_serving
 from sockrpc.errors import SockRPCError, UsageError
 from sockrpc.importing import AppError, load_app
-from sockrpc.lifetime import came_from_hook
+from sockrpc.lifetime import hooks_fail_visibly
 from sockrpc.loops import loop_factory, run_to_end
 from sockrpc.notes import notes_of
 from sockrpc.server import Server, serve
@@ -99,10 +99,9 @@ def serve_as_worker(work: Work, sockets: Sequence[socket_module.socket], line: C
         if work.prepare is not None:
             work.prepare()
         starting = serve(load_app(work.app), sock=sockets, **work.options)
-        run_to_end(loop_factory(work.loop), lambda: serve_until_told(starting, work, line))
+        with hooks_fail_visibly():
+            run_to_end(loop_factory(work.loop), lambda: serve_until_told(starting, work, line))
     except (OSError, SockRPCError) as error:
-        if came_from_hook(error):
-            raise
         number, text = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
         # Errors with arguments of their own are but a text there.
         kind = next((each for each in (UsageError, AppError) if isinstance(error, each)), SockRPCError)
