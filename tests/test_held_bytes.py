@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ async def test_one_byte_more_than_the_room_waits() -> None:
     async with serving(there.app(), max_held_bytes=LIMIT) as here, await here.raw() as raw:
         await raw.send(request(1, "work", bytes(600)), request(2, "work", bytes(401)))
         await waiting(here, 1)
-        assert len(there.calls) == 1
+        await until(lambda: len(there.calls) == 1)
         there.may_answer.set()
         assert [await raw.answer() for _ in range(2)] == [(1, b"answer"), (2, b"answer")]
 
@@ -68,7 +69,7 @@ async def test_notifications_that_run_hold_their_payloads_too() -> None:
     async with serving(app, max_held_bytes=LIMIT) as here, await here.raw() as raw:
         await raw.send(*(notify("note", each * 400) for each in (b"1", b"2", b"3")))
         await waiting(here, 1)
-        assert begun == [b"1", b"2"]
+        await until(lambda: begun == [b"1", b"2"])
         gate.set()
         await until(lambda: begun == [b"1", b"2", b"3"])
         await until(lambda: here.server.statistics().notifications_running == 0)
@@ -110,10 +111,11 @@ async def test_an_answer_above_output_max_bytes_closes_with_1013() -> None:
         await until(lambda: here.server.statistics().connections == 1)
         await until(lambda: here.server.statistics().calls_running == 0)
         # Aborted are those that were not answered, once each.
-        assert aborted == ["lost"] * (100 - sum(responded))
+        await until(lambda: aborted == ["lost"] * (100 - sum(responded)))
         raw.reset_line()
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="it counts on eager tasks; 3.11 has none")
 @pytest.mark.parametrize("returns", ["at once", "with the connection"])
 async def test_what_a_coroutine_of_a_socket_has_not_taken_goes_with_it(returns: str) -> None:
     """Nobody takes it any more, so the connection is over, and its slot is free."""
