@@ -121,5 +121,6 @@ wheel:
 
 clean:
 	rm -rf .venv build dist .benchmarks .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
-	rm -f src/sockrpc/*.so $(foreach kind,c html,$(patsubst %.pyx,%.$(kind),$(wildcard src/sockrpc/*.pyx)))
+	rm -f $(wildcard src/sockrpc/*.so src/sockrpc/*/*.so) \
+	    $(foreach kind,c html,$(patsubst %.pyx,%.$(kind),$(wildcard src/sockrpc/*.pyx src/sockrpc/*/*.pyx)))
 	find src tests bench examples scripts -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -120,7 +120,7 @@ def extensions() -> list[Extension]:
         macros += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
     return [
         Extension(
-            f"sockrpc.{source.stem}",
+            ".".join(source.relative_to("src").with_suffix("").parts),
             [source.as_posix()],
             define_macros=macros,
             # Python's own compiler flags bring -DNDEBUG along.
@@ -128,7 +128,7 @@ def extensions() -> list[Extension]:
             # Its flags went into what is compiled.
             depends=["setup.py"],
         )
-        for source in sorted(Path("src/sockrpc").glob("*.pyx"))
+        for source in sorted(Path("src/sockrpc").rglob("*.pyx"))
     ]
 
 

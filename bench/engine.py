@@ -6,7 +6,7 @@ import asyncio
 
 import sockrpc
 from bench.peer import NullTransport
-from sockrpc.protocols import ServerProtocol
+from sockrpc.peer.protocols import ServerProtocol
 from tests.pair import MemoryServer
 
 

@@ -11,8 +11,8 @@ import pytest
 import sockrpc
 from bench.engine import Engine
 from bench.peer import feed, request, response_size
-from sockrpc._dispatch import Table
-from sockrpc._names import NameTable
+from sockrpc.peer.names import NameTable
+from sockrpc.peer.table import Table
 
 BATCH = 1000
 

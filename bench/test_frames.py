@@ -8,7 +8,7 @@ import pytest
 
 from bench.peer import request
 from sockrpc._frames import Request, Response, parse_message, serialize_frame
-from sockrpc._websocket import Parser, serialize
+from sockrpc.websocket.parser import Parser, serialize
 
 SIZES = [32, 1024, 64 * 1024, 1024 * 1024]
 BATCH = 1000

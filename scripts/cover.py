@@ -23,7 +23,7 @@ MARKS = "not once and not command"
 # One line is there for transports that copy what they write, which those of uvloop do.
 UVLOOP = "tests/test_socket.py"
 # What counts is the compiled code that users have; the counters are there in debug builds only.
-COUNTED = ["--include=src/sockrpc/*.pyx", "--omit=*/_debug.pyx", "--fail-under=100"]
+COUNTED = ["--include=src/sockrpc/*.pyx,src/sockrpc/*/*.pyx", "--omit=*/_debug.pyx", "--fail-under=100"]
 
 
 def main() -> int:

@@ -31,7 +31,7 @@ METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE
 # What the repository has and a source distribution needs not.
 REPOSITORY_ONLY = re.compile(r"\.ci/.*|\.github/.*|\.editorconfig|\.gitignore|\.yamllint\.yaml")
 GENERATED = re.compile(r"PKG-INFO|setup\.cfg|src/sockrpc\.egg-info/.*")
-EXTENSION = re.compile(r"(sockrpc/_\w+)\.[\w-]*\.?(?:so|pyd)")
+EXTENSION = re.compile(r"(sockrpc/\w+(?:/\w+)?)\.[\w-]*\.?(?:so|pyd)")
 
 
 class Wrong(Exception):
@@ -53,7 +53,7 @@ def package_files(root: Path = ROOT) -> set[str]:
         name = path.relative_to(source).as_posix()
         if path.suffix == ".pyx":
             files.add(name.removesuffix(".pyx"))
-        elif path.suffix in (".py", ".pyi", ".typed") or (path.parent.name in ("js", "page") and path.suffix):
+        elif path.suffix in (".py", ".pyi", ".typed") or (path.parent.name in ("js", "demo") and path.suffix):
             files.add(name)
     return files
 

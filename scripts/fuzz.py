@@ -146,7 +146,7 @@ def fuzz(python: Path, target: str, seconds: int, options: list[str]) -> Outcome
         ).returncode
     text = log.read_text(errors="replace")
     modules = re.search(r"Loaded (\d+) modules +\((\d+) inline 8-bit counters\)", text)
-    compiled = len(list((ROOT / "src" / "sockrpc").glob("*.pyx")))
+    compiled = len(list((ROOT / "src" / "sockrpc").rglob("*.pyx")))
     coverage = re.findall(r"cov: (\d+)", text)
     runs = re.search(r"stat::number_of_executed_units: *(\d+)", text)
     if modules is None or int(modules[1]) < compiled:

@@ -39,11 +39,19 @@ BY_WEIGHT = [FAILED, SLOWER, INCONCLUSIVE, OK]
 
 # For the self-test: some work that a source of each guarded part does in vain, after the line that is named.
 INJECTIONS = [
-    ("_websocket.pyx", "            available = self.end - self.cursor\n", "            sum(range(4))\n"),
-    ("_websocket.pyx", "    if masked:\n        fresh_mask(mask)\n", "        sum(range(8))\n"),
-    ("_serving.pyx", '            return self.fail(1002, "id in use")\n', "        sum(range(64))\n"),
     (
-        "_serving.pyx",
+        "websocket/parser.pyx",
+        "            available = self.end - self.cursor\n",
+        "            sum(range(4))\n",
+    ),
+    ("websocket/parser.pyx", "    if masked:\n        fresh_mask(mask)\n", "        sum(range(8))\n"),
+    (
+        "peer/server_connection.pyx",
+        '            return self.fail(1002, "id in use")\n',
+        "        sum(range(64))\n",
+    ),
+    (
+        "peer/server_connection.pyx",
         "        cdef PyObject *entry = self.table.find(frame.id)\n        cdef Call call\n",
         "        sum(range(2000))\n",
     ),

@@ -19,8 +19,8 @@ from _pytest.junitxml import xml_key
 
 import sockrpc
 from sockrpc._debug import is_debug, live
-from sockrpc._dispatch import live_entries
-from sockrpc._loop import live_contexts
+from sockrpc.peer.table import live_entries
+from sockrpc.websocket.loop import live_contexts
 
 # Here, so that --hypothesis-profile knows its profiles.
 from tests import properties  # noqa: F401

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import sockrpc
-from sockrpc._dispatch import live_entries
+from sockrpc.peer.table import live_entries
 from tests.handlers import EAGER, Handlers
 from tests.pair import MemoryServer
 from tests.support import CLOSE, TEXT, frame, has_ended, notify, request, reset

@@ -21,10 +21,10 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 from websockets.utils import accept_key
 
-from sockrpc.client_handshake import ClientHandshake
 from sockrpc.errors import HandshakeError
-from sockrpc.handshake import ServerHandshake, select_subprotocol
-from sockrpc.uris import read_target
+from sockrpc.websocket.client_handshake import ClientHandshake
+from sockrpc.websocket.server_handshake import ServerHandshake, select_subprotocol
+from sockrpc.websocket.uris import read_target
 from tests.rpc_oracle import check_message
 from tests.streams import LARGE_LIMIT, SMALL_LIMIT, Program, Role, Stream, read_stream
 from tests.support import SUBPROTOCOL, opening

@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 import sockrpc
-import sockrpc.listening
+import sockrpc.listen.server_sockets
 
 app = sockrpc.App()
 app.method("echo")(lambda call: call.payload)
@@ -36,7 +36,7 @@ def main(
     fd: int | None = None, port: int | None = None, loop: Any = "auto", filter: bool = True, **limits: Any
 ) -> None:
     if not filter:
-        sockrpc.listening.turn_new_ones_away = lambda listening: False  # type: ignore[assignment]
+        sockrpc.listen.server_sockets.turn_new_ones_away = lambda listening: False  # type: ignore[assignment]
     servers: list[sockrpc.Server] = []
 
     def started(server: sockrpc.Server) -> None:

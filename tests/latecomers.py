@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 import sockrpc
-import sockrpc.listening
+import sockrpc.listen.server_sockets
 from tests.support import CLOSE, RawClient, frame, until
 
 # More than any test may take: what ends earlier has not ended by this.

@@ -7,12 +7,12 @@ import struct
 from typing import Any, Self
 
 import sockrpc
-from sockrpc._loop import context_of_running_loop
-from sockrpc._output import Settings
-from sockrpc.compression import Compression
 from sockrpc.limits import Limits
-from sockrpc.protocols import ClientProtocol, ServerProtocol
+from sockrpc.peer.protocols import ClientProtocol, ServerProtocol
 from sockrpc.testing.memory import Pair
+from sockrpc.websocket.deflate import Compression
+from sockrpc.websocket.loop import context_of_running_loop
+from sockrpc.websocket.output import Settings
 from tests.support import CLOSE, PATIENCE, SUBPROTOCOL, frame
 
 

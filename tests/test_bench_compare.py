@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import sockrpc
-from sockrpc.bench.commands import main
-from sockrpc.bench.engine import BenchmarkError, Environment, Worker
+from sockrpc.bench.cli import main
+from sockrpc.bench.comparison import BenchmarkError, Environment, Worker
 from sockrpc.bench.verdict import Attempt
 
 # Workers import nothing that PYTHONPATH leads to; the package under test may stand there.

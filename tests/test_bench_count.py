@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import sockrpc
-from sockrpc.bench.commands import main
+from sockrpc.bench.cli import main
 from sockrpc.bench.counts import Counted
 from sockrpc.bench.verdict import Outcome
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 import sockrpc
-from sockrpc.blocking import has_interpreter_lock
+from sockrpc.observe.watchdog import has_interpreter_lock
 from tests.support import PATIENCE, notify, request, serving, until
 
 THRESHOLD = 0.1

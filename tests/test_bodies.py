@@ -12,8 +12,8 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 import sockrpc
-from sockrpc.bodies import Framed, Refusal, take_framing
-from sockrpc.opening import MOST_UNREAD
+from sockrpc.listen.opening import MOST_UNREAD
+from sockrpc.websocket.bodies import Framed, Refusal, take_framing
 from tests.http_peer import Answer, ask, line_to, parse_answer
 from tests.support import PATIENCE, PING, PONG, frame, opening, serving, until
 from tests.tls import client_context, server_context

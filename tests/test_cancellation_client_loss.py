@@ -165,7 +165,7 @@ async def test_no_reset_follows_our_own_close_frame() -> None:
 
 async def test_calls_are_never_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 15: the connection is made again, the calls are not."""
-    monkeypatch.setattr("sockrpc.reconnecting.FIRST_DELAY", 0.01)
+    monkeypatch.setattr("sockrpc.dial.reconnecting.FIRST_DELAY", 0.01)
     lost: list[sockrpc.ConnectionLost] = []
 
     async def caller(uri: str) -> bytes:

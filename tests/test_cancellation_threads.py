@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from sockrpc.threads import WorkerThreads
+from sockrpc.peer.threads import WorkerThreads
 from tests.support import PATIENCE, request, reset, serving, until
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sockrpc.cli import main, make_parser
-from sockrpc.flags import variable_of
+from sockrpc.cli.flags import variable_of
 from tests.command import POSIX, Command, failure, run_command
 
 NOWHERE = "ws://127.0.0.1:1/"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import sockrpc
-from sockrpc.importing import load
+from sockrpc.process.importer import load
 from tests.command import POSIX, Command, run_command
 
 APP = "import sockrpc\napp = sockrpc.App()\n"

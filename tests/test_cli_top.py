@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sockrpc import top
+from sockrpc.cli import top
 from tests.command import Command, Served, failure, run_command
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no unix sockets here")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from sockrpc.uris import read_uri
+from sockrpc.websocket.uris import read_uri
 from tests.support import serving
 
 

@@ -14,7 +14,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 import sockrpc
-from sockrpc.protocols import ServerProtocol
+from sockrpc.peer.protocols import ServerProtocol
 from tests.narrow import narrow_socket, serving_narrowly
 from tests.pair import MemoryServer
 from tests.raw_server import RawServer

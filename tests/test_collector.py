@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sockrpc.collector import YOUNG_OBJECTS
+from sockrpc.process.collector import YOUNG_OBJECTS
 from tests.command import Command
 
 # Prints the settings (threshold, number of frozen objects) while it serves, and after.

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 import sockrpc
-from sockrpc._dispatch import Table
-from sockrpc._names import NameTable
-from sockrpc._output import Settings
-from sockrpc._service import Handler
-from sockrpc._websocket import Parser
 from sockrpc.limits import Limits
-from sockrpc.protocols import ClientProtocol, MessageProtocol, ServerProtocol
+from sockrpc.peer.names import NameTable
+from sockrpc.peer.protocols import ClientProtocol, MessageProtocol, ServerProtocol
+from sockrpc.peer.service import Handler
+from sockrpc.peer.table import Table
+from sockrpc.websocket.output import Settings
+from sockrpc.websocket.parser import Parser
 from tests.support import serving, started, until
 
 # Flags of types: include/object.h of CPython.
@@ -32,9 +32,10 @@ TPFLAGS_BASETYPE = 1 << 10
 
 def compiled_modules() -> list[types.ModuleType]:
     modules = [
-        importlib.import_module(f"sockrpc.{found.name}")
-        for found in pkgutil.iter_modules(sockrpc.__path__)
-        if found.name.startswith("_") and found.name != "__main__"
+        importlib.import_module(found.name)
+        for found in pkgutil.walk_packages(sockrpc.__path__, "sockrpc.")
+        if found.name.startswith(("sockrpc.websocket.", "sockrpc.peer.", "sockrpc.process.", "sockrpc._"))
+        and found.name != "sockrpc.__main__"
     ]
     return [each for each in modules if each.__file__ and each.__file__.endswith(tuple(EXTENSION_SUFFIXES))]
 
@@ -60,7 +61,7 @@ OPEN = {
     "Gate",
     "ServerConnection",
     "Work",
-    "WatchedConnection",  # joined with asyncio.BufferedProtocol in sockrpc.protocols
+    "WatchedConnection",  # joined with asyncio.BufferedProtocol in sockrpc.peer.protocols
     "ClientConnection",
     "MessageConnection",
 }

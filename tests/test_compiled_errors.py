@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 import sockrpc
-from sockrpc._calls import Call
-from sockrpc._dispatch import Table
-from sockrpc._names import NameTable
-from sockrpc._notifications import Notification
-from sockrpc._websocket import Parser
+from sockrpc.peer.call import Call
+from sockrpc.peer.names import NameTable
+from sockrpc.peer.notification import Notification
+from sockrpc.peer.table import Table
+from sockrpc.websocket.parser import Parser
 from tests.pair import MemoryServer
 from tests.support import PATIENCE, notify, request, until
 

@@ -53,7 +53,7 @@ def name_has(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[int]:
         ]
 
     # Not `socket.getaddrinfo`: uvloop resolves by libuv.
-    monkeypatch.setattr("sockrpc.addresses.lookup", getaddrinfo)
+    monkeypatch.setattr("sockrpc.dial.addresses.lookup", getaddrinfo)
     return families
 
 
@@ -212,7 +212,7 @@ async def test_certificates_are_read_once_and_not_by_the_loop_s_thread(
         made.append(threading.get_ident())
         return real()
 
-    monkeypatch.setattr("sockrpc.tls._MADE", [])
+    monkeypatch.setattr("sockrpc.dial.tls._MADE", [])
     monkeypatch.setattr(ssl, "create_default_context", counted)
 
     async def attempt(uri: str) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import sockrpc
-import sockrpc.client_opening
-from sockrpc.reconnecting import is_transient
+import sockrpc.dial.client_opening
+from sockrpc.dial.reconnecting import is_transient
 from tests.raw_server import RawServer, open_client
 from tests.support import PATIENCE, serving
 from tests.test_connect import error_after
@@ -105,13 +105,13 @@ async def test_the_status_of_an_odd_refusal_is_told(answer: bytes, status: int, 
 
 
 async def test_a_refusal_whose_body_does_not_end_is_told_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockrpc.client_opening, "BODY_TIMEOUT", 0.1)
+    monkeypatch.setattr(sockrpc.dial.client_opening, "BODY_TIMEOUT", 0.1)
     error = await error_after(b"HTTP/1.1 403 No\r\n\r\nso far")
     assert str(error) == "HTTP 403: so far"
 
 
 async def test_of_a_body_so_much_is_read_as_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockrpc.client_opening, "BODY_TIMEOUT", 2 * PATIENCE)
+    monkeypatch.setattr(sockrpc.dial.client_opening, "BODY_TIMEOUT", 2 * PATIENCE)
     error = await error_after(b"HTTP/1.1 403 No\r\nContent-Length: 99999\r\n\r\n" + b"x" * 2000)
     assert str(error) == "HTTP 403: " + "x" * 300
 

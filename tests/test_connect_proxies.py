@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from sockrpc.headers import USER_AGENT
+from sockrpc.websocket.headers import USER_AGENT
 from tests.forward_proxy import INSIDE, ForwardProxy
 from tests.support import PATIENCE, Serving, serving, until
 from tests.tls import client_context, server_context

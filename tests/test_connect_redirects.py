@@ -158,7 +158,7 @@ async def test_ten_redirects_are_followed_and_no_more() -> None:
 
 
 async def test_never_from_wss_to_ws_though_from_ws_to_wss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sockrpc.tls._MADE", [client_context()])
+    monkeypatch.setattr("sockrpc.dial.tls._MADE", [client_context()])
     async with RawServer() as plain, serving(Work().app(), ssl=server_context()) as here:
         connecting = asyncio.ensure_future(open_client(plain.uri, {}))
         await send_on(plain, here.uri.replace("ws:", "https:"))
@@ -184,7 +184,7 @@ async def test_never_from_wss_to_ws_though_from_ws_to_wss(monkeypatch: pytest.Mo
 async def test_a_server_name_that_was_given_is_for_its_own_origin_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sockrpc.tls._MADE", [client_context()])
+    monkeypatch.setattr("sockrpc.dial.tls._MADE", [client_context()])
     async with (
         RawServer() as away,
         serving(Work().app(), ssl=server_context("example.test")) as here,

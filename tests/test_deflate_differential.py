@@ -15,9 +15,9 @@ from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
-from sockrpc._websocket import Parser
-from sockrpc.compression import Compression
 from sockrpc.errors import ProtocolError
+from sockrpc.websocket.deflate import Compression
+from sockrpc.websocket.parser import Parser
 from tests.properties import examples
 from tests.streams import Piece, Program, Role, Stream, programs, read_stream
 from tests.websocket_oracle import KINDS, Events, fault, is_utf8, make_oracle, short, with_one_fault

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from sockrpc._dispatch import Entry, Table, live_entries
+from sockrpc.peer.table import Entry, Table, live_entries
 
 U32 = 2**32 - 1
 

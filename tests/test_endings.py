@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 import sockrpc
-from sockrpc import endings, ratelimited
-from sockrpc.ended import EndedConnection
+from sockrpc.peer import endings
+from sockrpc.peer import rate_limited_log as ratelimited
+from sockrpc.peer.ended_connection import EndedConnection
 from tests.http_peer import ask, line_to
 from tests.support import BINARY, CLOSE, TEXT, RawClient, Serving, frame, opening, request, serving, until
 from tests.work import Work

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from sockrpc._dispatch import live_entries
-from sockrpc._loop import live_contexts
+from sockrpc.peer.table import live_entries
+from sockrpc.websocket.loop import live_contexts
 from tests.clock import new_still_loop
 from tests.conftest import LOOPS
 from tests.engine import Operation, World

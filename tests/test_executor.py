@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import sockrpc
-from sockrpc.executor import LoopThreads
+from sockrpc.process.loop_threads import LoopThreads
 from tests.command import PATIENCE, POSIX, Command
 from tests.support import started
 from tests.test_cancellation_threads import no_more_threads, out_of_threads
@@ -218,7 +218,8 @@ def test_a_function_that_does_not_end_does_not_keep_the_process_and_is_named(
 def test_the_end_is_waited_for_no_longer_than_something_runs(tmp_path: Path) -> None:
     script = tmp_path / "program.py"
     script.write_text(
-        "import sockrpc.loops\nsockrpc.loops.LAST_CHANCE = 3600.0\n" + PROGRAM.replace("LOOP", "'auto'")
+        "from sockrpc.process import event_loop\nevent_loop.LAST_CHANCE = 3600.0\n"
+        + PROGRAM.replace("LOOP", "'auto'")
     )
     with Command(program=(str(script),)) as program:
 

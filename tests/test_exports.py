@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import re
 import types
+from collections.abc import Iterable
 from importlib import resources
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -88,7 +89,7 @@ SIGNATURES = {
     "Client.on": "self, event",
 }
 # Declarations of C, without code of their own.
-DECLARED_ONLY = {"_raising", "_variables"}
+DECLARED_ONLY = {"peer.raising", "peer.variables"}
 # What an installed package does not have.
 SOURCE = Path(__file__).parent.parent / "src" / "sockrpc"
 PUBLIC_MODULES = ["sockrpc", "sockrpc.bench", "sockrpc.testing"]
@@ -189,6 +190,7 @@ def test_all_is_truthful(module: types.ModuleType) -> None:
 
 def test_what_other_modules_import_is_in_all() -> None:
     unlisted = []
+    names = {module.__name__ for module in MODULES}
     for module in MODULES:
         if is_compiled(module):
             continue
@@ -198,7 +200,9 @@ def test_what_other_modules_import_is_in_all() -> None:
                 listed = getattr(importlib.import_module(str(node.module)), "__all__", None)
                 if listed is not None:
                     unlisted += [
-                        f"{node.module}.{each.name}" for each in node.names if each.name not in listed
+                        f"{node.module}.{each.name}"
+                        for each in node.names
+                        if each.name not in listed and f"{node.module}.{each.name}" not in names
                     ]
     assert sorted(set(unlisted)) == []
 
@@ -208,7 +212,7 @@ def test_what_other_modules_import_is_in_all() -> None:
 
 def readonly_fields() -> set[str]:
     """The fields that compiled classes show as they are; these can not have a docstring."""
-    texts = [each.read_text(encoding="utf-8") for each in SOURCE.glob("*.pxd")]
+    texts = [each.read_text(encoding="utf-8") for each in SOURCE.rglob("*.pxd")]
     return {
         name
         for text in texts
@@ -259,7 +263,17 @@ def test_a_missing_docstring_would_be_found() -> None:
 
 
 def shipped() -> set[str]:
-    return {each.name for each in resources.files("sockrpc").iterdir()}
+    """The files of the installed package, by their paths in it."""
+    root = Path(sockrpc.__file__).parent
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+
+def modules_of(paths: Iterable[str], suffix: str) -> set[str]:
+    return {path.removesuffix(suffix).replace("/", ".") for path in paths if path.endswith(suffix)}
+
+
+def sources() -> list[str]:
+    return [path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*")]
 
 
 def test_types_are_shipped() -> None:
@@ -269,13 +283,13 @@ def test_types_are_shipped() -> None:
 def test_every_compiled_module_has_a_stub_and_a_declaration() -> None:
     compiled = {module.__name__.partition(".")[2] for module in MODULES if is_compiled(module)}
     assert len(compiled) >= 11
-    assert {name.removesuffix(".pyi") for name in shipped() if name.endswith(".pyi")} == compiled
-    assert {each.stem for each in SOURCE.glob("*.pxd")} == compiled | DECLARED_ONLY
+    assert modules_of(shipped(), ".pyi") == compiled
+    assert modules_of(sources(), ".pxd") == compiled | DECLARED_ONLY
 
 
 def test_every_source_of_a_compiled_module_is_compiled() -> None:
     compiled = {module.__name__.partition(".")[2] for module in MODULES if is_compiled(module)}
-    assert {each.stem for each in SOURCE.glob("*.pyx")} == compiled
+    assert modules_of(sources(), ".pyx") == compiled
 
 
 @pytest.mark.parametrize("path", ["js/sockrpc.js", "js/sockrpc.d.ts", "js/package.json"])

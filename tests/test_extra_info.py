@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import sockrpc
-import sockrpc.credentials
-from sockrpc.credentials import UCRED, XUCRED, peer_credentials
+import sockrpc.websocket.credentials
+from sockrpc.websocket.credentials import UCRED, XUCRED, peer_credentials
 from tests.programs import load
 from tests.support import PATIENCE, RawClient, opening, serving, until
 from tests.tls import authority, client_context, server_context
@@ -221,7 +221,7 @@ class Line:
 
 
 def test_macos_tells_it_by_two_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockrpc.credentials.sys, "platform", "darwin")
+    monkeypatch.setattr(sockrpc.websocket.credentials.sys, "platform", "darwin")
     # sys/ucred.h: a version, the user, a count, and room for 16 groups.
     assert XUCRED.size == 76
     groups = [20, 12, 61] + [0] * 13
@@ -232,7 +232,7 @@ def test_macos_tells_it_by_two_options(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_elsewhere_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     for platform in ("win32", "freebsd14"):
-        monkeypatch.setattr(sockrpc.credentials.sys, "platform", platform)
+        monkeypatch.setattr(sockrpc.websocket.credentials.sys, "platform", platform)
         assert peer_credentials(Line({})) is None
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from sockrpc.threads import Job, PendingJobs, WorkerThreads
+from sockrpc.peer.threads import Job, PendingJobs, WorkerThreads
 from tests.support import request, reset, serving, until
 from tests.test_cancellation_threads import ThreadWork
 

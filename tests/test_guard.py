@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import sockrpc
-from sockrpc.bench.engine import Environment, Worker
+from sockrpc.bench.comparison import Environment, Worker
 from tests.processes import ROOT
 
 # Not about versions of Python: on one interpreter only.

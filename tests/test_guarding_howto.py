@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import sockrpc
-from sockrpc.bench.commands import EXIT_CODES, EXIT_INTERRUPTED, EXIT_USAGE, make_parser
+from sockrpc.bench.cli import EXIT_CODES, EXIT_INTERRUPTED, EXIT_USAGE, make_parser
 from tests.processes import ROOT
 
 # Not about versions of Python: on one interpreter only.

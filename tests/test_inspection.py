@@ -19,7 +19,7 @@ from typing import Any, Self
 import pytest
 
 import sockrpc
-from sockrpc import inspection
+from sockrpc.observe import inspector as inspection
 from tests.support import PATIENCE, notify, request, serving, until
 from tests.work import Work
 

@@ -13,13 +13,13 @@ import pytest
 
 import sockrpc
 from sockrpc._debug import is_sanitized
-from sockrpc._loop import context_of_running_loop
+from sockrpc.websocket.loop import context_of_running_loop
 from tests.pair import MemoryServer
 from tests.raw_server import connected
 from tests.support import BINARY, PING, PONG, RawClient, Serving, frame, request, serving, until
 
 KIB, MIB = 1024, 1024 * 1024
-# As sockrpc._memory has it.
+# As sockrpc.websocket.buffers has it.
 MOST_SPARES, MOST_SPARE_BYTES = 8, 16 * MIB
 # What stands before the payload in a Request of `echo`.
 PREFIX = len(b"\x02\x00\x00\x00\x01\x04echo")

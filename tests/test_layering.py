@@ -16,122 +16,80 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "sockrpc"
 PACKAGE = "sockrpc"
 
-# From the bottom up. A module imports from lower lines only, not from its own.
-LAYERS: list[list[str]] = [
-    [
-        "errors",
-        "_debug",
-        "_statistics",
-        "_raising",
-        "_signals",
-        "_variables",
-        "logs",
-        "notes",
-        "ratelimited",
-        "version",
-    ],
-    ["_masking", "_memory"],
-    # Each alone: framing, names, ids, compression, limits, threads know nothing of each other.
-    [
-        "_websocket",
-        "_frames",
-        "_names",
-        "_dispatch",
-        "bodies",
-        "compression",
-        "limits",
-        "threads",
-        "executor",
-    ],
-    ["belonging", "lifetime"],
-    # Nor do what URIs, origins and names of sockets are.
-    ["uris", "origins", "unix_sockets"],
-    ["exchange", "headers", "addresses", "tls"],
-    ["accepting", "blocking", "credentials", "endings", "handshake", "hooks"],
-    ["client_handshake", "proxies", "redirecting"],
-    ["_loop"],
-    ["_output"],
-    ["_connection"],
-    ["_keepalive"],
-    ["_service"],
-    ["_undo", "_gate", "_work", "signatures"],
-    ["_calls", "_notifications"],
-    # The two roles do not know each other either, nor does what knows no RPC.
-    ["_serving", "_calling", "_messages"],
-    ["protocols", "ended", "_broadcast", "listener", "client_opening"],
-    ["sockets", "client"],
-    ["reconnecting", "freezing"],
-    [
-        "app",
-        "rooms",
-        "opening",
-        "listening",
-        "handover",
-        "importing",
-        "loops",
-        "signals",
-        "counting",
-        "collector",
-    ],
-    ["inspection", "options"],
-    ["server", "connecting", "sharing"],
-    ["worker"],
-    ["supervisor"],
-    ["workers"],
-    ["runner"],
-    # The package itself, which shows what is public.
-    ["__init__"],
-    # What is built on the package, like an application.
-    ["prometheus"],
-    ["testing.memory", "demo", "pages", "bench.loopback", "bench.verdict", "bench.worker", "bench.example"],
-    ["testing.line"],
-    ["testing.joined"],
-    ["testing", "testing.fixtures"],
-    ["flags"],
-    ["bench", "bench.engine", "bench.load", "bench.fixtures"],
-    ["bench.counts", "bench.selftest", "bench.loading"],
-    ["bench.report"],
-    ["bench.commands"],
-    ["bench.__main__"],
-    ["operating", "top"],
-    ["cli"],
-    ["__main__"],
-]
-LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
+# A file imports its own folder, and what stands to the left of the last `<` before its own place.
+ORDER = """
+    errors version logs _debug < limits _frames
+    < websocket
+    < peer < sockets listener < rooms client
+    < listen
+    < dial observe app
+    < server connect
+    < process < run freezing < __init__
+    < prometheus demo testing bench < cli < __main__
+"""
+FLOORS = [floor.split() for floor in ORDER.split("<")]
+LEVEL = {place: level for level, floor in enumerate(FLOORS) for place in floor}
 
 # What a part must not know (architecture), as far as imports tell.
 IO = {"asyncio", "socket", "ssl", "select", "selectors", "threading", "uvloop"}
 MUST_NOT_IMPORT: dict[str, set[str]] = {
     "errors": IO | {"logging"},
     "limits": IO | {"logging"},
-    "_masking": IO | {"logging"},
-    "_memory": IO | {"logging"},
-    "_websocket": IO | {"logging"},
     "_frames": IO | {"logging"},
-    "_names": IO | {"logging"},
-    "_dispatch": IO | {"logging"},
-    "bodies": IO | {"logging"},
-    "handshake": IO,
-    "client_handshake": IO,
-    "exchange": IO | {"logging"},
-    "headers": IO | {"logging"},
-    "redirecting": IO | {"logging"},
-    "uris": IO | {"logging"},
-    "origins": IO | {"logging"},
-    "compression": IO | {"logging"},
+    "websocket.masking": IO | {"logging"},
+    "websocket.buffers": IO | {"logging"},
+    "websocket.parser": IO | {"logging"},
+    "websocket.bodies": IO | {"logging"},
+    "websocket.server_handshake": IO,
+    "websocket.client_handshake": IO,
+    "websocket.exchange": IO | {"logging"},
+    "websocket.headers": IO | {"logging"},
+    "websocket.uris": IO | {"logging"},
+    "websocket.origins": IO | {"logging"},
+    "websocket.deflate": IO | {"logging"},
+    "peer.names": IO | {"logging"},
+    "peer.table": IO | {"logging"},
+    "dial.redirects": IO | {"logging"},
     "app": {"socket", "ssl", "struct"},
     "rooms": {"socket", "ssl", "struct"},
     "client": {"socket", "ssl", "struct"},
-    "connecting": {"struct"},
+    "connect": {"struct"},
     "server": {"struct"},
 }
 THIRD_PARTY = {"websockets", "uvloop", "prometheus_client"}
 # The client's HTTP, its addresses and its proxies, each in the one module that is about it.
-OF_ONE_MODULE = {"exchange": {"h11"}, "addresses": {"aiohappyeyeballs"}, "proxies": {"python_socks"}}
+OF_ONE_MODULE = {
+    "websocket.exchange": {"h11"},
+    "dial.addresses": {"aiohappyeyeballs"},
+    "dial.proxies": {"python_socks"},
+}
 # Who imports it has it: tests do.
 PYTEST_PLUGINS = {"bench.fixtures", "testing.fixtures"}
 # They run in environments that have another sockrpc, or one without `sockrpc.bench`.
-SELF_CONTAINED = {"bench.worker": set[str](), "bench.loopback": {"__init__"}, "bench.example": {"__init__"}}
+SELF_CONTAINED = {
+    "bench.measuring_process": set[str](),
+    "bench.loopback": {"__init__"},
+    "bench.example": {"__init__"},
+}
+
+
+def module_of(name: str) -> str:
+    return name.partition(".")[0].replace("/", ".").removesuffix(".__init__")
+
+
+# A hook is read by PyInstaller; it is no module of the package.
+FILES = sorted(
+    path
+    for path in SOURCE.rglob("*")
+    if path.suffix in {".py", ".pyx", ".pxd"} and not path.name.startswith("hook-")
+)
+MODULES = {module_of(path.relative_to(SOURCE).as_posix()) for path in FILES}
+FOLDERS = {f"{module.partition('.')[0]}." for module in MODULES if "." in module}
+
+
+def place_of(module: str) -> str:
+    """What it is in the order: its folder, or the module itself at the top."""
+    return module.partition(".")[0]
 
 
 class Imports:
@@ -147,10 +105,13 @@ class Imports:
         top, _, rest = module.partition(".")
         if top != PACKAGE:
             self.others.add(top)
+        elif f"{rest}." in FOLDERS:
+            # `from sockrpc.peer import call`: a module of that name, or something of the folder itself.
+            inner = [f"{rest}.{name}" for name in names]
+            self.own |= {each if each in MODULES else rest for each in inner} or {rest}
         elif rest:
             self.own.add(rest)
         else:
-            # `from sockrpc import name`: a module of that name, or something of the package itself.
             self.own |= {name if name in LEVEL else "__init__" for name in names} or {"__init__"}
 
 
@@ -197,18 +158,8 @@ def read_imports(path: Path) -> Imports:
     return python_imports(text) if path.suffix == ".py" else cython_imports(text)
 
 
-# A hook is read by PyInstaller; it is no module of the package.
-FILES = sorted(
-    path
-    for path in SOURCE.rglob("*")
-    if path.suffix in {".py", ".pyx", ".pxd"} and not path.name.startswith("hook-")
-)
 IMPORTS = {path.relative_to(SOURCE).as_posix(): read_imports(path) for path in FILES}
 every_file = pytest.mark.parametrize("name", IMPORTS)
-
-
-def module_of(name: str) -> str:
-    return name.partition(".")[0].replace("/", ".").removesuffix(".__init__")
 
 
 def graph() -> dict[str, set[str]]:
@@ -222,20 +173,42 @@ def graph() -> dict[str, set[str]]:
 # The rules
 
 
-def test_every_module_has_its_layer() -> None:
-    assert sum(len(layer) for layer in LAYERS) == len(LEVEL), "a module stands in two layers"
-    assert {module_of(name) for name in IMPORTS} - set(LEVEL) == set()
+def wrong_imports(name: str, imports: Imports) -> list[str]:
+    """Those of a file that do not go to the left."""
+    place = place_of(module_of(name))
+    return [
+        f"{name} imports {imported}"
+        for imported in sorted(imports.own)
+        if place_of(imported) != place and LEVEL[place_of(imported)] >= LEVEL[place]
+    ]
+
+
+def test_every_folder_and_every_file_at_the_top_has_its_place() -> None:
+    assert sum(len(floor) for floor in FLOORS) == len(LEVEL), "something stands in two places"
+    assert {place_of(module) for module in MODULES} == set(LEVEL)
 
 
 @every_file
-def test_imports_go_down_only(name: str) -> None:
-    module = module_of(name)
-    wrong = [
-        f"{name} imports {imported}"
-        for imported in IMPORTS[name].own - {module}
-        if LEVEL[imported] >= LEVEL[module]
-    ]
-    assert wrong == []
+def test_imports_go_to_the_left_only(name: str) -> None:
+    assert wrong_imports(name, IMPORTS[name]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("websocket/connection.pxd", "from sockrpc.peer.table cimport RequestTable"),
+        ("peer/call.pyx", "from sockrpc.sockets import Socket"),
+        ("listen/opening.py", "from sockrpc.server import Server"),
+        ("observe/statistics.py", "from sockrpc import app"),
+        ("sockets.py", "import sockrpc.rooms"),
+        ("server.py", "from sockrpc.process.event_loop import loop_factory"),
+        ("process/worker.py", "from sockrpc.cli import main"),
+    ],
+)
+def test_a_planted_import_is_found(name: str, line: str) -> None:
+    text = f"{(SOURCE / name).read_text(encoding='utf-8')}\n{line}\n"
+    planted = python_imports(text) if name.endswith(".py") else cython_imports(text)
+    assert len(wrong_imports(name, planted)) == 1
 
 
 def test_there_are_no_cycles() -> None:
@@ -264,7 +237,7 @@ def test_what_runs_beside_another_sockrpc_uses_what_is_public_only(module: str) 
 
 @every_file
 def test_only_the_command_line_parses_arguments(name: str) -> None:
-    if module_of(name) not in {"cli", "flags", "bench.commands"}:
+    if module_of(name) != "bench.cli" and place_of(module_of(name)) != "cli":
         assert "argparse" not in IMPORTS[name].others
 
 
@@ -273,14 +246,14 @@ def test_websockets_does_the_opening_handshake_and_compression_and_nothing_else(
     of_websockets = {each for each in IMPORTS[name].full if each.partition(".")[0] == "websockets"}
     # Types that stand in our own API, and the reading of URIs.
     allowed = {f"websockets.{each}" for each in ("http11", "datastructures", "exceptions", "uri", "typing")}
-    if module_of(name) == "handshake":
+    if module_of(name) == "websocket.server_handshake":
         allowed |= {"websockets.server"}
-    if module_of(name) == "client_handshake":
+    if module_of(name) == "websocket.client_handshake":
         allowed |= {"websockets.client"}
-    if module_of(name) == "proxies":
+    if module_of(name) == "dial.proxies":
         # The reading of a proxy's URL, and of the environment.
         allowed |= {"websockets.proxy"}
-    if module_of(name) == "compression":
+    if module_of(name) == "websocket.deflate":
         allowed |= {
             f"websockets.{each}" for each in ("extensions", "extensions.permessage_deflate", "frames")
         }
@@ -288,8 +261,9 @@ def test_websockets_does_the_opening_handshake_and_compression_and_nothing_else(
 
 
 def test_the_command_line_uses_nothing_private() -> None:
-    assert [name for name in IMPORTS["cli.py"].own if name.startswith("_") and name != "__init__"] == []
-    tree = ast.parse((SOURCE / "cli.py").read_text(encoding="utf-8"))
+    own = IMPORTS["cli/__init__.py"].own
+    assert [name for name in own if name.startswith("_") and name != "__init__"] == []
+    tree = ast.parse((SOURCE / "cli" / "__init__.py").read_text(encoding="utf-8"))
     private = {
         node.attr
         for node in ast.walk(tree)
@@ -315,16 +289,21 @@ def test_files_are_short_enough_to_be_read(name: str) -> None:
 
 def test_the_imports_are_found() -> None:
     edges = graph()
-    assert edges["server"] >= {"app", "limits", "opening", "protocols", "_service"}
-    assert edges["_calling"] >= {"_connection", "_frames", "_websocket", "errors"}
-    assert edges["_connection"] >= {"_output", "_dispatch", "_loop"}
-    assert edges["cli"] >= {"__init__", "demo"}
-    assert IMPORTS["_output.pxd"].own == {"_loop", "_memory"}
-    assert "asyncio" in IMPORTS["_loop.pyx"].others
-    assert "uvloop" in IMPORTS["loops.py"].others
-    assert "rooms" not in IMPORTS["sockets.py"].own
+    assert edges["server"] >= {"app", "limits", "listen.opening", "peer.protocols", "peer.service"}
+    assert edges["peer.client_connection"] >= {
+        "websocket.connection",
+        "_frames",
+        "websocket.parser",
+        "errors",
+    }
+    assert edges["websocket.connection"] >= {"websocket.output", "websocket.loop"}
+    assert edges["cli"] >= {"__init__", "demo", "cli.flags"}
+    assert IMPORTS["websocket/output.pxd"].own == {"websocket.loop", "websocket.buffers"}
+    assert "asyncio" in IMPORTS["websocket/loop.pyx"].others
+    assert "uvloop" in IMPORTS["process/event_loop.py"].others
     assert edges["bench"] == {"bench.loopback"}
-    assert edges["bench.commands"] >= {"bench.engine", "bench.report", "errors"}
+    assert edges["bench.cli"] >= {"bench.comparison", "bench.report", "errors"}
+    assert edges["freezing"] >= {"peer.call", "websocket.parser"}
 
 
 def test_imports_of_cython_are_understood() -> None:

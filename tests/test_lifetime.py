@@ -203,7 +203,7 @@ async def slow_to_stop(app: sockrpc.App, log: list[str], ignores: bool = False) 
 async def test_what_takes_longer_than_it_may_is_cancelled_and_left_behind(
     ignores: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sockrpc.lifetime.UNWINDING", 0.1)
+    monkeypatch.setattr("sockrpc.listen.server_hooks.UNWINDING", 0.1)
     log: list[str] = []
     app = logging_app(log)
     await slow_to_stop(app, log, ignores)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import sockrpc
-from sockrpc.accepting import descriptors_for_connections
 from sockrpc.limits import ClientLimits, ConnectionLimits, Limits, ServerLimits
+from sockrpc.listen.acceptor import descriptors_for_connections
 from tests.support import serving
 
 KIB, MIB = 1024, 1024 * 1024

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sockrpc._loop import context_of_running_loop
 from sockrpc.limits import Limits
+from sockrpc.websocket.loop import context_of_running_loop
 from tests.conformance.peers import LIMITS, Receiver, connect, echo, serve
 from tests.deflate import agreed, deflating
 from tests.support import BINARY, CLOSE, CONTINUATION, TEXT, RawClient, frame, until

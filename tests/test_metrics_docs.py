@@ -8,7 +8,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sockrpc import inspection, prometheus
+from sockrpc import prometheus
+from sockrpc.observe import inspector as inspection
 from tests.support import request, reset, serving, until
 from tests.work import Work
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sockrpc._names import NameTable
+from sockrpc.peer.names import NameTable
 from tests.properties import examples
 
 PROPERTY = examples(100)

@@ -10,7 +10,7 @@ import pytest
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 
 import sockrpc
-from sockrpc.compression import Compression
+from sockrpc.websocket.deflate import Compression
 from tests.narrow import unsent_bytes
 from tests.pair import MemoryServer
 from tests.support import started, until

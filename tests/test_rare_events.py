@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import sockrpc
-from sockrpc._loop import context_of_running_loop
-from sockrpc._output import Settings
 from sockrpc.limits import Limits
-from sockrpc.protocols import ClientProtocol, ServerProtocol
+from sockrpc.peer.protocols import ClientProtocol, ServerProtocol
 from sockrpc.testing.memory import End, Pair
+from sockrpc.websocket.loop import context_of_running_loop
+from sockrpc.websocket.output import Settings
 from tests.handlers import EAGER
 from tests.pair import MemoryServer, RawEnd
 from tests.support import CLOSE, PING, PONG, frame, has_ended, request, serving, until

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 import sockrpc
-from sockrpc.ratelimited import NAMES, RateLimitedLog
+from sockrpc.peer.rate_limited_log import NAMES, RateLimitedLog
 from tests.support import RawClient, request, serving
 
 

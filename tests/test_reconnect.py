@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-import sockrpc.reconnecting
+import sockrpc.dial.reconnecting
 from tests.conftest import LOOPS
 from tests.processes import run_program
 from tests.raw_server import RawServer, response
@@ -23,22 +23,22 @@ from tests.work import Work
 
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockrpc.reconnecting, "FIRST_DELAY", 0.001)
-    monkeypatch.setattr(sockrpc.reconnecting, "LONGEST_DELAY", 0.01)
+    monkeypatch.setattr(sockrpc.dial.reconnecting, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(sockrpc.dial.reconnecting, "LONGEST_DELAY", 0.01)
 
 
 @pytest.fixture
 def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Each delay, when it begins."""
     begun: list[float] = []
-    backoff = sockrpc.reconnecting.backoff
+    backoff = sockrpc.dial.reconnecting.backoff
 
     def recorded() -> Iterator[float]:
         for delay in backoff():
             begun.append(delay)
             yield delay
 
-    monkeypatch.setattr(sockrpc.reconnecting, "backoff", recorded)
+    monkeypatch.setattr(sockrpc.dial.reconnecting, "backoff", recorded)
     return begun
 
 
@@ -254,7 +254,7 @@ async def test_a_connection_that_the_body_leaves_open_is_closed_before_the_next(
 async def test_it_may_be_cancelled_while_it_waits_between_two_attempts(
     delays: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockrpc.reconnecting, "FIRST_DELAY", 3600.0)
+    monkeypatch.setattr(sockrpc.dial.reconnecting, "FIRST_DELAY", 3600.0)
     async with RawServer() as server, reconnecting(server.uri):
         await (await server.peer()).finish()
         await until(lambda: delays)
@@ -266,15 +266,15 @@ async def test_it_may_be_cancelled_while_it_waits_between_two_attempts(
 async def test_the_delays_start_anew_after_a_good_connection_only(
     good: float, sequences: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockrpc.reconnecting, "GOOD_CONNECTION_SECONDS", good)
+    monkeypatch.setattr(sockrpc.dial.reconnecting, "GOOD_CONNECTION_SECONDS", good)
     begun: list[int] = []
-    backoff = sockrpc.reconnecting.backoff
+    backoff = sockrpc.dial.reconnecting.backoff
 
     def counted() -> Any:
         begun.append(1)
         return backoff()
 
-    monkeypatch.setattr(sockrpc.reconnecting, "backoff", counted)
+    monkeypatch.setattr(sockrpc.dial.reconnecting, "backoff", counted)
     async with RawServer() as server, reconnecting(server.uri) as clients:
         for _ in range(3):
             peer = await server.accept()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import sockrpc
-import sockrpc.reconnecting
+import sockrpc.dial.reconnecting
 from tests.clock import new_still_loop
 from tests.conftest import LOOPS
 from tests.raw_server import RawServer
@@ -18,7 +18,7 @@ from tests.support import until
 
 def test_delays_double_to_a_limit_and_spread() -> None:
     ceilings = [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
-    runs = [list(itertools.islice(sockrpc.reconnecting.backoff(), len(ceilings))) for _ in range(50)]
+    runs = [list(itertools.islice(sockrpc.dial.reconnecting.backoff(), len(ceilings))) for _ in range(50)]
     for position, ceiling in enumerate(ceilings):
         delays = [run[position] for run in runs]
         assert all(ceiling / 2 <= delay <= ceiling for delay in delays)
@@ -33,14 +33,14 @@ def test_the_delays_start_anew_after_thirty_seconds_of_connection(
 ) -> None:
     loop = new_still_loop(kind)
     delays: list[float] = []
-    backoff = sockrpc.reconnecting.backoff
+    backoff = sockrpc.dial.reconnecting.backoff
 
     def recorded() -> Iterator[float]:
         for delay in backoff():
             delays.append(delay)
             yield delay
 
-    monkeypatch.setattr(sockrpc.reconnecting, "backoff", recorded)
+    monkeypatch.setattr(sockrpc.dial.reconnecting, "backoff", recorded)
 
     async def connect(uri: str) -> None:
         # Nothing but the delays takes time here.

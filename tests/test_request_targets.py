@@ -11,7 +11,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 
 import sockrpc
-from sockrpc.uris import check_path, normal_path, read_target
+from sockrpc.websocket.uris import check_path, normal_path, read_target
 from tests.http_peer import Answer, ask, ask_to_open
 from tests.support import opening, serving
 

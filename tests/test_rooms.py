@@ -12,7 +12,7 @@ import pytest
 from websockets.http11 import Request
 
 import sockrpc
-from sockrpc._broadcast import broadcast
+from sockrpc.peer.broadcast import broadcast
 from tests.pair import MemoryServer
 from tests.support import BINARY, CLOSE, RawClient, Serving, frame, request, serving, started, until
 from tests.work import Work

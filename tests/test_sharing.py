@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import sockrpc
-from sockrpc import sharing
-from sockrpc.sharing import SHARES_OUT, Ground
+from sockrpc.listen import worker_sockets as sharing
+from sockrpc.listen.worker_sockets import SHARES_OUT, Ground
 from tests.command import POSIX
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="ports are shared out on Linux only")

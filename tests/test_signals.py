@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from sockrpc._signals import end_process_at
+from sockrpc.process.system_signals import end_process_at
 from tests.command import POSIX, Command
 from tests.processes import eventually
 from tests.support import started
@@ -158,7 +158,7 @@ def test_the_third_sigterm_ends_one_worker_that_is_blocked_and_it_is_replaced(tm
 def test_a_blocked_worker_whose_supervisor_is_killed_does_not_hold_the_port(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text("""
-import sockrpc.workers
+import sockrpc.process.workers
 
 sockrpc.workers.EXTRA_PATIENCE = 0.2
 

@@ -10,7 +10,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 
 import sockrpc
-from sockrpc.handshake import pack_request, unpack_request
+from sockrpc.websocket.server_handshake import pack_request, unpack_request
 from tests.support import serving
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from sockrpc._statistics import histogram_of
+from sockrpc.peer.tally import histogram_of
 from tests.http_peer import ask_to_open, line_to
 from tests.support import PATIENCE, RawClient, Serving, notify, opening, request, reset, serving, until
 from tests.tls import client_context, server_context

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-import sockrpc.listening
+import sockrpc.listen.server_sockets
 from tests.latecomers import NEVER, STOPPING, accepted, is_let_in_and_told, line_to, queue_up, raw_over
 from tests.narrow import LINE_BYTES, serving_narrowly, unsent_bytes
 from tests.support import CLOSE, PATIENCE, RawClient, frame, opening, request, serving, started, until
@@ -62,9 +62,9 @@ async def test_connections_that_wait_to_be_accepted_are_let_in() -> None:
 async def test_not_more_than_the_backlog_is_accepted_at_the_stop() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=8) as listening:
         lines = queue_up(listening.getsockname()[1], 5, b"")
-        taken = sockrpc.listening.accept_all(listening, 2)
+        taken = sockrpc.listen.server_sockets.accept_all(listening, 2)
         assert len(taken) == 3
-        rest = sockrpc.listening.accept_all(listening, 2)
+        rest = sockrpc.listen.server_sockets.accept_all(listening, 2)
         assert len(rest) == 2
         for each in (*lines, *taken, *rest):
             each.close()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-import sockrpc.listening
+import sockrpc.listen.server_sockets
 from tests.latecomers import NEVER, is_let_in_and_told, line_to, queue_up, raw_over
 from tests.support import PATIENCE, opening, request
 from tests.work import Work
@@ -126,7 +126,7 @@ async def test_who_comes_while_a_listener_leaves_reaches_the_others() -> None:
 @LINUX
 async def test_what_the_leaving_listener_still_gets_is_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
     # Stands for a handshake that was under way: none can be that takes its time on one machine.
-    monkeypatch.setattr(sockrpc.listening, "NO_NEW_CONNECTIONS", ((0x06, 0, 0, 0xFFFF_FFFF),))
+    monkeypatch.setattr(sockrpc.listen.server_sockets, "NO_NEW_CONNECTIONS", ((0x06, 0, 0, 0xFFFF_FFFF),))
     app = Work().app()
     async with sockrpc.serve(app, "127.0.0.1", 0, reuse_port=True, stop_grace=NEVER) as old:
         port = old.sockets[0].getsockname()[1]
@@ -140,7 +140,7 @@ async def test_what_the_leaving_listener_still_gets_is_let_in(monkeypatch: pytes
 async def test_a_stop_in_a_hurry_does_not_wait_for_handshakes_under_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sockrpc.listening, "HANDSHAKES_UNDER_WAY", NEVER)
+    monkeypatch.setattr(sockrpc.listen.server_sockets, "HANDSHAKES_UNDER_WAY", NEVER)
     async with two_listeners(Work().app()) as (old, new, port):
         old.close()
         old.hurry()
@@ -156,7 +156,7 @@ async def test_a_stop_in_a_hurry_does_not_wait_for_handshakes_under_way(
 async def test_where_no_filter_can_be_attached_the_queue_is_let_in_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sockrpc.listening, "SO_ATTACH_FILTER", 0x7FFF)
+    monkeypatch.setattr(sockrpc.listen.server_sockets, "SO_ATTACH_FILTER", 0x7FFF)
     async with two_listeners(Work().app()) as (old, _, port):
         queued = queue_up(port, 40, opening())
         old.close()
@@ -169,5 +169,5 @@ async def test_where_no_filter_can_be_attached_the_queue_is_let_in_all_the_same(
 def test_no_descriptor_is_left_of_accepting() -> None:
     before = set(os.listdir("/dev/fd"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        assert sockrpc.listening.accept_all(listening, 10) == []
+        assert sockrpc.listen.server_sockets.accept_all(listening, 10) == []
     assert set(os.listdir("/dev/fd")) == before

@@ -10,7 +10,7 @@ from websockets.http11 import Request, Response
 
 import sockrpc
 from sockrpc import testing
-from sockrpc.pages import file_response
+from sockrpc.cli.pages import file_response
 from sockrpc.testing.fixtures import InMemory, in_memory
 from tests.command import POSIX
 from tests.support import started, until

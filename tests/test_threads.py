@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 import sockrpc
-from sockrpc._dispatch import live_entries
-from sockrpc._loop import context_of_running_loop, live_contexts
-from sockrpc._websocket import serialize
+from sockrpc.peer.table import live_entries
+from sockrpc.websocket.loop import context_of_running_loop, live_contexts
+from sockrpc.websocket.parser import serialize
 from tests.conftest import LOOPS, new_event_loop
 from tests.support import serving, until
 

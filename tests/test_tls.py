@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-import sockrpc.reconnecting
+import sockrpc.dial.reconnecting
 from tests.http_peer import line_to
 from tests.raw_server import RawServer
 from tests.support import PATIENCE, opening, serving, until, working
@@ -53,7 +53,7 @@ async def test_a_context_that_verifies_nothing_is_the_caller_s_choice() -> None:
 
 
 async def test_reconnecting_raises_an_error_of_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockrpc.reconnecting, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(sockrpc.dial.reconnecting, "FIRST_DELAY", 0.001)
 
     async def reconnect(uri: str) -> None:
         async for _ in sockrpc.connect(uri):

@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 import sockrpc
-import sockrpc.listening
-import sockrpc.unix_sockets
+import sockrpc.listen.server_sockets
+import sockrpc.listen.unix
+from sockrpc.listen.unix import check_uds, remove_stale_socket, typed_uds
 from sockrpc.logs import JSONFormatter
-from sockrpc.unix_sockets import check_uds, remove_stale_socket, typed_uds
 from tests.support import RawClient, opening, request, until
 from tests.work import Work
 
@@ -143,7 +143,7 @@ async def test_the_file_of_a_socket_that_was_handed_over_is_left_alone(path: Pat
 async def test_where_there_are_no_unix_sockets_a_path_is_an_error_of_usage(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockrpc.listening, "AF_UNIX", None)
+    monkeypatch.setattr(sockrpc.listen.server_sockets, "AF_UNIX", None)
     with pytest.raises(sockrpc.UsageError, match="no unix sockets"):
         await serve_at(path)
     assert not path.exists()
@@ -206,7 +206,7 @@ async def test_what_is_no_name_of_a_unix_socket_is_an_error_of_usage(uds: str) -
 def test_elsewhere_an_abstract_name_is_an_error_of_usage(
     platform: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockrpc.unix_sockets.sys, "platform", platform)
+    monkeypatch.setattr(sockrpc.listen.unix.sys, "platform", platform)
     with pytest.raises(sockrpc.UsageError, match="those of Linux"):
         sockrpc.serve(Work().app(), uds="\0name")
 

@@ -10,8 +10,8 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from sockrpc._websocket import OPCODES, Parser, serialize
 from sockrpc.errors import UsageError
+from sockrpc.websocket.parser import OPCODES, Parser, serialize
 from tests.support import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, exclusive_or, frame
 
 Events = list[tuple[str, bytes]]
@@ -88,7 +88,7 @@ def test_every_masked_frame_has_a_mask_of_its_own() -> None:
 def test_a_forked_child_does_not_repeat_its_parent_s_masks() -> None:
     program = """
 import os
-from sockrpc._websocket import serialize
+from sockrpc.websocket.parser import serialize
 
 def masks():
     return b"".join(serialize("ping", b"", masked=True)[2:] for _ in range(8))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sockrpc._websocket import serialize
+from sockrpc.websocket.parser import serialize
 from tests.properties import examples
 from tests.streams import (
     LARGE_LIMIT,

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from sockrpc._websocket import Parser
+from sockrpc.websocket.parser import Parser
 from tests.support import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 
 VALID_CLOSE_CODES = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}

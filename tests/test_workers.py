@@ -314,7 +314,7 @@ def test_a_descriptor_is_listened_on_by_all_and_goes_on(tmp_path: Path) -> None:
 def test_workers_of_one_listener_as_where_ports_are_not_shared_out(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text("""
-from sockrpc.workers import run_workers
+from sockrpc.process.workers import run_workers
 
 def tell(addresses):
     print("http://%s:%d/" % addresses[0], flush=True)
@@ -353,8 +353,8 @@ def test_a_worker_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text("""
 import logging
-import sockrpc.supervisor
-import sockrpc.workers
+import sockrpc.process.supervisor
+import sockrpc.process.workers
 
 sockrpc.workers.EXTRA_PATIENCE = 0.2
 

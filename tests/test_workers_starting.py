@@ -225,7 +225,7 @@ def test_another_file_of_the_same_name_is_another_module(tmp_path: Path) -> None
     program.write_text(
         f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n"
         "import sockrpc\n"
-        "from sockrpc.importing import load\n"
+        "from sockrpc.process.importer import load\n"
         "print(load('same_name:app') is sys.modules['same_name'].app)\n"
         "print(sys.modules['same_name'] is sys.modules['__main__'])\n"
     )

@@ -30,7 +30,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from sockrpc._websocket import Parser
+from sockrpc.websocket.parser import Parser
 from tests.pair import take_frames
 from tests.streams import LARGE_LIMIT, Piece, Role, Stream
 

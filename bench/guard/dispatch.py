@@ -8,8 +8,14 @@ from typing import Any
 
 import sockrpc
 from sockrpc._frames import Request, Reset, serialize_frame
-from sockrpc._websocket import serialize
-from sockrpc.protocols import ServerProtocol
+
+try:
+    from sockrpc.peer.protocols import ServerProtocol
+    from sockrpc.websocket.parser import serialize
+except ImportError:
+    # A revision to compare with may be older than the folders.
+    from sockrpc._websocket import serialize  # type: ignore[import-not-found,no-redef]
+    from sockrpc.protocols import ServerProtocol  # type: ignore[import-not-found,no-redef]
 
 # Few enough for one share of the handlers' time (docs/reference/limits.md) even where valgrind slows them.
 CALLS = 40

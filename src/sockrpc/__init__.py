@@ -4,14 +4,10 @@ A client that is no longer interested sends a reset frame, and the server's task
 next ``await``; losing the connection aborts every call on it.
 """
 
-from sockrpc._calls import Call
 from sockrpc._frames import SUBPROTOCOL
-from sockrpc._notifications import Notification
-from sockrpc._statistics import Histogram, MethodStatistics
 from sockrpc.app import App
 from sockrpc.client import Client, Status
-from sockrpc.connecting import connect
-from sockrpc.counting import Statistics
+from sockrpc.connect import connect
 from sockrpc.errors import (
     ConnectionClosed,
     ConnectionLost,
@@ -22,11 +18,15 @@ from sockrpc.errors import (
     SockRPCError,
     UsageError,
 )
-from sockrpc.freezing import COMPILED as _COMPILED  # noqa: F401
-from sockrpc.handover import systemd_sockets
+from sockrpc.freezing import hook_dirs as _hook_dirs  # noqa: F401
+from sockrpc.listen.systemd import systemd_sockets
 from sockrpc.listener import Listener
+from sockrpc.observe.statistics import Statistics
+from sockrpc.peer.call import Call
+from sockrpc.peer.notification import Notification
+from sockrpc.peer.tally import Histogram, MethodStatistics
 from sockrpc.rooms import Room
-from sockrpc.runner import run
+from sockrpc.run import run
 from sockrpc.server import Server, serve
 from sockrpc.sockets import Socket
 from sockrpc.version import __version__

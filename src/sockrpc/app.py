@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, overload
 
-from sockrpc._calls import Call
 from sockrpc._frames import encode
-from sockrpc._names import NameTable
-from sockrpc._notifications import Notification
-from sockrpc._service import Handler, is_coroutine_function
 from sockrpc.errors import UsageError
-from sockrpc.hooks import Hooks
-from sockrpc.lifetime import ServerHook, check_hook
 from sockrpc.limits import check_seconds
-from sockrpc.signatures import check_function
+from sockrpc.listen.server_hooks import ServerHook, check_hook
+from sockrpc.peer.call import Call
+from sockrpc.peer.hooks import Hooks
+from sockrpc.peer.names import NameTable
+from sockrpc.peer.notification import Notification
+from sockrpc.peer.service import Handler, is_coroutine_function
+from sockrpc.peer.signatures import check_function
 from sockrpc.sockets import Socket
 
 __all__ = ["App", "MethodHandler", "NotificationHandler", "Payload"]

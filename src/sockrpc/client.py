@@ -6,10 +6,10 @@ import asyncio
 import warnings
 from typing import NamedTuple, Self
 
-from sockrpc._calling import ClientConnection
 from sockrpc._frames import encode
 from sockrpc.limits import check_seconds
 from sockrpc.listener import Listener
+from sockrpc.peer.client_connection import ClientConnection
 
 __all__ = ["Client", "Status"]
 

@@ -4,63 +4,31 @@ They follow the imports of byte code. Most compiled modules are imported by comp
 have none; here each is imported where it can be read.
 """
 
+# ruff: noqa: F401
+
 from __future__ import annotations
 
 from pathlib import Path
 
-from sockrpc import (
-    _broadcast,
-    _calling,
-    _calls,
-    _connection,
-    _debug,
-    _dispatch,
-    _frames,
-    _gate,
-    _keepalive,
-    _loop,
-    _masking,
-    _memory,
-    _messages,
-    _names,
-    _notifications,
-    _output,
-    _service,
-    _serving,
-    _signals,
-    _statistics,
-    _undo,
-    _websocket,
-    _work,
+from sockrpc import _debug, _frames
+from sockrpc.peer import (
+    broadcast,
+    call,
+    client_connection,
+    gate,
+    names,
+    notification,
+    server_connection,
+    service,
+    table,
+    tally,
+    undo,
+    work,
 )
+from sockrpc.process import system_signals
+from sockrpc.websocket import buffers, connection, liveness, loop, masking, messages, output, parser
 
-__all__ = ["COMPILED", "hook_dirs"]
-
-COMPILED = (
-    _broadcast,
-    _calling,
-    _calls,
-    _connection,
-    _debug,
-    _dispatch,
-    _frames,
-    _gate,
-    _keepalive,
-    _loop,
-    _masking,
-    _memory,
-    _messages,
-    _names,
-    _notifications,
-    _output,
-    _service,
-    _serving,
-    _signals,
-    _statistics,
-    _undo,
-    _websocket,
-    _work,
-)
+__all__ = ["hook_dirs"]
 
 
 def hook_dirs() -> list[str]:

@@ -7,7 +7,7 @@ import copy
 from collections.abc import AsyncIterator
 from typing import Self
 
-from sockrpc._calling import Subscription
+from sockrpc.peer.client_connection import Subscription
 
 __all__ = ["Listener"]
 

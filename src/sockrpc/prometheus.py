@@ -19,8 +19,8 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from sockrpc._statistics import Histogram, MethodStatistics
-from sockrpc.counting import Statistics
+from sockrpc.observe.statistics import Statistics
+from sockrpc.peer.tally import Histogram, MethodStatistics
 from sockrpc.server import Server
 
 __all__ = ["MetricsServer", "ServerCollector"]

@@ -7,11 +7,11 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 
-from sockrpc._broadcast import broadcast
 from sockrpc._frames import encode
-from sockrpc._serving import ServerConnection
-from sockrpc.belonging import call_there, is_here
 from sockrpc.errors import UsageError
+from sockrpc.peer.belonging import call_there, is_here
+from sockrpc.peer.broadcast import broadcast
+from sockrpc.peer.server_connection import ServerConnection
 from sockrpc.sockets import Socket
 
 __all__ = ["Room"]

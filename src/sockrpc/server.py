@@ -11,22 +11,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from sockrpc._loop import LoopContext, context_of_running_loop
-from sockrpc._names import NameTable
-from sockrpc._output import Settings
-from sockrpc._service import Service, is_coroutine_function
-from sockrpc._serving import ServerConnection
-from sockrpc.accepting import descriptors_for_connections
 from sockrpc.app import App
-from sockrpc.belonging import belongs, call_there, check_here
-from sockrpc.blocking import LoopWatch
-from sockrpc.compression import CompressionName, check_name
-from sockrpc.counting import Statistics, count
-from sockrpc.endings import EndingLog
 from sockrpc.errors import UsageError
-from sockrpc.hooks import Hooks
-from sockrpc.inspection import Inspector
-from sockrpc.lifetime import (
+from sockrpc.limits import Limits, ServerLimits, make_limits
+from sockrpc.listen.acceptor import descriptors_for_connections
+from sockrpc.listen.opening import Arrivals, FullLog, OpeningPolicy, ProcessRequest, ServerOpening
+from sockrpc.listen.server_hooks import (
     ServerHook,
     in_turns,
     leave_behind,
@@ -34,17 +24,27 @@ from sockrpc.lifetime import (
     run_start_hooks,
     run_stop_hooks,
 )
-from sockrpc.limits import Limits, ServerLimits, make_limits
-from sockrpc.listening import Listening, Place, Queue, tls_options
-from sockrpc.opening import Arrivals, FullLog, OpeningPolicy, ProcessRequest, ServerOpening
-from sockrpc.origins import Origins, check_origins
-from sockrpc.protocols import ServerProtocol
-from sockrpc.ratelimited import RateLimitedLog
-from sockrpc.signatures import check_function
+from sockrpc.listen.server_sockets import Listening, Place, Queue, tls_options
+from sockrpc.listen.unix import check_uds
+from sockrpc.observe.inspector import Inspector
+from sockrpc.observe.statistics import Statistics, count
+from sockrpc.observe.watchdog import LoopWatch
+from sockrpc.peer.belonging import belongs, call_there, check_here
+from sockrpc.peer.endings import EndingLog
+from sockrpc.peer.hooks import Hooks
+from sockrpc.peer.names import NameTable
+from sockrpc.peer.protocols import ServerProtocol
+from sockrpc.peer.rate_limited_log import RateLimitedLog
+from sockrpc.peer.server_connection import ServerConnection
+from sockrpc.peer.service import Service, is_coroutine_function
+from sockrpc.peer.signatures import check_function
+from sockrpc.peer.threads import WorkerThreads
 from sockrpc.sockets import Socket, SocketHandler
-from sockrpc.threads import WorkerThreads
-from sockrpc.unix_sockets import check_uds
-from sockrpc.uris import check_path
+from sockrpc.websocket.deflate import CompressionName, check_name
+from sockrpc.websocket.loop import LoopContext, context_of_running_loop
+from sockrpc.websocket.origins import Origins, check_origins
+from sockrpc.websocket.output import Settings
+from sockrpc.websocket.uris import check_path
 
 __all__ = ["Server", "serve"]
 

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from websockets.http11 import Request
 
-from sockrpc._calls import Call
 from sockrpc._frames import encode
-from sockrpc._notifications import Notification
-from sockrpc._serving import ServerConnection
-from sockrpc.belonging import check_here
-from sockrpc.credentials import peer_credentials
-from sockrpc.ended import EndedConnection
-from sockrpc.endings import ClosedBy, EndingLog, closed_by
 from sockrpc.errors import ConnectionClosed, ConnectionLost, UsageError
-from sockrpc.handshake import pack_request, unpack_request
-from sockrpc.hooks import ENDS_PROCESS, Hooks, is_cancelled, run_hooks
+from sockrpc.peer.belonging import check_here
+from sockrpc.peer.call import Call
+from sockrpc.peer.ended_connection import EndedConnection
+from sockrpc.peer.endings import ClosedBy, EndingLog, closed_by
+from sockrpc.peer.hooks import ENDS_PROCESS, Hooks, is_cancelled, run_hooks
+from sockrpc.peer.notification import Notification
+from sockrpc.peer.server_connection import ServerConnection
+from sockrpc.websocket.credentials import peer_credentials
+from sockrpc.websocket.server_handshake import pack_request, unpack_request
 
 if TYPE_CHECKING:
     from sockrpc.rooms import Room

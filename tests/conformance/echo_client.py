@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from sockrpc._loop import LoopContext, context_of_running_loop
-from sockrpc.loops import loop_factory
+from sockrpc.process.event_loop import loop_factory
+from sockrpc.websocket.loop import LoopContext, context_of_running_loop
 from tests.conformance.peers import connect, echo
 
 

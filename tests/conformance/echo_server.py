@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from sockrpc.loops import loop_factory
+from sockrpc.process.event_loop import loop_factory
 from tests.conformance.peers import echo, serve
 
 

@@ -10,12 +10,12 @@ from typing import Any
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
-from sockrpc._loop import LoopContext, context_of_running_loop
-from sockrpc._output import Settings
-from sockrpc.client_handshake import ClientHandshake
-from sockrpc.handshake import ServerHandshake, serialize_response
 from sockrpc.limits import Limits
-from sockrpc.protocols import MessageProtocol
+from sockrpc.peer.protocols import MessageProtocol
+from sockrpc.websocket.client_handshake import ClientHandshake
+from sockrpc.websocket.loop import LoopContext, context_of_running_loop
+from sockrpc.websocket.output import Settings
+from sockrpc.websocket.server_handshake import ServerHandshake, serialize_response
 
 Receiver = Callable[[MessageProtocol, str | bytes], object]
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 import pytest
 
 import sockrpc
-import sockrpc.reconnecting
+import sockrpc.dial.reconnecting
 from tests.faults.netns import DELAYED_SERVER, Network, needs_namespaces
 from tests.support import started
 
@@ -33,8 +33,8 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockrpc.reconnecting, "FIRST_DELAY", 0.01)
-    monkeypatch.setattr(sockrpc.reconnecting, "LONGEST_DELAY", 0.1)
+    monkeypatch.setattr(sockrpc.dial.reconnecting, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(sockrpc.dial.reconnecting, "LONGEST_DELAY", 0.1)
 
 
 class Stopwatch:

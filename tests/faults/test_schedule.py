@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-import sockrpc.reconnecting
+import sockrpc.dial.reconnecting
 from tests.faults.lines import Line, faulty
 from tests.faults.proxy import How
 from tests.support import PATIENCE
@@ -189,8 +189,8 @@ async def spoil(line: Line, chance: random.Random, seconds: float) -> list[str]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_random_faults_under_random_calls(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockrpc.reconnecting, "FIRST_DELAY", 0.001)
-    monkeypatch.setattr(sockrpc.reconnecting, "LONGEST_DELAY", 0.01)
+    monkeypatch.setattr(sockrpc.dial.reconnecting, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(sockrpc.dial.reconnecting, "LONGEST_DELAY", 0.01)
     there = There(random.Random(f"there {seed}"))
     heres = [Here(random.Random(f"here {seed} {n}")) for n in range(3)]
     async with faulty(there.app, **LIMITS) as line, asyncio.timeout(SECONDS + 3 * PATIENCE):

@@ -11,7 +11,7 @@ from typing import Any, Self
 import pytest
 
 import sockrpc
-import sockrpc.reconnecting
+import sockrpc.dial.reconnecting
 from tests.faults.lines import Line, faulty
 from tests.faults.proxy import How
 from tests.narrow import narrow_socket, serving_narrowly, unsent_bytes
@@ -257,8 +257,8 @@ async def test_a_cancel_before_an_answer_that_could_have_been_sent_is_harmless()
 
 
 async def test_reconnecting_through_cuts_replays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockrpc.reconnecting, "FIRST_DELAY", 0.001)
-    monkeypatch.setattr(sockrpc.reconnecting, "LONGEST_DELAY", 0.01)
+    monkeypatch.setattr(sockrpc.dial.reconnecting, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(sockrpc.dial.reconnecting, "LONGEST_DELAY", 0.01)
     seen: list[bytes] = []
     app = sockrpc.App()
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import sockrpc
 from sockrpc._debug import live
-from sockrpc._dispatch import live_entries
-from sockrpc._loop import live_contexts
 from sockrpc.limits import ServerLimits
+from sockrpc.peer.table import live_entries
+from sockrpc.websocket.loop import live_contexts
 from tests.conftest import LOOPS, new_event_loop
 from tests.tls import client_context, server_context
 from tests.torture.acts import World

@@ -2,7 +2,7 @@
 
 import sys
 
-from sockrpc.bench.commands import main
+from sockrpc.bench.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from sockrpc.bench.engine import BenchmarkError, Environment, worker_environ
+from sockrpc.bench.comparison import BenchmarkError, Environment, worker_environ
 from sockrpc.bench.verdict import Outcome
 from sockrpc.errors import UsageError
 

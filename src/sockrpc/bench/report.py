@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sockrpc.bench.comparison import Comparison
 from sockrpc.bench.counts import Counted
-from sockrpc.bench.engine import Comparison
 from sockrpc.bench.verdict import Attempt, Outcome, Result
 
 __all__ = ["comparison_json", "comparison_markdown", "counts_json", "counts_markdown", "duration", "machine"]

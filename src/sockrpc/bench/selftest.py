@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from sockrpc.bench.engine import Plan, compare
+from sockrpc.bench.comparison import Plan, compare
 from sockrpc.bench.verdict import Outcome
 from sockrpc.errors import UsageError
 

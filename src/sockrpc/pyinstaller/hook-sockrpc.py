@@ -4,4 +4,4 @@
 
 from PyInstaller.utils.hooks import collect_data_files
 
-datas = collect_data_files("sockrpc", includes=["js/*", "page/*"])
+datas = collect_data_files("sockrpc", includes=["js/*", "demo/*"])

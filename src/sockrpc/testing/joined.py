@@ -8,21 +8,21 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Unpack
 
-from sockrpc._calling import ClientConnection
 from sockrpc.app import App
 from sockrpc.client import Client
-from sockrpc.compression import CompressionName
-from sockrpc.connecting import connect as connect_by_socket
+from sockrpc.connect import connect as connect_by_socket
+from sockrpc.dial.redirects import Target
 from sockrpc.limits import ClientLimits, ServerLimits
-from sockrpc.opening import ProcessRequest
-from sockrpc.origins import Origins
-from sockrpc.protocols import ClientProtocol, ServerProtocol
-from sockrpc.redirecting import Target
+from sockrpc.listen.opening import ProcessRequest
+from sockrpc.peer.client_connection import ClientConnection
+from sockrpc.peer.protocols import ClientProtocol, ServerProtocol
 from sockrpc.server import Server
 from sockrpc.server import serve as serve_by_socket
 from sockrpc.sockets import SocketHandler
 from sockrpc.testing.line import Direction, Line
-from sockrpc.uris import check_path
+from sockrpc.websocket.deflate import CompressionName
+from sockrpc.websocket.origins import Origins
+from sockrpc.websocket.uris import check_path
 
 __all__ = ["MemoryClient", "MemoryServer", "connect", "serve"]
 

@@ -1,5 +1,0 @@
-from sockrpc._serving import ServerConnection
-
-def broadcast(
-    connections: list[ServerConnection], excluded: ServerConnection | None, name: bytes, payload: bytes
-) -> tuple[int, list[ServerConnection]]: ...

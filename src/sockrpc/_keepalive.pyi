@@ -1,9 +1,0 @@
-import socket
-
-from sockrpc._connection import Connection
-
-class WatchedConnection(Connection):
-    def refuse(self, data: bytes, unread: int = 0, *, early: bool = False) -> None: ...
-    def verdict(self, now: float) -> str: ...
-
-def has_nothing_to_read_but_the_end(line: socket.socket) -> bool: ...

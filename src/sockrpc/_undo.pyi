@@ -1,7 +1,0 @@
-from typing import Self, final
-
-from sockrpc._service import Service
-
-@final
-class UndoHooks:
-    def __new__(cls, service: Service, method: str, id: int, fields: dict[str, object]) -> Self: ...

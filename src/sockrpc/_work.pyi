@@ -1,3 +1,0 @@
-from sockrpc._service import Procedure
-
-class Work(Procedure): ...

@@ -1,0 +1,85 @@
+"""The flags of `sockrpc bench`, and what it prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import sockrpc
+from sockrpc.bench.load import Load, Measured, run_load
+from sockrpc.cli.flags import seconds, whole_number
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["add_load_options", "print_load"]
+
+# How long the first call may take, in seconds: v0.1 can not say that there is no such method.
+FIRST_TIMEOUT = 2.0
+
+
+def add_load_options(parser: argparse.ArgumentParser, timeout: float) -> None:
+    """What `sockrpc bench` takes beside the options of every client."""
+    group = parser.add_argument_group("the load")
+    group.add_argument(
+        "--method", default="echo", metavar="METHOD", help="what to call (%(default)s); demo: uppercase"
+    )
+    for flag, default, text in (
+        ("--connections", 1, "connections"),
+        ("--in-flight", 16, "calls in flight on each connection"),
+        ("--payload-bytes", 32, "size of each payload, which consists of letters"),
+    ):
+        group.add_argument(
+            flag, type=whole_number, default=default, metavar="N", help=f"{text} (%(default)d)"
+        )
+    group.add_argument("--seconds", type=seconds, default=5.0, metavar="S", help="how long (%(default)g)")
+    shown = f"seconds, of each call ({timeout:g}; of the first {FIRST_TIMEOUT:g})"
+    group.add_argument("--timeout", type=seconds, metavar="S", help=shown)
+
+
+def print_load(
+    options: argparse.Namespace, connect: Callable[[], Awaitable[sockrpc.Client]], timeout: float
+) -> bool:
+    """Put the load on the server and print what was measured; False if it was interrupted.
+
+    Raises:
+        UsageError: A number is out of range.
+        SockRPCError: The connection was refused, or lost; what was measured until then is printed.
+    """
+    if options.payload_bytes < 0:
+        raise sockrpc.UsageError("--payload-bytes is not negative")
+    load = Load(
+        connect,
+        options.method,
+        b"x" * options.payload_bytes,
+        connections=options.connections,
+        in_flight=options.in_flight,
+        seconds=options.seconds,
+        timeout=options.timeout or timeout,
+        first_timeout=options.timeout or FIRST_TIMEOUT,
+    )
+    # None are those that whoever started the command has closed.
+    is_watched = sys.stderr is not None and sys.stderr.isatty()
+
+    def show(text: str) -> None:
+        if is_watched:
+            # In the place of the last one.
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+
+    def progress(measured: Measured) -> None:
+        show(measured.line())
+
+    try:
+        measured = run_load(load, progress)
+    finally:
+        show("")
+    text = json.dumps(measured.as_json()) if options.json else "\n".join(measured.lines())
+    if sys.stdout is not None:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    if measured.error is not None:
+        raise measured.error
+    return not measured.interrupted

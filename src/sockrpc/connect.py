@@ -1,0 +1,263 @@
+"""Connecting to a server: by its addresses, a unix socket or a proxy; redirects; connecting again."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import socket
+import ssl as ssl_module
+from collections.abc import Generator
+from types import TracebackType
+from typing import Any, Unpack
+
+from sockrpc._frames import SUBPROTOCOL
+from sockrpc.client import Client
+from sockrpc.dial.addresses import connect_to
+from sockrpc.dial.client_opening import ClientOpening
+from sockrpc.dial.proxies import (
+    ProxyChoice,
+    choose_proxy,
+    connect_by_http,
+    connect_by_socks,
+    is_socks,
+    read_proxy,
+)
+from sockrpc.dial.reconnecting import Reconnecting
+from sockrpc.dial.redirects import MAX_REDIRECTS, Target
+from sockrpc.dial.tls import default_context
+from sockrpc.errors import HandshakeError, UsageError
+from sockrpc.limits import ClientLimits, check_seconds, make_limits
+from sockrpc.listen.unix import check_uds, connected
+from sockrpc.peer.client_connection import ClientConnection
+from sockrpc.peer.protocols import ClientProtocol
+from sockrpc.websocket.client_handshake import ClientHandshake
+from sockrpc.websocket.deflate import CompressionName, check_name
+from sockrpc.websocket.headers import USER_AGENT, Headers, check_headers, merge_headers
+from sockrpc.websocket.loop import context_of_running_loop
+from sockrpc.websocket.output import Settings
+from sockrpc.websocket.uris import check_host_name, read_uri
+
+__all__ = ["connect"]
+
+
+class connect:
+    """Connect to a server.
+
+        async with connect("ws://127.0.0.1:3000/socket") as client: ...
+        client = await connect(...)                  # then `await client.close()` is yours
+        async for client in connect(...): ...        # connects again whenever the connection is lost
+
+    In the iterating form, `OSError`, time-outs, HTTP 5xx and 429 are retried with capped, jittered
+    back-off, and logged at level INFO; other refusals, certificate and protocol errors are raised, and so
+    is the loss of a connection that the server closed with a code of 4400 to 4499, except 4429. The body
+    catches `ConnectionLost` and continues. Calls are never replayed.
+
+    Redirects are followed, at most 10, never from wss to ws; credentials, and headers that carry them, are
+    not sent to another origin.
+
+    Args:
+        uri: "ws://" or "wss://". What may not stand in a URI, a blank excepted, is escaped.
+        ssl: A context for wss://; by default one that verifies certificates, made once in a process.
+        server_hostname: The name to verify instead of the URI's host.
+        uds: A path: connect to this unix socket; the URI still gives Host and path. On Linux also an
+            abstract name, which begins with a NUL.
+        sock: A connected socket to use, which is closed with the connection.
+        family: `socket.AF_INET` or `AF_INET6`: use addresses of this family only.
+        local_addr: Host and port to connect from.
+        proxy: True: the one that the environment names (`HTTPS_PROXY` and the like), if any; None: none; or
+            the URL of one: http, https, socks4, socks4a, socks5, socks5h.
+        proxy_ssl: A context for the TLS to an https proxy; by default one that verifies.
+        headers: Further headers of the opening request; Host, User-Agent and Authorization replace ours.
+        origin: The Origin to send; none by default.
+        compression: "deflate" offers permessage-deflate (RFC 7692) to the server.
+        open_timeout: Seconds for connecting and the handshake; `handshake_timeout` by default.
+        limits: See `sockrpc.limits.ClientLimits`.
+
+    Raises:
+        OSError: There is no connection to be had.
+        ConnectionLost: The connection was lost in the opening handshake; `__cause__` may say why.
+        TimeoutError: Not in time.
+        HandshakeError: The server, or a proxy, refused; `status` says how.
+        UsageError: The arguments do not fit together.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        ssl: ssl_module.SSLContext | None = None,
+        server_hostname: str | None = None,
+        uds: str | None = None,
+        sock: socket.socket | None = None,
+        family: int = 0,
+        local_addr: tuple[str, int] | None = None,
+        proxy: ProxyChoice = True,
+        proxy_ssl: ssl_module.SSLContext | None = None,
+        headers: Headers = (),
+        origin: str | None = None,
+        compression: CompressionName | None = None,
+        open_timeout: float | None = None,
+        **limits: Unpack[ClientLimits],
+    ) -> None:
+        self._target = Target(read_uri(uri), check_headers(headers, origin))
+        if ssl is not None and not self._target.uri.secure:
+            raise UsageError("ssl is for wss:// URIs")
+        if server_hostname is not None:
+            check_host_name(server_hostname)
+        if sock is not None and sock.type != socket.SOCK_STREAM:
+            raise UsageError(f"sock is a socket for a stream, not {sock.type!r}")
+        self._fixed = "uds" if uds is not None else "sock" if sock is not None else None
+        if uds is not None and sock is not None:
+            raise UsageError("uds and sock are two ways to one server")
+        if self._fixed is not None and (family or local_addr is not None or isinstance(proxy, str)):
+            raise UsageError(
+                f"family, local_addr and proxy are for connecting by an address, not by {self._fixed}"
+            )
+        self._proxy = read_proxy(proxy) if isinstance(proxy, str) else bool(proxy)
+        self._proxy_ssl = proxy_ssl
+        checked = make_limits(limits, ClientLimits.__optional_keys__)
+        if open_timeout is not None:
+            check_seconds("open_timeout", open_timeout)
+        self._open_timeout = checked.handshake_timeout if open_timeout is None else open_timeout
+        # The connection ends an opening that takes too long as well.
+        self._limits = dataclasses.replace(checked, handshake_timeout=self._open_timeout)
+        self._ssl = ssl
+        self._server_hostname = server_hostname
+        self._uds = check_uds(uds)
+        self._sock = sock
+        self._family = family
+        self._local_addr = local_addr
+        self._compression = check_name(compression)
+        self._entered = False
+        self._client: Client | None = None
+
+    async def _connect(self) -> Client:
+        target = self._target
+        scope = asyncio.timeout(self._open_timeout)
+        try:
+            async with scope:
+                for followed in range(MAX_REDIRECTS + 1):
+                    try:
+                        return await self._open(target)
+                    except HandshakeError as refusal:
+                        if refusal.location is None:
+                            raise
+                        target = target.redirected(refusal, followed=followed, fixed=self._fixed)
+            raise AssertionError("the last redirect is never followed")
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise TimeoutError(f"no connection to {target.where} within {self._open_timeout:g} s") from error
+
+    async def _open(self, target: Target) -> Client:
+        handshake = ClientHandshake(
+            target.uri,
+            max_handshake_bytes=self._limits.max_handshake_bytes,
+            subprotocols=[SUBPROTOCOL],
+            headers=target.headers,
+            compression=self._compression,
+        )
+        opening = ClientOpening(handshake)
+        context = context_of_running_loop()
+        connection = ClientProtocol(Settings(self._limits), context, opening)
+        context.acquire()
+        try:
+            await self._open_transport(connection, target)
+            await opening.wait()
+        except BaseException:
+            connection.abort("not opened")
+            # uvloop closes a transport whose making was cancelled without telling its protocol.
+            connection.connection_lost(None)
+            raise
+        finally:
+            context.release()
+            opening.close()
+        # Read on only after the caller has had its first word: it may listen to what comes at once.
+        asyncio.get_running_loop().call_soon(connection.begin)
+        return self._make_client(connection)
+
+    def _make_client(self, connection: ClientConnection) -> Client:
+        return Client(connection)
+
+    async def _open_transport(self, connection: ClientProtocol, target: Target) -> None:
+        uri = target.uri
+        tls: dict[str, Any] = {}
+        if uri.secure:
+            own = self._target.is_same_origin(uri)
+            tls = await self._tls(self._ssl, (self._server_hostname if own else None) or uri.host)
+        if self._uds is not None:
+            await self._open_socket(connection, connected(self._uds), tls)
+            return
+        if self._sock is not None:
+            if self._sock.fileno() < 0:
+                raise UsageError("the socket that was given is used up: it is good for one connection")
+            await self._open_socket(connection, self._sock, tls)
+            return
+        proxy = choose_proxy(self._proxy, uri)
+        if proxy is None:
+            sock = await connect_to(uri.host, uri.port, family=self._family, local_addr=self._local_addr)
+        elif is_socks(proxy):
+            sock = await connect_by_socks(
+                proxy, uri, local_addr=self._local_addr, timeout=self._open_timeout + 1
+            )
+        else:
+            proxy_tls = await self._tls(self._proxy_ssl, proxy.host) if proxy.scheme == "https" else {}
+            await connect_by_http(
+                connection,
+                proxy,
+                uri,
+                await connect_to(proxy.host, proxy.port, family=self._family, local_addr=self._local_addr),
+                user_agent=dict(merge_headers([("User-Agent", USER_AGENT)], target.headers))["User-Agent"],
+                max_bytes=self._limits.max_handshake_bytes,
+                proxy_tls=proxy_tls,
+                tls=tls,
+            )
+            return
+        await self._open_socket(connection, sock, tls)
+
+    async def _open_socket(
+        self, connection: ClientProtocol, sock: socket.socket, tls: dict[str, Any]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        create: Any = loop.create_connection
+        if sock.family not in (socket.AF_INET, socket.AF_INET6):
+            create = loop.create_unix_connection
+        await create(lambda: connection, sock=sock, **tls)
+
+    async def _tls(self, context: ssl_module.SSLContext | None, name: str) -> dict[str, Any]:
+        return {
+            "ssl": context or await default_context(),
+            "server_hostname": name,
+            # The loop has a limit of its own, of a minute, which must not come before ours.
+            "ssl_handshake_timeout": self._open_timeout + 1,
+        }
+
+    def __await__(self) -> Generator[Any, None, Client]:
+        return self._connect().__await__()
+
+    async def __aenter__(self) -> Client:
+        if self._entered:
+            raise UsageError("this `connect` is entered already; make one for each block, or await it")
+        self._entered = True
+        try:
+            self._client = await self._connect()
+        except BaseException:
+            self._entered = False
+            raise
+        return self._client
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        client, self._client = self._client, None
+        assert client is not None
+        try:
+            await client.close()
+        finally:
+            self._entered = False
+
+    def __aiter__(self) -> Reconnecting:
+        return Reconnecting(self._connect, self._target.where)

@@ -1,0 +1,237 @@
+"""Connecting through a proxy: which one, by HTTP CONNECT or SOCKS."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.request
+from typing import Any, Literal
+
+from websockets.exceptions import InvalidProxy
+from websockets.proxy import Proxy, get_proxy, parse_proxy
+from websockets.uri import WebSocketURI
+
+from sockrpc.errors import ConnectionLost, HandshakeError, UsageError
+from sockrpc.websocket.exchange import BODY_TIMEOUT, Exchange
+from sockrpc.websocket.headers import basic_authorization
+from sockrpc.websocket.uris import check_host_name
+
+__all__ = ["ProxyChoice", "choose_proxy", "connect_by_http", "connect_by_socks", "is_socks", "read_proxy"]
+
+ProxyChoice = Literal[True] | str | None
+
+# RFC 1929 section 2; python-socks encodes them as ASCII.
+LONGEST_SECRET = 255
+
+# Replies of SOCKS 5 (RFC 1928 section 6) and 4 that tell of the line behind the proxy, which may come back:
+# general failure, network or host unreachable, refused, expired; request rejected or failed.
+FAILED_BEHIND = frozenset({0x01, 0x03, 0x04, 0x05, 0x06, 0x5B})
+
+
+def read_proxy(url: str) -> Proxy:
+    """A proxy by its URL.
+
+    Raises:
+        UsageError: It is none.
+    """
+    try:
+        proxy = parse_proxy(url)
+        check_host_name(proxy.host)
+    except (InvalidProxy, ValueError, UsageError) as error:
+        # Not the URL itself, which may have a password in it.
+        what = error.msg if isinstance(error, InvalidProxy) else str(error)
+        raise UsageError(f"the proxy's URL is not valid: {what}") from None
+    if is_socks(proxy):
+        for secret in (proxy.username, proxy.password):
+            if secret and not (secret.isascii() and len(secret) <= LONGEST_SECRET):
+                raise UsageError(
+                    f"the proxy's URL is not valid: name and password for SOCKS are of ASCII, at most "
+                    f"{LONGEST_SECRET} characters each"
+                )
+    return proxy
+
+
+def choose_proxy(choice: Proxy | bool, uri: WebSocketURI) -> Proxy | None:
+    """The proxy to connect to `uri` through; True asks the environment, and the system's settings."""
+    if isinstance(choice, Proxy):
+        return choice
+    if not choice:
+        return None
+    found = get_proxy(uri)
+    if found is None and not urllib.request.proxy_bypass(f"{uri.host}:{uri.port}"):
+        # ALL_PROXY, which curl and others look at last.
+        found = urllib.request.getproxies().get("all")
+    return None if not found else read_proxy(found)
+
+
+def is_socks(proxy: Proxy) -> bool:
+    """True for a proxy that is spoken to by SOCKS, False for HTTP."""
+    return proxy.scheme.startswith("socks")
+
+
+def name_of(proxy: Proxy) -> str:
+    """A proxy as messages have it: without its credentials."""
+    return f"proxy {proxy.scheme}://{authority(proxy.host, proxy.port)}"
+
+
+def authority(host: str, port: int) -> str:
+    """Host and port as they stand in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def connect_by_socks(
+    proxy: Proxy, uri: WebSocketURI, *, local_addr: tuple[str, int] | None, timeout: float
+) -> Any:
+    """A socket that is connected to the host of a URI through a SOCKS proxy.
+
+    Raises:
+        OSError: The proxy could not be connected to, or could not connect to the host.
+        HandshakeError: The proxy refused.
+        UsageError: python-socks is not installed.
+    """
+    try:
+        import python_socks
+        import python_socks.async_.asyncio
+    except ImportError:
+        raise UsageError(
+            f'{name_of(proxy)}: SOCKS needs python-socks: pip install "sockrpc[socks]"'
+        ) from None
+    version = (
+        python_socks.ProxyType.SOCKS5 if proxy.scheme.startswith("socks5") else python_socks.ProxyType.SOCKS4
+    )
+    # With socks5h and socks4a the proxy looks the name up.
+    resolves = proxy.scheme in ("socks5h", "socks4a")
+    speaker = python_socks.async_.asyncio.Proxy(
+        version, proxy.host, proxy.port, proxy.username, proxy.password, resolves
+    )
+    try:
+        return await speaker.connect(uri.host, uri.port, timeout=timeout, local_addr=local_addr)
+    except python_socks.ProxyError as error:
+        reason = f"the {name_of(proxy)} did not connect to {authority(uri.host, uri.port)}: {error}"
+        if error.error_code in FAILED_BEHIND:
+            raise ConnectionError(reason) from error
+        raise HandshakeError(reason) from error
+
+
+async def connect_by_http(
+    connection: asyncio.BufferedProtocol,
+    proxy: Proxy,
+    uri: WebSocketURI,
+    sock: Any,
+    *,
+    user_agent: str,
+    max_bytes: int,
+    proxy_tls: dict[str, Any],
+    tls: dict[str, Any],
+) -> None:
+    """Connect to the host of a URI through an HTTP proxy, by CONNECT (RFC 9110 9.3.6).
+
+    Args:
+        connection: What is connected.
+        proxy: The proxy, for its name and its credentials.
+        uri: Where to.
+        sock: A socket that is connected to the proxy.
+        user_agent: The User-Agent of the request to the proxy.
+        max_bytes: The largest answer of the proxy.
+        proxy_tls: Of the line to the proxy; empty: plain.
+        tls: Of the line to the host; empty: plain.
+
+    Raises:
+        HandshakeError: The proxy refused; `status` is its own.
+        ConnectionLost: The proxy closed the connection.
+    """
+    loop = asyncio.get_running_loop()
+    where = authority(uri.host, uri.port)
+    headers = [("Host", where), ("User-Agent", user_agent)]
+    if proxy.username is not None:
+        headers.append(("Proxy-Authorization", basic_authorization(proxy.username, proxy.password or "")))
+    exchange = Exchange(max_bytes, name_of(proxy))
+    request = exchange.request("CONNECT", where, headers)
+    line, tunnel = await loop.create_connection(lambda: Tunnel(exchange, proxy), sock=sock, **proxy_tls)
+    try:
+        line.write(request)
+        await tunnel.wait()
+        answer = exchange.answer
+        assert answer is not None
+        if not 200 <= answer.status < 300:
+            raise HandshakeError(
+                f"the {name_of(proxy)} did not connect to {where}: {answer.reason}", answer.status
+            )
+        if tls:
+            options = {name: value for name, value in tls.items() if name != "ssl"}
+            transport = await loop.start_tls(line, connection, tls["ssl"], **options)
+            assert transport is not None
+        else:
+            transport = line
+            line.set_protocol(connection)
+    except BaseException:
+        line.abort()
+        raise
+    finally:
+        tunnel.close()
+    connection.connection_made(transport)
+
+
+class Tunnel(asyncio.Protocol):
+    """Waits for a proxy's answer to CONNECT, and not for long for the body of a refusal."""
+
+    def __init__(self, exchange: Exchange, proxy: Proxy) -> None:
+        self.exchange = exchange
+        self.proxy = proxy
+        # None once nobody waits any more.
+        self.answered: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
+        self.timer: asyncio.TimerHandle | None = None
+
+    async def wait(self) -> None:
+        """Wait for the answer, or raise why there is none."""
+        assert self.answered is not None
+        await self.answered
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+        # Its error refers to the frames that it went through, and they to this.
+        self.answered = None
+
+    def answer(self, error: Exception | None = None) -> None:
+        """End the waiting."""
+        if self.answered is None or self.answered.done():
+            return
+        if error is None:
+            self.answered.set_result(None)
+        else:
+            self.answered.set_exception(error)
+            # Whoever was to wait for it may have been cancelled before that; this is no error.
+            self.answered.exception()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the answer."""
+        if self.answered is None or self.answered.done():
+            return
+        try:
+            if self.exchange.receive(data):
+                self.answer()
+            elif self.exchange.answer is not None and self.timer is None:
+                self.timer = asyncio.get_running_loop().call_later(BODY_TIMEOUT, self.answer)
+        except HandshakeError as error:
+            self.answer(error)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The proxy has closed the connection."""
+        if self.answered is None or self.answered.done():
+            return
+        try:
+            is_complete = self.exchange.receive(b"")
+        except HandshakeError as broken:
+            if broken.status is not None:
+                self.answer(broken)
+                return
+            is_complete = False
+        if is_complete:
+            self.answer()
+            return
+        lost = ConnectionLost(1006, f"the {name_of(self.proxy)} closed the connection")
+        if error is not None:
+            # Not the frames that it went through: they hold the transport, which holds this.
+            lost.__cause__ = error.with_traceback(None)
+        self.answer(lost)

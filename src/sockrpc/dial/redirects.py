@@ -1,0 +1,97 @@
+"""Where a client asks, and where it is sent from there."""
+
+from __future__ import annotations
+
+import dataclasses
+import urllib.parse
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from websockets.uri import WebSocketURI
+
+from sockrpc.errors import HandshakeError, UsageError
+from sockrpc.websocket.headers import without_credentials
+from sockrpc.websocket.uris import read_uri
+
+__all__ = ["MAX_REDIRECTS", "Target", "shown_uri"]
+
+MAX_REDIRECTS = 10
+
+SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+
+
+class Target(NamedTuple):
+    """Where to ask for a connection, and with which headers of the caller's."""
+
+    uri: WebSocketURI
+    headers: Sequence[tuple[str, str]]
+
+    def is_same_origin(self, uri: WebSocketURI) -> bool:
+        """True if scheme, host and port are the same."""
+        return origin_of(self.uri) == origin_of(uri)
+
+    @property
+    def where(self) -> str:
+        """The URI for logs and messages: without credentials, and without a query, which may be one."""
+        host = f"[{self.uri.host}]" if ":" in self.uri.host else self.uri.host
+        return f"{'wss' if self.uri.secure else 'ws'}://{host}:{self.uri.port}{self.uri.path or '/'}"
+
+    def redirected(self, refusal: HandshakeError, *, followed: int, fixed: str | None) -> Target:
+        """Where a redirect points.
+
+        Args:
+            refusal: What the server answered: with a location.
+            followed: How many redirects have led here.
+            fixed: What binds the caller to this very server; None: nothing.
+
+        Raises:
+            HandshakeError: It is not followed.
+        """
+        location = refusal.location
+        assert location is not None
+
+        def stay(why: str) -> HandshakeError:
+            return HandshakeError(
+                f"redirected to {location!r}, which is not followed: {why}", refusal.status, location
+            )
+
+        if followed == MAX_REDIRECTS:
+            raise stay(f"{MAX_REDIRECTS} redirects have led there") from refusal
+        try:
+            uri = self.resolve(location)
+        except (UsageError, ValueError) as error:
+            raise stay(str(error)) from refusal
+        if self.uri.secure and not uri.secure:
+            raise stay("it leads from wss to ws") from refusal
+        if self.is_same_origin(uri):
+            if fixed == "sock":
+                raise stay("the socket that was given is used up") from refusal
+            if uri.user_info is None:
+                uri = dataclasses.replace(uri, username=self.uri.username, password=self.uri.password)
+            return Target(uri, self.headers)
+        if fixed is not None:
+            raise stay(f"it leads to another host than {fixed} does") from refusal
+        return Target(uri, without_credentials(self.headers))
+
+    def resolve(self, location: str) -> WebSocketURI:
+        """The URI of a Location, which may be relative to this one."""
+        base = f"{'https' if self.uri.secure else 'http'}://{self.where.partition('://')[2]}"
+        joined = urllib.parse.urlsplit(urllib.parse.urljoin(base, location))
+        scheme = SCHEMES.get(joined.scheme)
+        if scheme is None:
+            raise ValueError(f"{joined.scheme} is no scheme of WebSocket's")
+        return read_uri(urllib.parse.urlunsplit(joined._replace(scheme=scheme, fragment="")))
+
+
+def shown_uri(uri: str) -> str:
+    """A URI for logs and messages.
+
+    Raises:
+        UsageError: It is none.
+    """
+    return Target(read_uri(uri), ()).where
+
+
+def origin_of(uri: WebSocketURI) -> tuple[bool, str, int]:
+    """What tells one server from another (RFC 6454)."""
+    return (uri.secure, uri.host, uri.port)

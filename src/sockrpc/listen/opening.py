@@ -1,0 +1,283 @@
+"""How one connection of a server gets from accepted to open: the application's say, then the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http
+import inspect
+import logging
+import time
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from websockets.datastructures import MultipleValuesError
+from websockets.http11 import Request, Response
+
+from sockrpc._frames import SUBPROTOCOL
+from sockrpc.peer.hooks import ENDS_PROCESS, is_cancelled
+from sockrpc.peer.rate_limited_log import RateLimitedLog
+from sockrpc.peer.server_connection import ServerConnection
+from sockrpc.peer.service import Service
+from sockrpc.sockets import Socket
+from sockrpc.websocket.deflate import CompressionName
+from sockrpc.websocket.origins import Origins
+from sockrpc.websocket.server_handshake import ServerHandshake, plain_response, serialize_response
+
+__all__ = ["Arrivals", "FullLog", "OpeningPolicy", "ProcessRequest", "ServerOpening"]
+
+LOG = logging.getLogger("sockrpc.server")
+
+# Bytes of a request that are read, and dropped, so that its refusal arrives: a TCP reset, which closing over
+# unread bytes sends, would overtake it.
+MOST_UNREAD = 16 * 1024 * 1024
+
+ProcessRequest = Callable[[Socket, Request], Awaitable[Response | None] | Response | None]
+
+
+class FullLog:
+    """Tells why connections are refused, once a minute: a flood of them is no flood of lines."""
+
+    def __init__(self) -> None:
+        self._log = RateLimitedLog("reasons to refuse connections")
+
+    def tell(self, reason: str) -> None:
+        """A connection was refused because there are too many, or could not even be accepted."""
+        more = self._log.admit(reason)
+        if more is not None:
+            LOG.warning("refusing connections: %s%s", reason, more)
+
+
+class OpeningPolicy(NamedTuple):
+    """What a server lets in."""
+
+    path: str | None
+    origins: Origins
+    process_request: ProcessRequest | None
+    compression: CompressionName | None
+    max_handshake_bytes: int
+    max_connections: int
+    full: FullLog
+    refused: RateLimitedLog
+
+
+class Arrivals:
+    """The connections of one server that were accepted and are not open yet.
+
+    Those in their TLS handshake have no other trace: if it fails, nobody is told, and all that was
+    made for them just goes, on some versions of asyncio only with the garbage.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+        self._left: dict[weakref.ref[ServerOpening], float] = {}
+        self._waiter: asyncio.Future[None] | None = None
+
+    def add(self, opening: ServerOpening) -> None:
+        """It was accepted."""
+        self._left[weakref.ref(opening, self._gone)] = time.monotonic()
+
+    def settled(self, opening: ServerOpening) -> None:
+        """It was let in or refused, or its connection ended: not left to the garbage collector."""
+        self._gone(weakref.ref(opening))
+
+    def _gone(self, opening: weakref.ref[ServerOpening]) -> None:
+        self._left.pop(opening, None)
+        if not self._left and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, last: asyncio.Task[None] | None, seconds: float) -> None:
+        """Wait until all have opened or failed; whoever comes after that is refused.
+
+        Args:
+            last: What ends the accepting; None if it has ended.
+            seconds: How long one may take, from when it was accepted.
+        """
+        try:
+            if last is not None:
+                await asyncio.wait([last])
+            # asyncio makes a task of what it has accepted, and that makes its protocol in the next turn.
+            for _ in range(2):
+                await asyncio.sleep(0)
+            if self._left:
+                self._waiter = asyncio.get_running_loop().create_future()
+                with contextlib.suppress(TimeoutError):
+                    left = max(self._left.values()) + seconds - time.monotonic()
+                    await asyncio.wait_for(self._waiter, max(left, 0))
+        finally:
+            self.over = True
+
+
+class ServerOpening:
+    """Drives the opening handshake of one connection."""
+
+    # Nothing refers to it but its connection, and nothing to that but the transport: see Arrivals.
+    __slots__ = ("__weakref__", "arrivals", "connection", "crowded", "handshake", "policy", "service", "task")
+
+    def __init__(
+        self, service: Service, policy: OpeningPolicy, arrivals: Arrivals, crowded: bool = False
+    ) -> None:
+        self.service = service
+        self.crowded = crowded  # hardly any file descriptor is left
+        self.policy = policy
+        self.arrivals = arrivals
+        self.handshake = ServerHandshake(policy.max_handshake_bytes, [SUBPROTOCOL], policy.compression)
+        self.connection: ServerConnection | None = None
+        self.task: asyncio.Task[None] | None = None
+        arrivals.add(self)
+
+    @property
+    def is_decided(self) -> bool:
+        """True unless the application is still to say whether the connection is let in."""
+        return self.task is None or self.task.done()
+
+    def connected(self, connection: ServerConnection) -> None:
+        """The transport is there."""
+        self.connection = connection
+        connection.socket._connected()
+        if self.arrivals.over:
+            self.turn_away("This server is stopping.\n")
+        elif self.service.attached > self.policy.max_connections:
+            self.policy.full.tell(f"max_connections ({self.policy.max_connections}) is reached")
+            self.turn_away("This server has as many connections as it takes; try again later.\n")
+        elif self.crowded:
+            self.turn_away("This server has no descriptors left for connections; try again later.\n")
+        elif self.service.stopping:
+            # It came before the stop: it is let in, and told then.
+            connection.drain()
+
+    @property
+    def log_fields(self) -> dict[str, object]:
+        """What the records of its connection carry."""
+        return {} if self.connection is None else self.connection.log_fields
+
+    def turn_away(self, text: str) -> None:
+        """Send a 503 before the request was read."""
+        connection, self.connection = self.connection, None
+        self.arrivals.settled(self)
+        if connection is not None:
+            response = plain_response(http.HTTPStatus.SERVICE_UNAVAILABLE, text)
+            connection.refuse(serialize_response(response), MOST_UNREAD, early=True)
+
+    def receive(self, data: bytes) -> None:
+        """Bytes of the opening request."""
+        if self.connection is None:
+            return
+        if self.task is not None:
+            # Reading goes on, or a lost connection would not be noticed; but only so far.
+            self.handshake.rest += data
+            if len(self.handshake.rest) > self.policy.max_handshake_bytes:
+                self.connection.hold_handshake(True)
+            return
+        outcome = self.handshake.receive(data)
+        if outcome is None:
+            return
+        if isinstance(outcome, Response):
+            self.refuse(outcome)
+            return
+        self.connection.socket._request = outcome
+        if self.policy.process_request is None:
+            self.decide(outcome, None)
+            return
+        try:
+            result = self.connection.call_hook(self.policy.process_request, self.connection.socket, outcome)
+        except ENDS_PROCESS:
+            raise
+        except BaseException as error:
+            self.failed(error)
+            return
+        if inspect.isawaitable(result):
+            self.task = self.connection.create_task(self.wait(result, outcome))
+            if inspect.iscoroutine(result):
+                # A task that is cancelled before its first step never awaits it.
+                self.task.add_done_callback(lambda _: result.close())
+        else:
+            self.decide(outcome, result)
+
+    async def wait(self, result: Awaitable[Response | None], request: Request) -> None:
+        """Wait for what the application says, as long as the handshake may take."""
+        try:
+            response = await result
+        except ENDS_PROCESS:
+            raise
+        except BaseException as error:
+            # The end of the connection cancels it, or that of a stop; whoever else does makes it fail.
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise
+            self.failed(error)
+            return
+        if self.connection is not None:
+            self.connection.keep_variables()
+            self.connection.hold_handshake(False)
+            self.decide(request, response)
+
+    def failed(self, error: BaseException) -> None:
+        """`process_request` raised: its text is for our log, not for the peer."""
+        repeated = None if self.connection is None else repeated_header(error, self.connection.socket.request)
+        if repeated is not None:
+            text = f"The header {repeated} came more than once."
+            self.log_refusal(text)
+            self.refuse(plain_response(http.HTTPStatus.BAD_REQUEST, text + "\n"))
+            return
+        LOG.error("process_request failed", exc_info=error, extra=self.log_fields)
+        self.refuse(plain_response(http.HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error.\n"))
+
+    def log_refusal(self, text: str) -> None:
+        """Tell of a request that is refused for what is in it: a peer can send that again and again."""
+        more = self.policy.refused.admit(text)
+        if more is not None:
+            LOG.warning("refused: %s%s", text, more, extra=self.log_fields)
+
+    def decide(self, request: Request, response: Response | None) -> None:
+        """Open the connection, or send a response that opens none."""
+        connection = self.connection
+        if connection is None:
+            return
+        head = request.method == "HEAD"
+        if response is not None:
+            if isinstance(response, Response):
+                self.refuse(response, head=head)
+            else:
+                self.failed(TypeError(f"process_request returned {response!r}, not a Response or None"))
+            return
+        response = self.handshake.answer(request, path=self.policy.path, origins=self.policy.origins)
+        if response.status_code != 101:
+            if response.status_code == 403:
+                self.log_refusal(response.body.decode().strip())
+            self.refuse(response, head=head)
+            return
+        connection.write_handshake(response.serialize())
+        # `open` lets go of this object.
+        self.connection = None
+        self.arrivals.settled(self)
+        connection.open(self.handshake.rest, self.handshake.take_compression())
+        connection.socket._opened(self.handshake.subprotocol)
+        connection.begin()
+
+    def refuse(self, response: Response, *, head: bool = False) -> None:
+        """Send a response that opens no WebSocket."""
+        connection, self.connection = self.connection, None
+        self.arrivals.settled(self)
+        if connection is not None:
+            connection.refuse(serialize_response(response, head=head), self.unread_bytes())
+
+    def unread_bytes(self) -> int:
+        """How many bytes of the request are still to come, as far as it says so."""
+        size = self.handshake.body_size
+        return MOST_UNREAD if size is None else min(max(size - len(self.handshake.rest), 0), MOST_UNREAD)
+
+    def ended(self) -> None:
+        """The connection ended before it was open."""
+        self.connection = None
+        self.arrivals.settled(self)
+        if self.task is not None:
+            self.task.cancel()
+
+
+def repeated_header(error: BaseException, request: Request | None) -> str | None:
+    """The name of a header that was looked up as if it came once, and came more often: the peer's fault."""
+    if request is None or not isinstance(error, MultipleValuesError) or not error.args:
+        return None
+    name = str(error.args[0])
+    return name if len(request.headers.get_all(name)) > 1 else None

@@ -1,0 +1,270 @@
+"""What a server listens on: opened, and closed so that nobody who has connected is turned away."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import functools
+import logging
+import os
+import socket as socket_module
+import ssl as ssl_module
+import struct
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from sockrpc.errors import UsageError
+from sockrpc.listen.acceptor import Acceptor, serve_line
+from sockrpc.listen.unix import AF_UNIX, SocketFile, remove_stale_socket
+
+__all__ = ["Listening", "Place", "Queue", "shown_address", "tls_options"]
+
+LOG = logging.getLogger("sockrpc.server")
+
+SO_REUSEPORT = getattr(socket_module, "SO_REUSEPORT", None)
+
+# The loop of Windows has no add_reader, and descriptors do not run out there.
+OWN_ACCEPTOR = sys.platform != "win32"
+
+# How long TCP handshakes that were under way may take to complete, in seconds, before a port that
+# others share is left: some round trips across the world.
+HANDSHAKES_UNDER_WAY = 0.5
+
+# No limit, as far as TLS is concerned: the end of a connection is watched by the connection, which gives a
+# reader that makes progress all the time it takes, and `close_timeout` to one that does not.
+TLS_SHUTDOWN_SECONDS = 1e6
+
+# Linux: hands the queue of a closed listener to the others of its port (since 5.14, off by default).
+TCP_MIGRATE_REQ = Path("/proc/sys/net/ipv4/tcp_migrate_req")
+
+# asm-generic/socket.h; where another number stands for it, it is refused, and nothing is lost but
+# the handshakes that are under way.
+SO_ATTACH_FILTER = 26
+
+# Classic BPF (linux/filter.h) over the TCP header: drops what begins a connection (SYN without ACK).
+NO_NEW_CONNECTIONS = (
+    (0x30, 0, 0, 13),  # load the byte of the flags
+    (0x54, 0, 0, 0x12),  # of which SYN and ACK
+    (0x15, 0, 1, 0x02),  # if it is SYN alone
+    (0x06, 0, 0, 0),  # drop it
+    (0x06, 0, 0, 0xFFFF_FFFF),
+)
+
+MakeProtocol = Callable[..., asyncio.BaseProtocol]
+Keep = Callable[["asyncio.Task[None]"], None]
+Listen = Callable[[], Awaitable[asyncio.AbstractServer]]
+Queue = Literal["ours", "theirs"]
+
+
+class Place(NamedTuple):
+    """Where to listen, and how.
+
+    `uds` and `sockets` stand instead of host and port; `tls` has the keywords of TLS that the loop's
+    methods take; `max_handshakes` are those of TLS that may be under way at a time.
+    """
+
+    host: str | None
+    port: int | None
+    uds: str | None
+    sockets: tuple[socket_module.socket, ...]
+    backlog: int
+    reuse_port: bool | None
+    tls: dict[str, Any]
+    max_handshakes: int
+
+
+class Listening:
+    """The listening sockets of one server.
+
+    Args:
+        place: Where they are.
+        make_protocol: Makes the protocol of each connection; True for one that is to be refused.
+        keep: Owns the tasks that let the last connections in.
+        refused: Called with the reason where connections can not be accepted.
+    """
+
+    def __init__(
+        self, place: Place, make_protocol: MakeProtocol, keep: Keep, refused: Callable[[str], None]
+    ) -> None:
+        self.sockets: tuple[Any, ...] = ()
+        self._place = place
+        self._make_protocol = make_protocol
+        self._keep = keep
+        self._refused = refused
+        self._listeners: list[asyncio.AbstractServer | Acceptor] = []
+        self._socket_file: SocketFile | None = None
+
+    async def open(self) -> None:
+        """Listen, on all or on nothing.
+
+        Raises:
+            OSError: The address can not be listened on.
+        """
+        try:
+            for listen in self._ways():
+                self._listeners.append(self._accepting(await listen()))
+        except BaseException:
+            self._close()
+            raise
+        self.sockets = tuple(
+            each for listener in self._listeners for each in getattr(listener, "sockets", ())
+        )
+        if self._place.uds is not None:
+            self._socket_file = SocketFile(self._place.uds)
+
+    def _accepting(self, server: asyncio.AbstractServer) -> asyncio.AbstractServer | Acceptor:
+        place = self._place
+        if OWN_ACCEPTOR:
+            return Acceptor(
+                server, place.backlog, self._make_protocol, place.tls, self._refused, place.max_handshakes
+            )
+        return server
+
+    def _ways(self) -> Iterator[Listen]:
+        loop = asyncio.get_running_loop()
+        place = self._place
+        common: dict[str, Any] = {"backlog": place.backlog, "start_serving": not OWN_ACCEPTOR, **place.tls}
+        tcp = functools.partial(loop.create_server, self._make_protocol, **common)
+        if place.uds is None and not place.sockets:
+            yield functools.partial(tcp, place.host, place.port, reuse_port=place.reuse_port)
+            return
+        # The file is ours to remove, or that of who handed the socket over; never the loop's.
+        kept: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+        unix = functools.partial(loop.create_unix_server, self._make_protocol, **common, **kept)
+        if place.uds is not None:
+            if AF_UNIX is None:
+                raise UsageError("this system has no unix sockets: `uds` can not be used")
+            remove_stale_socket(place.uds)
+            yield functools.partial(unix, place.uds)
+        for each in place.sockets:
+            # uvloop says nothing where this fails, and does not listen.
+            each.listen(place.backlog)
+            yield functools.partial(unix if each.family == AF_UNIX else tcp, sock=each)
+
+    def stop(self, queue: Queue | None = None) -> asyncio.Task[None] | None:
+        """Listen no longer, but let in who has connected; returns what goes on with that, if anything.
+
+        Args:
+            queue: What becomes of it where other processes hold the same sockets: "ours" is let in,
+                as all of them stop; "theirs" is left to them. By default that of sockets that were
+                handed over is theirs, unless the port is shared.
+
+        Where others share the port, the system has chosen this listener for some whose handshake is
+        still under way. What begins a connection is dropped from here on, so that its repetition, a
+        second later, reaches the others; and what is under way gets its time.
+        """
+        later = None
+        filtered = [
+            turn_new_ones_away(each) for each in self.sockets if queue is None and shares_its_port(each)
+        ]
+        if any(filtered):
+            later = asyncio.get_running_loop().create_task(self._stop_later())
+            self._keep(later)
+        else:
+            if queue != "theirs":
+                self._let_in_queued(queue == "ours")
+            self._close()
+        self.sockets = ()
+        return later
+
+    async def _stop_later(self) -> None:
+        hurried = True
+        try:
+            await asyncio.sleep(HANDSHAKES_UNDER_WAY)
+            hurried = False
+        finally:
+            if not hurried:
+                self._let_in_queued()
+            self._close()
+
+    def _close(self) -> None:
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener.close()
+        if self._socket_file is not None:
+            self._socket_file.remove()
+
+    def _let_in_queued(self, is_ours: bool = False) -> None:
+        """Accept what the system still holds; it would send each of them a TCP reset."""
+        for listener in self._listeners:
+            for each in getattr(listener, "sockets", ()):
+                # One that was handed over goes on elsewhere, with all that it holds.
+                if is_ours or not self._place.sockets or shares_its_port(each):
+                    for connection in accept_all(each, self._place.backlog):
+                        self._keep(asyncio.get_running_loop().create_task(self._let_in(connection)))
+
+    async def _let_in(self, connection: socket_module.socket) -> None:
+        await serve_line(asyncio.get_running_loop(), self._make_protocol, connection, self._place.tls)
+
+
+def tls_options(context: ssl_module.SSLContext | None, handshake_timeout: float) -> dict[str, Any]:
+    """What the loop's methods are told about TLS; the time-outs may be given with a context only."""
+    if context is None:
+        return {}
+    return {
+        "ssl": context,
+        "ssl_handshake_timeout": handshake_timeout,
+        "ssl_shutdown_timeout": TLS_SHUTDOWN_SECONDS,
+    }
+
+
+def accept_all(listening: Any, at_most: int) -> list[socket_module.socket]:
+    """The connections that the system holds for a listening socket, not more than its backlog."""
+    accepted: list[socket_module.socket] = []
+    # A descriptor of its own: a loop's sockets do not accept.
+    with socket_module.socket(fileno=os.dup(listening.fileno())) as acceptor:
+        acceptor.setblocking(False)
+        while len(accepted) <= at_most:
+            try:
+                connection, _ = acceptor.accept()
+            except ConnectionAbortedError:
+                continue
+            except OSError:
+                # There is none left, or no descriptor for it.
+                break
+            connection.setblocking(False)
+            accepted.append(connection)
+    return accepted
+
+
+def shares_its_port(listening: Any) -> bool:
+    """True if other sockets may listen on the same port (SO_REUSEPORT)."""
+    if SO_REUSEPORT is None or listening.family == AF_UNIX:
+        return False
+    return bool(listening.getsockopt(socket_module.SOL_SOCKET, SO_REUSEPORT))
+
+
+def turn_new_ones_away(listening: Any) -> bool:
+    """Drop what begins a connection; False where that can not be done, or the system does better."""
+    if sys.platform != "linux" or migrates():
+        return False
+    code = b"".join(struct.pack("=HBBI", *each) for each in NO_NEW_CONNECTIONS)
+    program = ctypes.create_string_buffer(code)
+    # struct sock_fprog
+    described = struct.pack("HP", len(NO_NEW_CONNECTIONS), ctypes.addressof(program))
+    try:
+        listening.setsockopt(socket_module.SOL_SOCKET, SO_ATTACH_FILTER, described)
+    except OSError as error:
+        LOG.debug("no filter for %r: %s", listening, error)
+        return False
+    return True
+
+
+def migrates() -> bool:
+    """True if the system hands the queue of a closed listener to the others of its port."""
+    try:
+        return TCP_MIGRATE_REQ.read_text().strip() == "1"
+    except OSError:
+        return False
+
+
+def shown_address(address: Any, scheme: str) -> str:
+    """Where a server listens, as something to click on if it can be."""
+    if isinstance(address, bytes):
+        return "unix:@" + os.fsdecode(address[1:])
+    if isinstance(address, str):
+        return f"unix:{address}"
+    host, port = address[:2]
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"

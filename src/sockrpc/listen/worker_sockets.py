@@ -1,0 +1,155 @@
+"""What the workers of one server listen on: bound once, by who supervises them, and held while they change.
+
+On Linux each worker has a listener of its own on the port (SO_REUSEPORT), and the system shares
+connections out evenly among them. The supervisor holds every listener too: what waits in the queue of
+a worker that dies waits for its successor, and is not reset. Elsewhere SO_REUSEPORT does not share
+anything out (the last listener gets all), so all workers accept from one listener, as they do with a
+unix socket and with sockets that were handed over.
+"""
+
+from __future__ import annotations
+
+import os
+import socket as socket_module
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from sockrpc.errors import UsageError
+from sockrpc.listen.unix import AF_UNIX, SocketFile, remove_stale_socket
+
+__all__ = ["SHARES_OUT", "Ground"]
+
+SO_REUSEPORT: Any = getattr(socket_module, "SO_REUSEPORT", None)
+
+# FreeBSD's is SO_REUSEPORT_LB, which Python does not know before 3.14.
+SHARES_OUT = sys.platform == "linux"
+
+
+class Ground:
+    """The sockets of all workers of one server.
+
+    Args:
+        host: The address; None for all. With `port`.
+        port: The TCP port; 0 for any free one, the same for all.
+        uds: The path of a unix socket instead, or an abstract name.
+        sockets: Bound sockets instead.
+        reuse_port: Let other servers listen on the same port too.
+        own_listeners: Each worker gets a listener of its own; by default where that shares
+            connections out.
+
+    Attributes:
+        is_ours: True if nobody else holds the sockets: what waits on them at a stop is to be let in.
+
+    Raises:
+        OSError: The address can not be listened on.
+        UsageError: This system knows no such sockets.
+    """
+
+    def __init__(
+        self,
+        host: str | None,
+        port: int | None,
+        uds: str | None,
+        sockets: Sequence[socket_module.socket],
+        *,
+        reuse_port: bool = False,
+        own_listeners: bool = SHARES_OUT,
+    ) -> None:
+        if (uds is not None and AF_UNIX is None) or (reuse_port and SO_REUSEPORT is None):
+            raise UsageError(f"{sys.platform} has no {'unix sockets' if uds is not None else 'SO_REUSEPORT'}")
+        self.is_ours = not sockets and not reuse_port
+        self._own_listeners = own_listeners and port is not None
+        self._shared: list[socket_module.socket] = list(sockets)
+        self._of_slots: dict[int, list[socket_module.socket]] = {}
+        self._socket_file: SocketFile | None = None
+        try:
+            if uds is not None:
+                self._shared.append(self._bind_unix(uds))
+            elif port is not None:
+                # Where each worker has its own, these hold the port and are never listened on.
+                self._bind_tcp(host, port, reuse_port)
+        except BaseException:
+            self.close()
+            raise
+
+    def sockets(self, slot: int) -> list[socket_module.socket]:
+        """What the worker of this slot listens on: what its predecessor did, if that is still held."""
+        if not self._own_listeners:
+            return self._shared
+        if slot not in self._of_slots:
+            self._of_slots[slot] = [listener_beside(each) for each in self._shared]
+        return self._of_slots[slot]
+
+    def give_up(self, slot: int) -> None:
+        """Hold the slot's own listeners no longer: the others get what comes from here on."""
+        for each in self._of_slots.pop(slot, []):
+            each.close()
+
+    def close(self) -> None:
+        """Hold nothing any more; the file of a unix socket that was made here is removed."""
+        self.remove_socket_file()
+        for slot in list(self._of_slots):
+            self.give_up(slot)
+        for each in self._shared:
+            each.close()
+        self._shared = []
+
+    def remove_socket_file(self) -> None:
+        """Nobody finds the unix socket from here on."""
+        if self._socket_file is not None:
+            self._socket_file.remove()
+
+    def _bind_unix(self, path: str) -> socket_module.socket:
+        remove_stale_socket(path)
+        assert AF_UNIX is not None
+        made = socket_module.socket(AF_UNIX)
+        try:
+            made.bind(path)
+        except BaseException:
+            made.close()
+            raise
+        self._socket_file = SocketFile(path)
+        return made
+
+    def _bind_tcp(self, host: str | None, port: int, reuse_port: bool) -> None:
+        found = socket_module.getaddrinfo(
+            host or None, port, type=socket_module.SOCK_STREAM, flags=socket_module.AI_PASSIVE
+        )
+        # A name may stand for the same address twice.
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+            made = socket_module.socket(family, socket_module.SOCK_STREAM)
+            self._shared.append(made)
+            if reuse_port:
+                made.setsockopt(socket_module.SOL_SOCKET, SO_REUSEPORT, 1)
+            bind(made, (address[0], port, *address[2:]))
+            if self._own_listeners:
+                # Only now: another server that listens there was to be found out.
+                made.setsockopt(socket_module.SOL_SOCKET, SO_REUSEPORT, 1)
+            # What the system chose for the first holds for all.
+            port = made.getsockname()[1]
+
+
+def listener_beside(bound: socket_module.socket) -> socket_module.socket:
+    """One more socket on the same address (SO_REUSEPORT)."""
+    made = socket_module.socket(bound.family, bound.type)
+    try:
+        made.setsockopt(socket_module.SOL_SOCKET, SO_REUSEPORT, 1)
+        bind(made, bound.getsockname())
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def bind(made: socket_module.socket, address: tuple[object, ...]) -> None:
+    """Bind as event loops do."""
+    if os.name == "posix":
+        made.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_REUSEADDR, 1)
+    if made.family == socket_module.AF_INET6:
+        made.setsockopt(socket_module.IPPROTO_IPV6, socket_module.IPV6_V6ONLY, 1)
+    try:
+        made.bind(address)
+    except OSError as error:
+        text = f"error while attempting to bind on address {address!r}: {error.strerror}"
+        raise OSError(error.errno, text) from None

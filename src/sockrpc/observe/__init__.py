@@ -1,0 +1,5 @@
+"""What a server tells of itself: statistics, the inspector, the watchdog."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

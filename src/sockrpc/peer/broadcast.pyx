@@ -1,0 +1,45 @@
+"""One notification to many connections: what a broadcast does for each of them."""
+
+cimport cython
+
+from sockrpc.websocket.connection cimport STATE_OPEN
+from sockrpc.peer.server_connection cimport ServerConnection
+
+from sockrpc.peer.notification import shared_notification
+
+
+@cython.nonecheck(True)
+def broadcast(
+        connections: list[ServerConnection], excluded: ServerConnection | None, name: bytes,
+        payload: bytes) -> tuple[int, list[ServerConnection]]:
+    """Queue a notification for each connection but one; never waits.
+
+    Args:
+        connections: The connections; each is asked for its state when its turn comes, as writing to one may
+            end others. The list itself must not change meanwhile.
+        excluded: Is left out.
+        name: The event, checked by the caller.
+        payload: The payload.
+
+    Returns:
+        For how many it was queued, and the connections that are too full to take it.
+    """
+    cdef ServerConnection connection
+    cdef bytes frame = shared_notification(name, payload)
+    cdef Py_ssize_t queued = 0
+    cdef list slow = []
+    for connection in connections:
+        if connection is excluded or connection.state != STATE_OPEN:
+            continue
+        if connection.write_paused and connection.unsent() > connection.settings.output_max_bytes:
+            slow.append(connection)
+            continue
+        if connection.compression is not None:
+            # What was sent before goes into it, so no two members get the same bytes.
+            connection.notify(name, payload)
+        else:
+            connection.append_frame(frame)
+            if not connection.pumping:
+                connection.write_soon(False)
+        queued += 1
+    return queued, slow

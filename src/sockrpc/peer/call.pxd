@@ -1,0 +1,20 @@
+# Calls on the side that serves them: one object each, from arrival to the end.
+
+from libc.stdint cimport uint8_t
+
+from sockrpc.peer.undo cimport UndoHooks
+from sockrpc.peer.work cimport Work
+
+cdef class Call(Work):
+    cdef UndoHooks undo              # what on_abort registered
+    cdef object reset_waiter         # future of wait_reset
+    cdef uint8_t used                # respond or spawn_and_abort_on_reset was used: None is no answer
+    cdef uint8_t cancel_is_due       # it was given up with many others; its cancel has its turn
+
+    cdef bint answer(self, bytes payload) except -1
+    cdef int fail(self, str what, object error) except -1
+    cdef int give_up(self, str reason) except -1
+    cdef int over(self) except -1
+    cdef bint undo_is_due(self) noexcept
+    cdef int run_hooks(self) except -1
+    cdef bint take_back_cancel(self, int before) except -1

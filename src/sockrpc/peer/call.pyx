@@ -1,0 +1,378 @@
+"""Calls on the side that serves them.
+
+A call ends for its client once: by an answer, a failure or an abort, whichever takes it out of the
+request table first. Its work may go on after that, unwinding; the call counts against the limits
+until the last of it has ended.
+"""
+
+cimport cython
+from cpython.ref cimport Py_DECREF, PyObject
+from libc.stdint cimport uint8_t
+
+import asyncio
+
+from sockrpc._frames cimport encode_payload, write_response
+from sockrpc.peer.raising cimport call_one
+from sockrpc.peer.service cimport KIND_THREAD, Handler, is_coroutine
+from sockrpc.peer.tally cimport count_answer, observe
+from sockrpc.peer.undo cimport UndoHooks
+from sockrpc.peer.variables cimport enter_variables, exit_variables
+from sockrpc.peer.work cimport (
+    OUTCOME_ABORTED, OUTCOME_ANSWERED, OUTCOME_FAILED, OUTCOME_NONE, PHASE_OVER, PHASE_RUNNING, PHASE_WAITING, Work,
+)
+
+from sockrpc.errors import UsageError
+
+cdef object CancelledError = asyncio.CancelledError
+
+
+cdef int cancels_of_task() except -1:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+@cython.final
+cdef class Call(Work):
+    """One call, as its handler sees it. It is in flight until it is answered or reset."""
+
+    def __init__(self, *args, **kwargs):
+        raise TypeError("a Call is made by the server that received it")
+
+    def __del__(self):
+        # Only in the socket form, and by any thread: elsewhere a call in flight is held by its work.
+        if self.table is not None:
+            self.service.context.call_in_loop(self._dropped)
+
+    def _dropped(self) -> None:
+        self.fail("was dropped without an answer", None)
+        self.settle()
+
+    @property
+    def method(self) -> str:
+        """The name that was called."""
+        return self.name
+
+    @property
+    def is_reset(self) -> bool:
+        """True once the call is aborted, for any reason. May be read from any thread."""
+        return self.reason is not None
+
+    @property
+    def abort_reason(self) -> str | None:
+        """Why the call is aborted ('reset', 'lost', 'timeout' or 'stop'); None while it is not."""
+        return self.reason
+
+    def raise_if_reset(self) -> None:
+        """For work in a thread: raise `asyncio.CancelledError` once the call is aborted."""
+        if self.reason is not None:
+            raise CancelledError
+
+    @cython.nonecheck(True)
+    async def respond(self, payload) -> bool:
+        """Answer the call.
+
+        Never waits. Returns True if the answer was queued, False if the call had been aborted, when
+        nothing is sent.
+
+        Args:
+            payload: bytes, bytearray, memoryview, or str (sent as UTF-8).
+
+        Raises:
+            UsageError: The call is over: it was answered before.
+        """
+        cdef bytes encoded = encode_payload(payload)
+        if self.outcome == OUTCOME_ANSWERED or self.outcome == OUTCOME_FAILED:
+            raise UsageError(f"call {self.id} of {self.name!r} is over: it was answered or has failed")
+        self.used = True
+        if not self.answer(encoded):
+            return False
+        if self.work == 0 and not self.starting:
+            self.settle()
+        return True
+
+    @cython.nonecheck(True)
+    def spawn_and_abort_on_reset(self, coroutine) -> asyncio.Task:
+        """Run a coroutine in a task of its own that an abort of this call cancels.
+
+        On a call whose work has been cancelled the task is cancelled before its first step. If all work
+        that was spawned ends and the call is not answered, it has failed.
+
+        Raises:
+            UsageError: The call is over: it was answered and its work has ended.
+        """
+        task = self.spawn(coroutine, self._spawned_ended)
+        self.used = True
+        return task
+
+    @cython.nonecheck(True)
+    async def abort_on_reset(self, coroutine):
+        """Run a coroutine that an abort of this call cancels.
+
+        Returns its result, or None after it has unwound from an abort. The abort goes to the
+        coroutine instead of the caller, so it raises no CancelledError of its own; cancelling the
+        caller otherwise cancels the coroutine, waits for it and goes on.
+        """
+        task = self.spawn(coroutine, self._awaited_ended)
+        cdef int before = cancels_of_task()
+        try:
+            await asyncio.wait([task])
+        except CancelledError:
+            abort_only = self.take_back_cancel(before)
+            if not task.done():
+                # An abort of the call has cancelled it already, and once is enough.
+                if not self.cancelled:
+                    task.cancel()
+                await asyncio.wait([task])
+            if not abort_only:
+                raise
+        if self.cancelled:
+            if not task.cancelled() and task.exception() is not None:
+                self.raised(task.exception())
+            return None
+        return task.result()
+
+    @cython.nonecheck(True)
+    async def wait_reset(self) -> None:
+        """Wait until the call is aborted. Where the handler itself waits here, this is how the abort reaches it."""
+        cdef int before = cancels_of_task()
+        if self.reason is not None:
+            return
+        if self.reset_waiter is None:
+            self.reset_waiter = self.service.context.loop.create_future()
+        try:
+            await asyncio.shield(self.reset_waiter)
+        except CancelledError:
+            if not self.take_back_cancel(before):
+                raise
+
+    cdef bint take_back_cancel(self, int before) except -1:
+        """In a CancelledError: True if the abort of this call is all that has cancelled the running task.
+
+        The abort has reached the handler by what it waits for, so the cancel of its task is taken back.
+        `before`: how often the task had been cancelled when it began to wait.
+        """
+        task = asyncio.current_task()
+        if self.outcome != OUTCOME_ABORTED or not self.cancelled or task is not self.task or task.cancelling() <= before:
+            return False
+        return task.uncancel() <= before
+
+    @cython.nonecheck(True)
+    def on_abort(self, callback, *args) -> None:
+        """Register an undo hook: a function or coroutine function, run if the call is aborted.
+
+        Hooks run one after another, the last registered first, after the handler's task or thread has
+        ended, also when it swallowed the cancel. An exception in one is logged and does not stop the
+        next. On a call whose aborted work has ended already the hook runs at once. Hooks do not run
+        for a call that was answered or failed by itself.
+        """
+        if self.undo is None:
+            self.undo = UndoHooks(self.service, self.name, self.id, self._log_fields)
+        self.undo.hooks.append((callback, args))
+        if self.phase == PHASE_OVER and self.undo_is_due():
+            self.service.context.call_in_loop(self._run_late_hooks)
+
+    def _run_late_hooks(self) -> None:
+        if self.undo_is_due():
+            self.run_hooks()
+
+    @cython.nonecheck(True)
+    def __repr__(self) -> str:
+        return f"<Call {self.id} of {self.name!r}, {len(self.payload)} bytes>"
+
+    cdef int begin(self) except -1:
+        cdef Handler handler = self.handler
+        cdef PyObject *returned
+        cdef object variables = self.connection.fresh_variables()
+        self.phase = PHASE_RUNNING
+        if handler.kind == KIND_THREAD:
+            self.job = self.service.threads.submit(
+                handler.function, self, self._thread_started, self._thread_ended, variables, self.connection)
+            return self.hold()
+        if handler.timeout:
+            self.start_timer()
+        self.starting = True
+        enter_variables(variables)
+        returned = call_one(handler.function, self)
+        exit_variables(variables)
+        if returned == NULL:
+            self.function_raised()
+        else:
+            result = <object> returned
+            Py_DECREF(result)
+            if type(result) is not bytes and is_coroutine(result):
+                return self.start_coroutine(result, variables)
+            self.returned(result)
+        self.starting = False
+        if self.work == 0:
+            self.settle()
+        return 0
+
+    cdef int broke_off(self, object error) except -1:
+        # SystemExit and KeyboardInterrupt of a function or an eager first step; or there is no memory.
+        self.starting = False
+        try:
+            self.fail("failed" if isinstance(error, Exception) else "was ended by the process's own end", None)
+        finally:
+            if self.task is not None:
+                # Nobody may watch it yet.
+                self.task.cancel()  # pragma: no memory
+            if self.work == 0:
+                self.settle()
+        return 0
+
+    cdef int taken(self) except -1:
+        self.phase = PHASE_RUNNING
+        return 0
+
+    cdef int returned(self, object result) except -1:
+        cdef bytes payload
+        if self.outcome >= OUTCOME_FAILED or (self.used and result is None):
+            return 0
+        if self.outcome == OUTCOME_ANSWERED:
+            return self.report(
+                "method %r returned a value after it had answered call %d; the value is dropped",
+                (self.name, self.id), None)
+        if type(result) is bytes:
+            payload = result
+        else:
+            try:
+                payload = b"" if result is None else encode_payload(result)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                # Looking at it runs code of its own, which may raise anything.
+                return self.fail(
+                    f"returned what cannot be sent: {error}" if isinstance(error, (TypeError, ValueError))
+                    else "returned what cannot be sent",
+                    None if isinstance(error, (TypeError, ValueError)) else error)
+        self.answer(payload)
+        return 0
+
+    cdef int raised(self, object error) except -1:
+        if self.outcome == OUTCOME_NONE:
+            if isinstance(error, CancelledError):
+                # Nobody reset it: that is a failure, not silence to be taken for an abort.
+                return self.fail("was cancelled by something other than an abort", error)
+            return self.fail("failed", error)
+        if not isinstance(error, CancelledError):
+            self.report("method %r raised after call %d was over", (self.name, self.id), error)
+        return 0
+
+    cdef bint answer(self, bytes payload) except -1:
+        cdef uint8_t prefix[5]
+        if self.table is None:
+            return False
+        if self.connection.write_paused and self.connection.is_full():
+            # It aborts this call, as all others of a peer that does not read.
+            self.connection.close_slow()
+            return False
+        self.table.take(self)
+        self.outcome = OUTCOME_ANSWERED
+        count_answer(self.tally, self.service.context.tick() - self.since)
+        self.connection.send(prefix, write_response(prefix, self.id), payload)
+        self.connection.on_answered()
+        return True
+
+    cdef int fail(self, str what, object error) except -1:
+        if self.table is None:
+            return 0
+        self.table.take(self)
+        self.outcome = OUTCOME_FAILED
+        self.tally.failed += 1
+        self.report("call %d of method %r from %s %s", (self.id, self.name, self.connection.peer, what), error)
+        # Nobody can answer it any more, so what it spawned is of no use.
+        if self.spawned:
+            self.cancel_work()
+        return 0
+
+    cdef int give_up(self, str reason) except -1:
+        """The first half of an abort: from here on nothing answers the call. `abort` is the second."""
+        self.table.take(self)
+        self.outcome = OUTCOME_ABORTED
+        self.reason = reason
+        return self.note_abort(reason)
+
+    cdef int abort(self, str reason, bint forced) except -1:
+        """Abort the call; `forced` (a timeout, the end of the stop grace) reaches run_to_completion too."""
+        if self.table is not None:
+            self.give_up(reason)
+        elif self.outcome == OUTCOME_ABORTED and forced and not self.cancelled:
+            self.reason = reason
+            self.since = self.service.context.tick()
+        if self.reset_waiter is not None and not self.reset_waiter.done():
+            self.reset_waiter.set_result(None)
+        if self.phase == PHASE_WAITING:
+            self.phase = PHASE_OVER
+            self.connection.on_left_waiting(self)
+            return 0
+        if self.handler is not None and self.handler.run_to_completion and not forced:
+            return 0
+        return self.cancel_work()
+
+    cdef int settle(self) except -1:
+        """No work is left: what the call still lacks to be over."""
+        if self.outcome == OUTCOME_NONE or self.timer is not None:
+            try:
+                if self.outcome == OUTCOME_NONE:
+                    self.fail("ended without an answer", None)
+                self.stop_timer()
+            except BaseException:  # pragma: no memory
+                self.over()  # pragma: no memory
+                raise  # pragma: no memory
+        if self.undo is not None and self.undo_is_due():
+            return self.run_hooks()
+        return self.over()
+
+    cdef int over(self) except -1:
+        if self.queue is not None:
+            self.queue.remove(self)
+        self.task = None
+        self.spawned = None
+        if self.outcome != OUTCOME_ABORTED:
+            # They never run, and may refer to the call.
+            self.undo = None
+        if self.cancelled and self.outcome == OUTCOME_ABORTED:
+            observe(&self.tally.unwinding, self.service.context.tick() - self.since)
+        if self.phase == PHASE_RUNNING:
+            self.phase = PHASE_OVER
+            self.connection.on_work_ended(self)
+        return 0
+
+    cdef bint undo_is_due(self) noexcept:
+        return self.undo.hooks and self.outcome == OUTCOME_ABORTED and (self.cancelled or self.cancel_is_due)
+
+    @cython.nonecheck(True)
+    cdef int run_hooks(self) except -1:
+        if self.undo.running:
+            return 0
+        self.undo.running = True
+        self.hold()
+        try:
+            # A thousand calls that are reset at once have a thousand hooks.
+            return self.connection.in_turn_or_later(self._start_hooks, ())
+        except BaseException:  # pragma: no memory
+            if self.undo is not None:  # pragma: no memory
+                self.undo = None  # pragma: no memory
+                self.let_go()  # pragma: no memory
+            raise  # pragma: no memory
+
+    @cython.nonecheck(True)
+    def _start_hooks(self) -> None:
+        try:
+            task = self.undo.start()
+            if not task.done():
+                task.add_done_callback(self._hooks_ended)
+        except BaseException:  # pragma: no memory
+            # No memory; without this the call would never be over.
+            self.undo = None  # pragma: no memory
+            self.let_go()  # pragma: no memory
+            raise  # pragma: no memory
+        if task.done():
+            self._hooks_ended(task)
+        else:
+            self.service.keep(task)
+
+    def _hooks_ended(self, task: asyncio.Task[object]) -> None:
+        if not self.undo.ended(task):
+            self.run_hooks()
+        self.let_go()

@@ -1,0 +1,89 @@
+"""Why connections end, in the log: each end is a line, and a flood of bad peers is no flood of lines."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from sockrpc.peer.server_connection import ServerConnection
+
+__all__ = ["ClosedBy", "EndingLog", "closed_by"]
+
+LOG = logging.getLogger("sockrpc.server")
+
+ClosedBy = Literal["client", "server", "lost"]
+
+# Lines at level INFO for ends of one code, of one server.
+LINES_A_MINUTE = 10
+MINUTE = 60.0
+
+# Ends that an operator wants to know of: the peer broke the protocol or a limit, or the application failed.
+NOTABLE = frozenset({1002, 1003, 1007, 1009, 1010, 1011, 1013})
+
+
+def closed_by(connection: ServerConnection) -> ClosedBy:
+    """Who ended a connection that has ended."""
+    if connection.has_ended_by_us:
+        return "server"
+    # No peer can send this code: it stands for the close frame that did not come (RFC 6455 7.1.5).
+    return "lost" if connection.close_code == 1006 else "client"
+
+
+class EndingLog:
+    """Tells how the connections of one server have ended."""
+
+    def __init__(self) -> None:
+        # By code: when its minute began, the lines in it, and the ends since that had no line.
+        self._told: dict[int, tuple[float, int, int]] = {}
+
+    def tell(self, connection: ServerConnection) -> None:
+        """A connection has ended."""
+        code = connection.close_code
+        if not self._is_notable(connection):
+            if LOG.isEnabledFor(logging.DEBUG):
+                self._write(logging.DEBUG, connection, "")
+            return
+        if not LOG.isEnabledFor(logging.INFO):
+            return
+        now = time.monotonic()
+        began, lines, silent = self._told.get(code, (now, 0, 0))
+        if now - began >= MINUTE:
+            began, lines = now, 0
+        if lines < LINES_A_MINUTE:
+            self._told[code] = (began, lines + 1, 0)
+            self._write(
+                logging.INFO, connection, f"; {silent} more with this code were not told of" if silent else ""
+            )
+        else:
+            self._told[code] = (began, lines, silent + 1)
+            if LOG.isEnabledFor(logging.DEBUG):
+                self._write(logging.DEBUG, connection, "")
+
+    @staticmethod
+    def _is_notable(connection: ServerConnection) -> bool:
+        if connection.was_given_up:
+            return True
+        return connection.has_ended_by_us and connection.close_code in NOTABLE
+
+    @staticmethod
+    def _write(level: int, connection: ServerConnection, rest: str) -> None:
+        # Everything but what is printable is escaped in the reason: the peer may have chosen it.
+        LOG.log(
+            level,
+            "connection of %s ended with %d %r, %s%s",
+            connection.peer,
+            connection.close_code,
+            connection.close_reason,
+            {"client": "closed by the client", "server": "closed by the server", "lost": "lost"}[
+                closed_by(connection)
+            ],
+            rest,
+            extra={
+                **connection.log_fields,
+                "close_code": connection.close_code,
+                "close_reason": connection.close_reason,
+                "closed_by": closed_by(connection),
+            },
+        )

@@ -1,0 +1,33 @@
+# What one connection of a server may start, and when.
+
+from sockrpc.peer.service cimport Host, Procedure, ProcedureQueue
+
+cdef class Gate(Host):
+    cdef ProcedureQueue waiting      # calls and notifications that may not start yet, in order of arrival
+    cdef Py_ssize_t waiting_bytes    # of their payloads
+    cdef Py_ssize_t running_bytes    # of the payloads of calls and notifications that have started and not ended
+    cdef Py_ssize_t active_count     # calls that have started and not ended: what max_in_flight limits
+    cdef bint is_attached            # counts in `service.attached`
+    cdef bint shut                   # on_connect has not finished
+    cdef bint draining               # the server stops: no call starts
+    cdef bint grace_over             # of a stop: what had not ended by itself was aborted, and nothing starts
+    cdef bint pumping
+    cdef bint close_is_due           # `_close_drained` is to be called in this iteration
+    cdef bint take_later             # the last `take` found something, and the turn over
+    cdef Py_ssize_t woken            # takers that were woken and have not run yet, at most
+    cdef object takers               # OrderedDict, its keys futures of iterators that wait (socket form); None: none
+
+    cdef int arrive(self, Procedure procedure) except -1
+    cdef bint may_start(self, Procedure procedure) noexcept
+    cdef int start(self, Procedure procedure) except -1
+    cdef Procedure next_waiting(self)
+    cdef int leave_waiting(self, Procedure procedure) except -1
+    cdef int drop_notifications(self, bint all_waiting) except -1
+    cdef int check_waiting_room(self) except -1
+    cdef int pump(self) except -1
+    cdef int wake_taker(self) except -1
+    cdef int wake_takers(self, bint all_of_them) except -1
+    cdef int begin_work(self, Procedure procedure) except -1    # it counts as running from here on
+    cdef int close_if_drained(self) except -1
+    cdef int close_for_stop(self) except -1
+    cdef int forget_if_over(self) except -1

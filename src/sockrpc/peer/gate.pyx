@@ -1,0 +1,279 @@
+"""The gate of one connection: what has arrived waits here until the limits let it start."""
+
+cimport cython
+from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.ref cimport PyObject
+
+from collections import OrderedDict
+
+from sockrpc.websocket.connection cimport Connection
+from sockrpc.peer.service cimport Host, Procedure, ProcedureQueue
+
+
+cdef enum:
+    # Of the iterators that wait for what arrives, so many are woken and have not run yet.
+    WOKEN_AT_ONCE = 64
+
+
+cdef class Gate(Host):
+    """A connection that admits what it receives.
+
+    A call starts if fewer than `max_in_flight` calls have started and not ended, the output is below its
+    high-water mark, and the payloads of what runs leave room in `max_held_bytes`. Otherwise it waits, in order
+    of arrival. While the queue is full, nothing more is parsed.
+    """
+
+    def __cinit__(self, *args, **kwargs):
+        self.waiting = ProcedureQueue()
+
+    cdef int arrive(self, Procedure procedure) except -1:
+        if self.waiting.head is None and self.service.methods is not None and self.may_start(procedure):
+            self.ran_handler = True
+            return self.start(procedure)
+        self.waiting.push(procedure)
+        self.waiting_bytes += PyBytes_GET_SIZE(procedure.payload)
+        self.check_waiting_room()
+        if self.service.methods is None:
+            self.wake_taker()
+        return 0
+
+    cdef bint may_start(self, Procedure procedure) noexcept:
+        if self.shut:
+            return False
+        # Whatever its size, one payload may always run; or it would wait for ever.
+        if self.running_bytes and (
+            self.running_bytes + PyBytes_GET_SIZE(procedure.payload) > self.settings.max_held_bytes
+        ):
+            return False
+        if procedure.is_call:
+            return (
+                self.active_count < self.settings.max_in_flight
+                and not self.write_paused and not self.service.stopping and not self.ended
+            )
+        return self.notifying < self.settings.max_notifications
+
+    cdef int begin_work(self, Procedure procedure) except -1:
+        if procedure.is_call:
+            self.active_count += 1
+            self.service.calls_started += 1
+        else:
+            self.notifying += 1
+        self.running_bytes += PyBytes_GET_SIZE(procedure.payload)
+        return 0
+
+    cdef int start(self, Procedure procedure) except -1:
+        cdef PyObject *before = self.context.starting
+        self.begin_work(procedure)
+        # Others may start in it: it may reset or answer calls.
+        self.context.starting = <PyObject *> procedure
+        try:
+            return procedure.begin()
+        except BaseException as error:
+            procedure.broke_off(error)
+            raise
+        finally:
+            self.context.starting = before  # pragma: no trace
+
+    cdef Procedure next_waiting(self):
+        cdef Procedure procedure = self.waiting.head
+        self.leave_waiting(procedure)
+        return procedure
+
+    cdef int leave_waiting(self, Procedure procedure) except -1:
+        self.waiting.remove(procedure)
+        self.waiting_bytes -= PyBytes_GET_SIZE(procedure.payload)
+        self.left_queue += 1
+        return 0
+
+    cdef int drop_notifications(self, bint all_waiting) except -1:
+        """Drop the notifications that wait: those before the first call, or all of what waits."""
+        while self.waiting.head is not None and (all_waiting or not self.waiting.head.is_call):
+            self.next_waiting()
+            self.service.notifications_dropped += 1
+        return 0
+
+    cdef int check_waiting_room(self) except -1:
+        # With an empty queue parsing goes on, however much runs: resets must be seen.
+        if self.waiting.count and (
+            self.waiting.count >= self.settings.max_waiting_calls
+            or self.waiting_bytes + self.running_bytes >= self.settings.max_held_bytes
+        ):
+            self.parsing_stopped = not self.ended
+        else:
+            self.restart_parsing()
+        return 0
+
+    cdef int pump(self) except -1:
+        """Start what waits, in order, as far as the limits and this iteration's turn admit."""
+        if self.service.methods is None:
+            # Whoever takes may come later; until then resets must be seen, if there is room again.
+            self.check_waiting_room()
+            return self.wake_taker()
+        if self.pumping or self.postponed:
+            return 0
+        if self.ended and (self.shut or self.grace_over):
+            # The application never let the connection in, or waits no longer.
+            return self.drop_notifications(False)
+        self.pumping = True
+        try:
+            while self.waiting.head is not None and self.may_start(self.waiting.head):
+                # The turn is of the iteration: a thousand calls that end in it pump a thousand times.
+                self.context.begin_turn(self)
+                self.start(self.next_waiting())
+                if self.context.tick() >= self.turn_until:
+                    self.context.postpone(self)
+                    break
+        finally:
+            self.pumping = False
+            if not self.in_feed:
+                self.flush()
+            self.check_waiting_room()
+        return 0
+
+    cdef int proceed(self) except -1:
+        self.advance()
+        Host.proceed(self)
+        return self.advance() if self.ended else 0
+
+    # Called by procedures
+
+    cdef int on_answered(self) except -1:
+        if self.draining:
+            self.close_if_drained()
+        if not self.pumping:
+            self.write_soon(self.active_count <= 1)
+        return 0
+
+    cdef int on_left_waiting(self, Procedure procedure) except -1:
+        self.leave_waiting(procedure)
+        if self.pumping:
+            # Whoever pumps, or ends thousands of them, does the rest once.
+            return 0
+        self.check_waiting_room()
+        return self.advance()
+
+    cdef int on_work_ended(self, Procedure procedure) except -1:
+        if procedure.is_call:
+            self.active_count -= 1
+        else:
+            self.notifying -= 1
+        self.running_bytes -= PyBytes_GET_SIZE(procedure.payload)
+        # Inline: the next of most calls finds nothing to do.
+        if self.waiting.count or self.draining or self.ended:
+            return self.advance()
+        return 0
+
+    cdef int on_output_open(self) except -1:
+        return self.advance()
+
+    cdef int advance(self) except -1:
+        # The one place that asks what a change has made possible; it is called after each.
+        if self.waiting.head is not None:
+            self.pump()
+        if self.draining:
+            self.close_if_drained()
+        if self.ended:
+            self.forget_if_over()
+        return 0
+
+    cdef int close_if_drained(self) except -1:
+        if self.table.count == 0 and not self.ended and not self.close_is_due:
+            # A handler may be running, and its answer is to precede the close frame.
+            self.close_is_due = True
+            self.context.loop.call_soon(self._close_drained)
+        return 0
+
+    def _close_drained(self) -> None:
+        self.close_is_due = False
+        if self.table.count == 0:
+            self.close_for_stop()
+
+    cdef int close_for_stop(self) except -1:
+        raise NotImplementedError
+
+    cdef int forget_if_over(self) except -1:
+        if (
+            self.transport is None and self.ended and self.active_count == 0 and self.notifying == 0
+            and self.tended == 0 and self.waiting.head is None and not self.deferred
+        ):
+            if self.is_attached:
+                # Not before: who connects, has work begun and leaves would get past every limit.
+                self.is_attached = False
+                self.service.attached -= 1
+            self.service.working.discard(self)
+            if self.socket is not None:
+                self.socket._forgotten()
+            self.service.check_idle()
+        return 0
+
+    # The socket form
+
+    def take(self):
+        """The next procedure for the iterator, None if there is none yet."""
+        cdef Procedure procedure = self.waiting.head
+        self.woken -= self.woken > 0
+        self.take_later = False
+        if procedure is None or not self.may_start(procedure):
+            return None
+        if self.waiting.count > 1:
+            # Taking does not wait, so one task could take all that there is in one iteration.
+            self.context.begin_turn(self)
+            if self.context.tick() >= self.turn_until:
+                self.take_later = True
+                self.context.postpone(self)
+                return None
+        procedure = self.next_waiting()
+        if procedure.is_call:
+            self.begin_work(procedure)
+            procedure.taken()
+        else:
+            self.service.notifications_started += 1
+        self.check_waiting_room()
+        # There may be more than one for those who wait.
+        self.wake_taker()
+        return procedure
+
+    def drop_waiting(self) -> None:
+        """Nobody takes procedures any more: drop what waits."""
+        self.drop_notifications(True)
+        self.advance()
+
+    def wait_procedure(self):
+        """A future that is done when `take` may have something, or the connection has ended; several may wait."""
+        taker = self.context.loop.create_future()
+        if self.ended and not self.take_later:
+            taker.set_result(None)
+            return taker
+        if self.takers is None:
+            self.takers = OrderedDict()
+        self.takers[taker] = None
+        return taker
+
+    def give_up_waiting(self, taker) -> None:
+        """The iterator was cancelled in `wait_procedure`: what has woken it is for the next one."""
+        if self.takers is not None and taker in self.takers:
+            del self.takers[taker]
+        else:
+            self.woken -= self.woken > 0
+            self.wake_taker()
+
+    @property
+    def has_nothing_more(self) -> bool:
+        """True if the connection has ended, and not only the turn of those who take what it has left."""
+        return self.ended and not self.take_later
+
+    cdef int wake_taker(self) except -1:
+        # Each wakes the next if it finds more than one procedure, so there is no need to wake all at once.
+        if self.woken < WOKEN_AT_ONCE and self.waiting.head is not None and self.may_start(self.waiting.head):
+            self.wake_takers(False)
+        return 0
+
+    cdef int wake_takers(self, bint all_of_them) except -1:
+        while self.takers:
+            taker, _ = self.takers.popitem(last=False)
+            if not taker.done():
+                taker.set_result(None)
+                if not all_of_them:
+                    self.woken += 1
+                    break
+        return 0

@@ -1,0 +1,12 @@
+# Notifications on the side that serves them.
+
+from sockrpc.peer.service cimport Handler, Procedure
+
+cdef class Notification(Procedure):
+    cdef Handler handler             # None in the socket form
+    cdef object task
+    cdef bint is_over                # nothing of it runs any more
+
+    cdef int function_raised(self) except -1
+    cdef int start_coroutine(self, object coroutine, object variables) except -1
+    cdef int over(self) except -1

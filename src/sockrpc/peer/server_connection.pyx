@@ -1,0 +1,336 @@
+"""The server's end of one connection: what frames mean, when calls start, what ends them."""
+
+cimport cython
+from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.ref cimport PyObject
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport uint8_t
+
+import asyncio
+
+from sockrpc.peer.call cimport Call
+from sockrpc.websocket.connection cimport STATE_CLOSING, STATE_CONNECTING, Connection
+from sockrpc.peer.table cimport Entry, RequestTable
+from sockrpc._frames cimport (
+    FAULT_NONE, MAX_NAME_BYTES, OPCODE_NOTIFY, OPCODE_REQUEST, OPCODE_RESET, RECEIVER_SERVER, Fault, Frame,
+    fault_reason, name_fault, parse, text_fault, write_notify,
+)
+from sockrpc.peer.gate cimport Gate
+from sockrpc.websocket.liveness cimport WatchedConnection
+from sockrpc.peer.notification cimport Notification
+from sockrpc.peer.service cimport Handler, Procedure, Service
+from sockrpc.websocket.parser cimport Parser, copy_part
+from sockrpc.peer.work cimport OUTCOME_ABORTED, OUTCOME_ANSWERED, OUTCOME_FAILED, OUTCOME_NONE, PHASE_WAITING
+
+cdef enum:
+    # Of a connection that ends, so many calls are cancelled before other connections get their turn:
+    # each costs some microseconds here, and twice that in the next iteration, when its task unwinds.
+    ABORTED_AT_ONCE = 256
+    # At the end of the abort grace, so many calls are logged and left behind at once.
+    LEFT_AT_ONCE = 64
+
+ctypedef int (*FrameHandler)(ServerConnection, Frame *) except -1
+
+cdef enum:
+    HANDLERS = 4
+
+cdef FrameHandler[HANDLERS] FRAME_HANDLERS
+FRAME_HANDLERS[0] = NULL
+FRAME_HANDLERS[<int> OPCODE_NOTIFY] = ServerConnection.on_notify
+FRAME_HANDLERS[<int> OPCODE_REQUEST] = ServerConnection.on_request
+FRAME_HANDLERS[<int> OPCODE_RESET] = ServerConnection.on_reset
+
+
+# Not final: sockrpc.peer.protocols joins it to asyncio.BufferedProtocol.
+cdef class ServerConnection(Gate):
+    """One connection of a server.
+
+    Args:
+        service: What the connections of the server share.
+        handshake: Receives the bytes of the opening handshake; None in tests that need none.
+    """
+
+    def __init__(self, Service service, handshake=None):
+        self.service = service
+        self.settings = service.settings
+        self.context = service.context
+        self.handshake = handshake
+        self.parser = Parser("server", self.settings.max_message_bytes)
+        self.table = RequestTable()
+
+    def connection_made(self, transport) -> None:
+        """Called by the transport: it is connected; the opening handshake begins."""
+        # Not before: a TLS handshake that fails makes no connection, and nobody would say good-bye. Until
+        # here nothing refers to it but the transport.
+        self.socket = self.service.make_socket(self)
+        self.is_attached = True
+        self.attach()
+        Connection.connection_made(self, transport)
+
+    def refuse(self, data: bytes, unread: int = 0, *, early: bool = False) -> None:
+        """Write an HTTP response that opens no WebSocket, then close."""
+        if early:
+            # It does not keep others out.
+            self.is_attached = False
+            self.service.attached -= 1
+        WatchedConnection.refuse(self, data, unread, early=early)
+
+    # The application's side
+
+    def opened(self, shut: bool) -> None:
+        """The opening handshake is complete: calls may come; while `shut` they wait for `admit`."""
+        self.shut = shut
+        self.service.connections.add(self)
+        if self.service.stopping:
+            self.drain()
+
+    def admit(self) -> None:
+        """The application is ready (its on_connect hook has finished): calls may start."""
+        self.shut = False
+        self.advance()
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that were neither answered nor reset."""
+        return self.table.count
+
+    @property
+    def load(self) -> tuple[int, int, int]:
+        """Calls that have started and not ended, procedures that wait, notification handlers."""
+        return self.active_count, self.waiting.count, self.notifying
+
+    def notify(self, name: bytes, payload: bytes) -> None:
+        """Append a notification to the output; the name is checked by the caller."""
+        cdef uint8_t prefix[2 + MAX_NAME_BYTES]
+        cdef const uint8_t *data = name
+        self.send(prefix, write_notify(prefix, data, PyBytes_GET_SIZE(name)), payload)
+        if not self.pumping:
+            self.write_soon(self.active_count + self.notifying <= 1)
+
+    # Frames
+
+    cdef int on_message(self, const uint8_t *data, Py_ssize_t size) except -1:
+        cdef Frame frame
+        cdef Fault fault = parse(data, size, RECEIVER_SERVER, &frame)
+        if fault != FAULT_NONE:
+            return self.fail(1002, fault_reason(fault))
+        # `parse` lets only the opcodes of this side through.
+        return FRAME_HANDLERS[frame.opcode](self, &frame)
+
+    cdef int on_text(self, const uint8_t *data, Py_ssize_t size) except -1:
+        return self.fail(1003, text_fault())
+
+    cdef int on_request(self, Frame *frame) except -1:
+        cdef Call call
+        cdef PyObject *handler = NULL
+        cdef str name = None
+        if self.table.find(frame.id) != NULL:
+            return self.fail(1002, "id in use")
+        if self.service.methods is not None:
+            handler = self.service.methods.find(frame.name, frame.name_size)
+        if handler == NULL:
+            name = self.decode_name(frame)
+            if name is None:
+                return 0
+        if self.service.stopping:
+            # The 1001 close is on its way; no new call starts.
+            return 0
+        if handler == NULL and self.service.methods is not None:
+            # A line in the log costs more than most handlers.
+            self.ran_handler = True
+            return self.on_unknown(frame.id, name)
+        call = Call.__new__(Call)
+        call.is_call = True
+        call.id = frame.id
+        call.connection = self
+        call.service = self.service
+        call.payload = copy_part(self.parser, frame.payload, frame.payload_size)
+        if handler != NULL:
+            call.handler = <Handler> handler
+            name = call.handler.name
+        call.name = name
+        call.since = self.read_at
+        call.tally = self.service.tally_of(handler)
+        call.tally.received += 1
+        self.table.add(call)
+        return self.arrive(call)
+
+    cdef int on_reset(self, Frame *frame) except -1:
+        cdef PyObject *entry = self.table.find(frame.id)
+        cdef Call call
+        if entry != NULL:
+            # Held: leaving the waiting queue may drop the last other reference.
+            call = <Call> entry
+            # Thousands of them in one read take as long as handlers do.
+            self.ran_handler = True
+            call.abort("reset", False)
+        # Else it crossed the answer: the normal outcome of a race, not an error.
+        return 0
+
+    cdef int on_notify(self, Frame *frame) except -1:
+        cdef Notification notification
+        cdef PyObject *handler = NULL
+        cdef str name = None
+        if self.service.events is not None:
+            handler = self.service.events.find(frame.name, frame.name_size)
+        if handler == NULL:
+            name = self.decode_name(frame)
+            if name is None:
+                return 0
+            if self.service.events is not None:
+                self.service.notifications_dropped += 1
+                return 0
+        notification = Notification.__new__(Notification)
+        notification.connection = self
+        notification.service = self.service
+        notification.payload = copy_part(self.parser, frame.payload, frame.payload_size)
+        if handler != NULL:
+            notification.handler = <Handler> handler
+            name = notification.handler.name
+        notification.name = name
+        return self.arrive(notification)
+
+    cdef str decode_name(self, Frame *frame):
+        try:
+            return PyUnicode_DecodeUTF8(<const char *> frame.name, frame.name_size, NULL)
+        except UnicodeDecodeError:
+            self.fail(1002, name_fault())
+            return None
+
+    # Ending
+
+    def drain(self) -> None:
+        """The server stops: no call starts any more; close when those in flight are answered."""
+        if self.draining or self.ended:
+            return
+        if self.state == STATE_CONNECTING and self.handshake is not None:
+            # It came before the stop: it is let in, and `opened` comes here again.
+            self.hasten_opening()
+            return
+        self.draining = True
+        self.abort_in_turns([each for each in self.table.entries() if (<Procedure> each).queue is self.waiting])
+        self.advance()
+
+    cdef int hasten_opening(self) except -1:
+        # A peer that does not go on has as long as one that does not close, counted from when it
+        # came; the application has all of `handshake_timeout`.
+        cdef double until = self.deadline - self.settings.handshake_timeout + self.settings.close_timeout
+        if self.handshake.is_decided:
+            if until <= self.context.loop.time():
+                return self.close_for_stop()
+            self.deadline = min(self.deadline, until)
+        return 0
+
+    cdef bint find_overdue(self, double now) except -1:
+        if (
+            self.stopped and not self.grace_over and self.state == STATE_CLOSING
+            and self.transport.get_write_buffer_size()
+        ):
+            # Answers are on their way, to a slow reader: all of the grace is theirs.
+            self.deadline = now + self.settings.close_timeout
+        return WatchedConnection.find_overdue(self, now)
+
+    cdef int close_for_stop(self) except -1:
+        self.stopped = True
+        return self.start_close(1001, "server stopping")
+
+    cdef int on_end(self) except -1:
+        cdef Call call
+        cdef Py_ssize_t bucket = 0
+        cdef Py_ssize_t active = 0
+        cdef str reason = "stop" if self.stopped else "lost"
+        self.service.connections.discard(self)
+        self.aborting = []
+        # Nothing starts meanwhile that waits behind these.
+        self.pumping = True
+        try:
+            # The cancels of many take their turns. What must hold at once does: nothing is in flight any
+            # more, and no call can be answered. Each is looked at once, as that already takes its time.
+            while self.table.count:
+                call = <Call> self.table.next_entry(&bucket)
+                if call.phase == PHASE_WAITING:
+                    call.abort(reason, self.stopped)
+                    continue
+                self.aborting.append(call)
+                call.give_up(reason)
+                call.cancel_is_due = self.stopped or call.handler is None or not call.handler.run_to_completion
+                active += call.queue is not None
+            # Work that goes on after its answer ends too: nothing outlives its connection by accident.
+            if self.active is not None and active < self.active.count:
+                self.aborting[:0] = [
+                    call for call in self.active_work()
+                    if call.outcome == OUTCOME_ANSWERED or call.outcome == OUTCOME_FAILED
+                    or self.grace_over and not call.cancel_is_due
+                ]
+        finally:
+            self.pumping = False
+        self.abort_some()
+        self.socket._ended()
+        self.wake_takers(True)
+        # Notifications are left: the client did not wait for them, so they still start.
+        return self.advance()
+
+    cdef int abort_in_turns(self, list calls) except -1:
+        self.aborting = calls if self.aborting is None else calls + self.aborting
+        return self.abort_some()
+
+    cdef int abort_some(self) except -1:
+        """Abort some, the last first; the others when other connections had their turn."""
+        cdef Call call
+        cdef list some = self.aborting[-ABORTED_AT_ONCE:]
+        del self.aborting[-ABORTED_AT_ONCE:]
+        for call in some:
+            try:
+                if self.grace_over or call.outcome == OUTCOME_NONE or call.outcome == OUTCOME_ABORTED:
+                    # The reason of all that were given up is known; the others are aborted by a stop.
+                    call.abort("stop", self.stopped)
+                elif call.handler is None or not call.handler.run_to_completion:
+                    call.cancel_work()
+            except Exception as error:  # pragma: no memory
+                self.context.report(error)  # pragma: no memory
+        if self.aborting:
+            self.context.postpone(self)
+        return 0
+
+    cdef int proceed(self) except -1:
+        if self.aborting:
+            self.abort_some()
+        return Gate.proceed(self)
+
+    cdef int on_lost(self) except -1:
+        self.keep_transferred()
+        return self.advance()
+
+    def active_work(self) -> list[Call]:
+        """The calls whose work has not ended."""
+        cdef list calls = []
+        cdef Procedure procedure = None if self.active is None else self.active.head
+        while procedure is not None:
+            calls.append(procedure)
+            procedure = procedure.following
+        return calls
+
+    def end_grace(self) -> None:
+        """The stop grace is over: abort what still runs, then close."""
+        self.draining = True
+        self.grace_over = True
+        self.stopped = True
+        if self.ended:
+            self.abort_in_turns(self.active_work())
+        else:
+            # Its end aborts them.
+            self.close_for_stop()
+        self.advance()
+
+    def end_abort_grace(self) -> Iterator[None]:
+        """The abort grace is over too: cancel once more, say whose fault it is, leave it behind.
+
+        Yields now and then, for other work of the loop, as each takes a line in the log.
+        """
+        cdef Call call
+        for index, call in enumerate(self.active_work(), 1):
+            call.cancel_again()
+            if index % LEFT_AT_ONCE == 0:
+                yield
+        if self.transport is not None:
+            self.drop("server stopping")

@@ -1,0 +1,49 @@
+# What runs for one call.
+
+from libc.stdint cimport uint8_t
+
+from sockrpc.peer.service cimport Handler, Procedure
+
+# Where a call is. Only forward: WAITING, RUNNING, OVER.
+cdef enum Phase:
+    PHASE_WAITING = 0      # not started, or not yet taken from the iterator
+    PHASE_RUNNING = 1      # counts against max_in_flight
+    PHASE_OVER = 2         # no work of it is left
+
+# How it ended for the client. Set once, by whoever takes the call out of the table.
+cdef enum Outcome:
+    OUTCOME_NONE = 0       # in flight
+    OUTCOME_ANSWERED = 1
+    OUTCOME_FAILED = 2
+    OUTCOME_ABORTED = 3
+
+cdef class Work(Procedure):
+    cdef Handler handler             # None in the socket form
+    cdef object task                 # of a coroutine handler, None before it suspends
+    cdef list spawned                # tasks of spawn_and_abort_on_reset that still run
+    cdef object timer                # of the method's own timeout
+    cdef object job                  # of the worker threads
+    cdef str reason                  # abort_reason
+    cdef Py_ssize_t work             # the handler, spawned tasks and hooks that still run
+    cdef uint8_t phase
+    cdef uint8_t outcome
+    # Truth values, a byte each: there may be very many calls.
+    cdef uint8_t starting            # the handler's first step is running right now
+    cdef uint8_t cancelled           # the work was cancelled; never twice
+
+    cdef object spawn(self, object coroutine, object when_done)
+    cdef int start_timer(self) except -1
+    cdef int stop_timer(self) except -1
+    cdef int function_raised(self) except -1
+    cdef int start_coroutine(self, object coroutine, object variables) except -1
+    cdef int handler_ended(self, object task) except -1
+    cdef int cancel_work(self) except -1
+    cdef int cancel_again(self) except -1
+    cdef int cancel_tasks(self) except -1
+    cdef int hold(self) except -1
+    cdef int let_go(self) except -1
+    # What a call adds: the end of its handler, an abort, and the end of all work.
+    cdef int returned(self, object result) except -1
+    cdef int raised(self, object error) except -1
+    cdef int abort(self, str reason, bint forced) except -1
+    cdef int settle(self) except -1

@@ -1,0 +1,3 @@
+from sockrpc.peer.service import Procedure
+
+class Work(Procedure): ...

@@ -1,0 +1,191 @@
+"""What runs for one call: its handler's task or thread, and the tasks that it has spawned; cancelled once."""
+
+cimport cython
+
+import asyncio
+
+from sockrpc.websocket.loop cimport LoopContext
+from sockrpc.peer.raising cimport raise_pending
+from sockrpc.peer.service cimport Procedure
+
+from sockrpc.errors import UsageError
+
+
+cdef class Work(Procedure):
+    """What runs for a call. It is over when nothing of it is left; `settle` is called then."""
+
+    cdef int returned(self, object result) except -1:
+        raise NotImplementedError
+
+    cdef int raised(self, object error) except -1:
+        raise NotImplementedError
+
+    cdef int abort(self, str reason, bint forced) except -1:
+        raise NotImplementedError
+
+    cdef int settle(self) except -1:
+        raise NotImplementedError
+
+    @cython.nonecheck(True)
+    cdef object spawn(self, object coroutine, object when_done):
+        cdef LoopContext context = self.service.context
+        if not context.is_here:
+            coroutine.close()
+            raise UsageError("this call belongs to another thread; only its loop's can spawn")
+        if self.phase == PHASE_OVER and self.reason is None:
+            coroutine.close()
+            raise UsageError(f"call {self.id} of {self.name!r} is over")
+        # The caller goes on first, as with asyncio.create_task, whatever the loop's task factory does.
+        task = context.create_task(coroutine)
+        if self.phase == PHASE_OVER or self.cancelled:
+            self.service.keep(task)
+            task.cancel()
+            return task
+        self.spawned = self.spawned or []
+        try:
+            self.spawned.append(task)
+            task.add_done_callback(when_done)
+        except BaseException:  # pragma: no memory
+            # No memory. A task that nobody watches would be counted for ever.
+            self.spawned = [each for each in self.spawned if each is not task]  # pragma: no memory
+            task.cancel()  # pragma: no memory
+            raise  # pragma: no memory
+        self.hold()
+        return task
+
+    cdef int function_raised(self) except -1:
+        try:
+            raise_pending()
+        except (SystemExit, KeyboardInterrupt):
+            # As out of a task: these are for the whole process.
+            raise
+        except BaseException as error:
+            self.raised(error)
+        return 0
+
+    cdef int start_coroutine(self, object coroutine, object variables) except -1:
+        task = self.start_task(coroutine, variables)
+        self.starting = False
+        if task.done():
+            self.handler_ended(task)
+            if self.work == 0:
+                self.settle()
+            return 0
+        self.task = task
+        task.add_done_callback(self, context=self.connection.callback_context())
+        self.hold()
+        if self.cancelled:
+            task.cancel()
+        elif self.connection.ended and not self.handler.run_to_completion:
+            # It has answered and then ended its own connection, all in its first step.
+            self.cancel_work()
+        return 0
+
+    cdef int start_timer(self) except -1:
+        self.timer = self.service.context.loop.call_later(self.handler.timeout, self._timed_out)
+
+    cdef int stop_timer(self) except -1:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def _timed_out(self) -> None:
+        self.timer = None
+        self.abort("timeout", True)
+
+    cdef bint owns(self, object task) except -1:
+        return task is self.task or (self.spawned is not None and task in self.spawned)
+
+    # Whatever goes wrong in these, the work that has ended is counted down.
+    def __call__(self, task):
+        # The callback of the handler's task: an object for it alone would be one more for every call.
+        if task is not self.task:
+            raise TypeError("a Call is not callable")
+        try:
+            self.handler_ended(task)
+        finally:
+            self.let_go()
+
+    cdef int handler_ended(self, object task) except -1:
+        try:
+            result = task.result()
+        except BaseException as error:
+            return self.raised(error)
+        return self.returned(result)
+
+    def _spawned_ended(self, task: asyncio.Task[object]) -> None:
+        try:
+            self.spawned.remove(task)
+            if not task.cancelled() and task.exception() is not None:
+                self.raised(task.exception())
+        finally:
+            self.let_go()
+
+    def _awaited_ended(self, task: asyncio.Task[object]) -> None:
+        # Its exception is for whoever waits in abort_on_reset, and who goes on with the call: that it
+        # has no answer yet is no failure.
+        self.spawned.remove(task)
+        if self.outcome != OUTCOME_NONE or self.work > 1:
+            self.let_go()
+        else:
+            self.work = 0
+            self.queue.remove(self)
+
+    def _thread_started(self) -> None:
+        if self.handler.timeout:
+            self.start_timer()
+
+    def _thread_ended(self, result, error) -> None:
+        self.job = None
+        try:
+            if error is not None:
+                self.raised(error)
+            else:
+                self.returned(result)
+        finally:
+            self.let_go()
+
+    cdef int cancel_work(self) except -1:
+        if self.cancelled or self.phase != PHASE_RUNNING:
+            return 0
+        # Exactly one cancel, or asyncio.timeout and TaskGroup inside the handler are misled.
+        self.cancelled = True
+        self.stop_timer()
+        self.cancel_tasks()
+        if self.job is not None and self.service.threads.withdraw(self.job):
+            # No thread had taken it.
+            self.job = None
+            self.let_go()
+        elif self.work == 0 and not self.starting:
+            self.settle()
+        return 0
+
+    cdef int cancel_tasks(self) except -1:
+        cdef list spawned = [] if self.spawned is None else [(task, task.cancelling()) for task in self.spawned]
+        if self.task is not None:
+            self.task.cancel()
+        for task, before in spawned:
+            # The handler's cancel has reached what the handler awaits, and once is enough.
+            if task.cancelling() == before:
+                task.cancel()
+        return 0
+
+    cdef int cancel_again(self) except -1:
+        """At the end of the abort grace of a stopping server, and only there."""
+        self.report(
+            "method %r has not ended%s after its abort; it is cancelled again and left behind",
+            (self.name, " in its thread" if self.job is not None else ""), None)
+        return self.cancel_tasks()
+
+    cdef int hold(self) except -1:
+        self.work += 1
+        if self.queue is None:
+            # The task must be referred to, and it is the connection that does.
+            self.connection.active_queue().push(self)
+        return 0
+
+    cdef int let_go(self) except -1:
+        self.work -= 1
+        if self.work == 0 and not self.starting:
+            self.settle()
+        return 0

@@ -1,0 +1,121 @@
+"""The client's side of the opening handshake; bytes in, bytes out.
+
+h11 reads HTTP, and websockets decides what RFC 6455 says.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from websockets.client import ClientProtocol
+from websockets.datastructures import Headers
+from websockets.http11 import Response
+from websockets.typing import Subprotocol
+from websockets.uri import WebSocketURI
+
+from sockrpc.errors import HandshakeError
+from sockrpc.websocket.deflate import Compression, CompressionName, client_extensions, compression_of
+from sockrpc.websocket.exchange import REDIRECTS, Exchange
+from sockrpc.websocket.headers import USER_AGENT, merge_headers
+
+__all__ = ["ClientHandshake"]
+
+LOGGER = logging.getLogger("sockrpc.handshake")
+
+
+class ClientHandshake:
+    """The client's side of one opening handshake.
+
+    Args:
+        uri: Where to connect.
+        max_handshake_bytes: The largest answer, to its blank line.
+        subprotocols: What the client offers, in order of preference; None: nothing but WebSocket.
+        compression: What it offers to the server.
+        headers: Further headers to send, or others in the place of ours.
+    """
+
+    def __init__(
+        self,
+        uri: WebSocketURI,
+        *,
+        max_handshake_bytes: int,
+        subprotocols: Sequence[str] | None,
+        headers: Sequence[tuple[str, str]],
+        compression: CompressionName | None = None,
+    ) -> None:
+        self.protocol = ClientProtocol(
+            uri,
+            extensions=client_extensions(compression),
+            subprotocols=None if subprotocols is None else [Subprotocol(each) for each in subprotocols],
+            logger=LOGGER,
+        )
+        self.headers = headers
+        self.exchange = Exchange(max_handshake_bytes, "server")
+
+    def request(self) -> bytes:
+        """The bytes of the opening request."""
+        request = self.protocol.connect()
+        self.protocol.send_request(request)
+        self.protocol.data_to_send()
+        ours = [*request.headers.raw_items(), ("User-Agent", USER_AGENT)]
+        return self.exchange.request("GET", request.path, merge_headers(ours, self.headers))
+
+    def receive(self, data: bytes) -> bool:
+        """Feed received bytes, empty ones at the end of the line; True once the connection is open.
+
+        Raises:
+            HandshakeError: The server refused, or did not answer in HTTP.
+        """
+        if not self.exchange.receive(data):
+            return False
+        self.judge()
+        return True
+
+    @property
+    def is_refused(self) -> bool:
+        """True once it is known that this opens no connection, though not yet all that says why."""
+        return self.exchange.answer is not None and self.exchange.answer.status != 101
+
+    def judge(self) -> None:
+        """Compare the answer, as far as it is there, with what was asked.
+
+        Raises:
+            HandshakeError: It opens no connection.
+        """
+        answer = self.exchange.answer
+        assert answer is not None
+        if answer.status != 101:
+            location = answer.field("location") if answer.status in REDIRECTS else None
+            raise HandshakeError(answer.reason, answer.status, location)
+        if answer.version != b"1.1":
+            raise HandshakeError("the server confirms a WebSocket in HTTP/1.0, which has none")
+        # Only what it judges by: it has limits of its own for the lines of an answer and for their number.
+        head = Headers()
+        for name, value in answer.headers:
+            if name.lower() in {"upgrade", "connection"} or name.lower().startswith("sec-websocket-"):
+                # Judged by websockets when it reads them.
+                head.set_insecure(name, value)
+        self.protocol.receive_data(Response(101, "Switching Protocols", head).serialize())
+        error = self.protocol.handshake_exc
+        if error is not None:
+            cause = "" if error.__cause__ is None else f": {error.__cause__}"
+            raise HandshakeError(f"{error}{cause}") from error
+        if self.protocol.available_subprotocols and self.protocol.subprotocol is None:
+            raise HandshakeError("the server confirmed no subprotocol")
+
+    @property
+    def rest(self) -> bytes:
+        """What was received after the answer: the first frames."""
+        return self.exchange.rest
+
+    @property
+    def subprotocol(self) -> str | None:
+        """What was agreed on."""
+        return self.protocol.subprotocol
+
+    def take_compression(self) -> Compression | None:
+        """What was agreed on for messages; a second time None."""
+        # The protocol refers to itself by its parser, so what it keeps waits for the garbage collector.
+        extensions, self.protocol.extensions = self.protocol.extensions, []
+        return compression_of(extensions)

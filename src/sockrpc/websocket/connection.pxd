@@ -1,0 +1,84 @@
+# One connection: joins one transport to the WebSocket level. Both roles are subclasses.
+
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+from sockrpc.websocket.output cimport Output
+from sockrpc.websocket.parser cimport Parser
+
+cdef enum State:
+    STATE_CONNECTING = 0     # the opening handshake is under way
+    STATE_OPEN = 1
+    STATE_CLOSING = 2        # ended for everybody above; the transport is still to be closed
+    STATE_CLOSED = 3         # the transport is gone
+
+cdef class Connection(Output):
+    cdef Parser parser
+    cdef object handshake            # receives bytes while STATE_CONNECTING, then None
+    cdef State state
+
+    # Ending
+    cdef bint ended                  # `end` has run: everything above this class is released
+    cdef bint ended_by_us
+    cdef bint refused                # in the opening handshake, before the request was read to its end
+    cdef bint is_brief               # refused before its request came: no progress prolongs that
+    cdef Py_ssize_t unread           # of the request when `refused`: so much may still come
+    cdef bint peer_is_wrong          # ended by us because of the peer's bytes
+    cdef readonly int close_code
+    cdef readonly str close_reason
+    cdef object lost_waiter          # future of `wait_lost`, None until somebody waits
+    cdef double deadline             # loop time at which the transport is aborted; 0: none
+
+    # Input
+    cdef double read_at              # when the latest read arrived, by `clock`
+    cdef uint64_t read_bytes
+    cdef bint in_feed                # the parser's window is being worked through
+    cdef bint reading_held           # transport.pause_reading was called
+    cdef bint looked_at              # since then
+    cdef bint parsing_stopped        # by a full waiting queue
+    cdef bint yielded                # by fairness: `proceed` goes on with the parser's tail
+    cdef bint ran_handler            # since the clock was last looked at
+    cdef bint receiving_directly     # into the parser's tail, not the loop's buffer
+    cdef int full_reads              # in a row: the peer sends faster than it is served
+
+    # Output
+    cdef bytes pending_pong          # payload of the latest unanswered ping while write_paused
+    cdef object drain_waiter         # future of `drained`, None until somebody waits
+
+    # Keepalive and stalls (loop time)
+    cdef bint heard                  # a byte was received since the last sweep
+    cdef readonly bint was_given_up  # by a sweep, before anything else had ended it
+    cdef bint overdue                # the last sweep found a verdict; the next one executes it
+    cdef bint awaiting_pong
+    cdef double last_heard
+    cdef double pinged_at            # when the ping was sent, or when what stands before it moved last
+    cdef int64_t ping_position       # where its end is in `written_bytes`; 0: nothing stood before it
+    cdef double output_stalled_since
+    cdef double reading_stalled_since
+    cdef int64_t left_mark           # what had left this host, and
+    cdef uint64_t started_mark       # what had left the waiting queue, at the last sweep
+    cdef uint64_t left_queue         # procedures that have left the waiting queue
+
+    # What a role adds
+    cdef int on_message(self, const uint8_t *data, Py_ssize_t size) except -1   # a binary one
+    cdef int on_text(self, const uint8_t *data, Py_ssize_t size) except -1      # checked to be UTF-8
+    cdef int on_end(self) except -1          # once, when the connection has ended
+    cdef int on_lost(self) except -1         # once, when the transport is gone
+    cdef int on_slow(self) except -1         # the peer has not read for `stall_timeout`: it is dropped
+    cdef int on_output_open(self) except -1  # output is below the low-water mark again
+
+    cdef int feed(self) except -1
+    cdef int handle_event(self, int event) except -1
+    cdef int decompress(self, bint is_text) except -1
+    cdef int handle_isolated(self) except -1
+    cdef int settle_reading(self) except -1
+    cdef int hold_reading(self, bint hold) except -1
+    cdef int restart_parsing(self) except -1
+    cdef int write_soon(self, bint alone) except -1
+    cdef int send_pong(self, bytes payload) except -1
+    cdef int start_close(self, int code, str reason) except -1
+    cdef int fail(self, int code, str reason) except -1
+    cdef int drop(self, str reason) except -1
+    cdef int end(self, bint by_us, int code, str reason) except -1
+    cdef int answer_close(self) except -1
+    cdef int close_transport(self) except -1
+    cdef object error(self)

@@ -1,0 +1,494 @@
+"""One connection: a transport joined to the WebSocket level, with one closing path.
+
+Output is gathered and written once per read or loop iteration, and flow control stands here; keepalive
+and stalls are watched one class further on; what messages mean is for the subclasses of the two roles.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_WRITE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.stdint cimport uint8_t
+from libc.string cimport memcpy
+
+import asyncio
+
+from sockrpc._debug cimport DEBUG, free_isolated, isolate
+from sockrpc.websocket.loop cimport FAIR_SHARE, RECEIVE_BYTES
+from sockrpc.websocket.buffers cimport buffer_free
+from sockrpc.websocket.output cimport Output
+from sockrpc.websocket.parser cimport (
+    EVENT_BINARY, EVENT_CLOSE, EVENT_COMPRESSED_BINARY, EVENT_COMPRESSED_TEXT, EVENT_FAULT, EVENT_NEED_DATA,
+    EVENT_PING, EVENT_TEXT, LARGE_FRAME_BYTES, OPCODE_CLOSE, OPCODE_PONG, close_payload, utf8_fault, utf8_prefix,
+)
+
+from sockrpc.errors import ConnectionClosed, ConnectionLost, ProtocolError
+
+cdef enum:
+    # Large frames are received directly into the parser, without a copy on the way, in steps: a length
+    # alone reserves no memory to speak of.
+    DIRECT_STEP_BYTES = 1024 * 1024
+    # Full receive buffers before other connections get their turn: while they are full, libuv reads 32
+    # of them in one iteration, in which a million frames fit.
+    FULL_READS_AT_ONCE = 4
+
+
+cdef class Connection(Output):
+    """A protocol of asyncio (BufferedProtocol) for one connection."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.close_code = 1006
+        self.close_reason = ""
+
+    # What a role adds
+
+    cdef int on_message(self, const uint8_t *data, Py_ssize_t size) except -1:
+        raise NotImplementedError
+
+    cdef int on_text(self, const uint8_t *data, Py_ssize_t size) except -1:
+        raise NotImplementedError
+
+    cdef int on_end(self) except -1:
+        raise NotImplementedError
+
+    cdef int on_lost(self) except -1:
+        raise NotImplementedError
+
+    cdef int on_slow(self) except -1:
+        return 0
+
+    cdef int on_output_open(self) except -1:
+        raise NotImplementedError
+
+    # Called by the transport
+
+    def connection_made(self, transport) -> None:
+        """Called by the transport: it is connected; the opening handshake begins."""
+        self.transport = transport
+        self.parser.spares = &self.context.spares
+        # asyncio's own writelines does not call pause_writing (3.12.0 to 3.13.0), or joins the parts.
+        self.vectored = not isinstance(transport, asyncio.Transport)
+        # One less, because a transport pauses above its mark and we do at ours.
+        self.tell("set_write_buffer_limits", (
+            # Of TLS, which pauses at its mark, a mark of 0 would pause for ever.
+            max(self.settings.output_high_bytes - 1, 1),
+            min(self.settings.output_low_bytes, max(self.settings.output_high_bytes - 1, 1)),
+        ))
+        self.last_heard = self.context.loop.time()
+        self.deadline = self.last_heard + self.settings.handshake_timeout
+        self.context.add(self, self.settings.interval)
+        if self.ended:
+            # Given up while the transport was being made.
+            self.tell("abort")
+        elif self.handshake is not None:
+            self.handshake.connected(self)
+
+    def get_buffer(self, sizehint):
+        """Called by the transport: where to put what it receives next."""
+        cdef Py_ssize_t room
+        if self.state == STATE_OPEN and self.parser.missing >= LARGE_FRAME_BYTES and not self.reading_held:
+            room = min(self.parser.missing, DIRECT_STEP_BYTES)
+            self.receiving_directly = True
+            return PyMemoryView_FromMemory(<char *> self.parser.reserve(room), room, PyBUF_WRITE)
+        self.receiving_directly = False
+        return self.context.receive_view
+
+    def buffer_updated(self, Py_ssize_t size) -> None:
+        """Called by the transport: `size` bytes were received."""
+        self.heard = True
+        self.read_bytes += size
+        if self.state == STATE_CONNECTING:
+            # It may end the connection, or open it, before it returns.
+            self.handshake.receive(PyBytes_FromStringAndSize(<char *> self.context.receive_data, size))
+            return
+        if self.state == STATE_CLOSED:
+            return
+        if self.refused:
+            self.unread -= size
+            if self.unread <= 0:
+                self.close_transport()
+            return
+        self.read_at = self.context.tick()
+        if self.receiving_directly:
+            self.receiving_directly = False
+            self.parser.received(size)
+        else:
+            self.parser.offer(self.context.receive_data, size)
+            self.full_reads = self.full_reads + 1 if size == RECEIVE_BYTES else 0
+        if self.parsing_stopped or self.yielded:
+            # The transport had this read under way when it was paused.
+            self.parser.keep()
+        else:
+            self.feed()
+
+    def eof_received(self) -> bool:
+        """Called by the transport: the peer will send nothing more (FIN), which ends the connection."""
+        self.end(False, 1006, "connection closed without a close frame")
+        return False
+
+    def connection_lost(self, error) -> None:
+        """Called by the transport: it is gone. A second time changes nothing."""
+        if self.state == STATE_CLOSED:
+            return
+        try:
+            self.end(False, 1006, "connection lost" if error is None else f"connection lost: {error}")
+        finally:
+            # This also holds where there was no memory even for the reason, as the loss is reported only once.
+            self.end(False, 1006, "connection lost")
+            self.state = STATE_CLOSED
+            self.transport = None
+            self.pending_pong = None
+            self.compression = None
+            self.yielded = self.parsing_stopped = False
+            buffer_free(&self.output)
+            if not self.in_feed:
+                self.parser.release()
+            self.context.remove(self)
+            if self.lost_waiter is not None and not self.lost_waiter.done():
+                self.lost_waiter.set_result(None)
+            self.on_lost()
+
+    def pause_writing(self) -> None:
+        """Called by the transport: it holds more than `output_high_bytes`."""
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        """Called by the transport: it holds less than `output_low_bytes`."""
+        cdef object waiter = self.drain_waiter
+        cdef bytes pong = self.pending_pong
+        self.write_paused = False
+        # A ping may have stood behind what was blocked; its time begins now.
+        self.pinged_at = self.context.loop.time()
+        if pong is not None:
+            self.pending_pong = None
+            self.send_pong(pong)
+        self.flush()
+        if self.write_paused:
+            return
+        if waiter is not None:
+            self.drain_waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+        if not self.ended:
+            self.on_output_open()
+
+    # Opening
+
+    def open(self, rest: bytes, compression=None) -> None:
+        """The handshake succeeded: from here on there are frames, `rest` being the first of them.
+
+        Args:
+            rest: What was received after the handshake.
+            compression: What it agreed on for messages, None for nothing.
+        """
+        self.state = STATE_OPEN
+        self.compression = compression
+        self.parser.compression = compression is not None
+        self.handshake = None
+        self.deadline = 0.0
+        self.last_heard = self.context.loop.time()
+        if rest:
+            # A copy: the parser unmasks in place, and bytes must not change.
+            memcpy(self.parser.reserve(PyBytes_GET_SIZE(rest)), PyBytes_AS_STRING(rest), PyBytes_GET_SIZE(rest))
+            self.parser.received(PyBytes_GET_SIZE(rest))
+
+    def begin(self) -> None:
+        """Work through what came with the opening request, after `open`."""
+        if self.state == STATE_OPEN and not self.parsing_stopped:
+            self.read_at = self.context.tick()
+            self.feed()
+
+    def write_handshake(self, data: bytes) -> None:
+        """Write bytes of the opening handshake."""
+        self.give_to_transport(data)
+
+    def give_up_opening(self) -> None:
+        """Accepting has failed: no transport was made, as TLS failed, or it is closed without a word."""
+        if self.transport is not None:
+            self.connection_lost(None)
+        elif self.handshake is not None:
+            self.handshake.ended()
+            self.handshake = None
+
+    def hold_handshake(self, hold: bool) -> None:
+        """Stop reading while the application decides on the opening request."""
+        if self.transport is not None:
+            self.hold_reading(hold)
+
+    # Input
+
+    cdef int feed(self) except -1:
+        cdef double seen = self.context.now
+        cdef double until = self.turn_until if self.in_turn else seen + FAIR_SHARE
+        cdef int event
+        self.in_feed = True
+        try:
+            while not self.parsing_stopped:
+                event = self.parser.next()
+                if event == EVENT_NEED_DATA:
+                    break
+                if self.state == STATE_OPEN:
+                    if event == EVENT_BINARY:
+                        if DEBUG and self.parser.isolated:
+                            self.handle_isolated()
+                        else:
+                            self.on_message(self.parser.data, self.parser.size)
+                    else:
+                        self.handle_event(event)
+                    if self.ran_handler:
+                        self.ran_handler = False
+                        # An answer has read the clock already.
+                        seen = self.context.now if self.context.now != seen else self.context.tick()
+                        if seen >= until:
+                            self.yielded = True
+                            break
+                elif event == EVENT_CLOSE or event == EVENT_FAULT:
+                    # The answer to our close frame, or bytes that no longer matter.
+                    self.close_transport()
+        finally:
+            # Also when a handler raised SystemExit or KeyboardInterrupt: the parser stays consistent.
+            self.in_feed = False
+            if self.state == STATE_CLOSED:
+                # The transport was lost from inside a handler.
+                self.parser.release()
+            if self.full_reads >= FULL_READS_AT_ONCE:
+                self.full_reads = 0
+                self.yielded = True
+            self.parser.keep()
+            self.flush()
+            self.settle_reading()
+        return 0
+
+    cdef int handle_event(self, int event) except -1:
+        if event == EVENT_PING:
+            self.send_pong(PyBytes_FromStringAndSize(<char *> self.parser.data, self.parser.size))
+        elif event == EVENT_TEXT:
+            self.on_text(self.parser.data, self.parser.size)
+        elif event == EVENT_COMPRESSED_BINARY or event == EVENT_COMPRESSED_TEXT:
+            self.decompress(event == EVENT_COMPRESSED_TEXT)
+        elif event == EVENT_CLOSE:
+            self.answer_close()
+        elif event == EVENT_FAULT:
+            self.fail(self.parser.close_code, self.parser.close_reason)
+        return 0
+
+    cdef int decompress(self, bint is_text) except -1:
+        cdef bytes message
+        cdef const uint8_t *data
+        # A few bytes may stand for a whole `max_message_bytes`, which takes longer than most handlers.
+        self.ran_handler = True
+        try:
+            message = self.compression.decompress(
+                PyBytes_FromStringAndSize(<char *> self.parser.data, self.parser.size), self.settings.max_message_bytes)
+        except ProtocolError as error:
+            return self.fail(error.code, error.reason)
+        data = <const uint8_t *> PyBytes_AS_STRING(message)
+        if not is_text:
+            return self.on_message(data, PyBytes_GET_SIZE(message))
+        if utf8_prefix(data, PyBytes_GET_SIZE(message), True) < 0:
+            return self.fail(1007, utf8_fault())
+        return self.on_text(data, PyBytes_GET_SIZE(message))
+
+    cdef int handle_isolated(self) except -1:
+        # In a block of its own: neither what stands before and behind the message can be read by
+        # mistake, nor the message once it has been handled.
+        cdef Py_ssize_t size = self.parser.size
+        cdef const uint8_t *data
+        self.parser.unmask()
+        data = isolate(self.parser.data, size)
+        try:
+            return self.on_message(data, size)
+        finally:
+            free_isolated(data)  # pragma: no trace
+
+    cdef int settle_reading(self) except -1:
+        # Nothing is read while something read before waits to be parsed: at most one receive buffer
+        # is kept that way.
+        if self.state == STATE_CLOSED or self.transport is None:
+            return 0
+        if self.state == STATE_CLOSING:
+            # The peer's own close frame may stand in what was read already, and then nothing comes behind it.
+            self.yielded = self.yielded or self.parsing_stopped
+            self.parsing_stopped = False
+        self.hold_reading(self.parsing_stopped or self.yielded)
+        if self.yielded:
+            self.context.postpone(self)
+        return 0
+
+    cdef int hold_reading(self, bint hold) except -1:
+        if hold == self.reading_held or self.transport.is_closing():
+            return 0
+        self.reading_held = hold
+        if hold:
+            self.looked_at = False
+            self.context.watch(self)
+            self.tell("pause_reading")
+        else:
+            self.tell("resume_reading")
+            # Nothing could be heard meanwhile.
+            self.last_heard = self.context.loop.time()
+            self.awaiting_pong = False
+            self.reading_stalled_since = 0.0
+        return 0
+
+    cdef int restart_parsing(self) except -1:
+        # The caller may be deep inside a handler of this very connection.
+        if self.parsing_stopped:
+            self.parsing_stopped = False
+            self.yielded = True
+            self.context.postpone(self)
+
+    cdef int proceed(self) except -1:
+        if self.yielded:
+            self.yielded = False
+            if self.state == STATE_OPEN or self.state == STATE_CLOSING:
+                self.context.tick()
+                self.feed()
+        return 0
+
+    # Output
+
+    cdef int send_pong(self, bytes payload) except -1:
+        if self.ended:
+            return 0
+        if self.write_paused:
+            # The peer does not read; it gets the answer to its latest ping when it does.
+            self.pending_pong = payload
+            return 0
+        self.send_control(OPCODE_PONG, payload)
+        if not self.in_feed or self.output.size >= self.settings.output_high_bytes:
+            self.flush()
+        return 0
+
+    cdef int write_soon(self, bint alone) except -1:
+        # In a feed one write at its end serves all; else a lone frame goes at once, and several are
+        # gathered until the end of the iteration.
+        if self.in_feed:
+            return 0
+        if alone:
+            return self.flush()
+        return self.context.schedule_flush(self)
+
+    def drained(self):
+        """A future that is done when output is below the low-water mark or the connection has ended."""
+        if self.drain_waiter is None:
+            self.drain_waiter = self.context.loop.create_future()
+            if self.ended or not self.write_paused:
+                self.drain_waiter.set_result(None)
+        return asyncio.shield(self.drain_waiter)
+
+    # Ending
+
+    cdef object error(self):
+        if self.ended_by_us:
+            if self.peer_is_wrong:
+                return ProtocolError(self.close_code, self.close_reason)
+            return ConnectionClosed(self.close_code, self.close_reason)
+        return ConnectionLost(self.close_code, self.close_reason)
+
+    cdef int end(self, bint by_us, int code, str reason) except -1:
+        """The one ending: whatever happens to the connection comes through here, and only once."""
+        if self.ended:
+            return 0
+        self.ended = True
+        self.ended_by_us = by_us
+        self.close_code = code
+        self.close_reason = reason
+        try:
+            if self.state != STATE_CLOSED:
+                self.state = STATE_CLOSING
+                self.deadline = self.context.loop.time() + self.settings.close_timeout
+            if self.handshake is not None:
+                self.handshake.ended()
+                self.handshake = None
+        finally:
+            self.on_end()
+        if self.drain_waiter is not None and not self.drain_waiter.done():
+            self.drain_waiter.set_result(None)
+        return 0
+
+    cdef int start_close(self, int code, str reason) except -1:
+        """Close by a close frame and wait for the peer's, at most `close_timeout`."""
+        if self.state == STATE_CONNECTING:
+            self.end(True, code, reason)
+            return self.close_transport()
+        if self.state != STATE_OPEN:
+            return 0
+        self.send_control(OPCODE_CLOSE, close_payload(code, reason))
+        # Not the role's own flush: a client's unsent requests must not follow a close frame.
+        Output.flush(self)
+        self.end(True, code, reason)
+        if not self.in_feed:
+            self.settle_reading()
+        return 0
+
+    cdef int fail(self, int code, str reason) except -1:
+        """The peer broke the protocol: say so in a close frame, ignore the rest of what it sends."""
+        self.peer_is_wrong = not self.ended
+        self.start_close(code, reason)
+        self.parser.dead = True
+        # Its end of file is awaited, at most `close_timeout`: closing over unread bytes would send a
+        # TCP reset, which could overtake the close frame.
+        if self.transport is not None and not self.transport.is_closing():
+            if self.tell("can_write_eof"):
+                self.end_output()
+            else:
+                self.close_transport()
+        return 0
+
+    cdef int answer_close(self) except -1:
+        cdef int code = self.parser.close_code
+        self.send_control(OPCODE_CLOSE, b"" if code == 1005 else close_payload(code, ""))
+        Output.flush(self)
+        self.end(False, code, self.parser.close_reason)
+        # RFC 6455 7.1.1: the server closes TCP first; the client waits for it.
+        if not self.is_client:
+            self.close_transport()
+        return 0
+
+    cdef int drop(self, str reason) except -1:
+        """The peer does not answer or does not read: no close frame would reach it."""
+        self.end(False, 1006, reason)
+        self.tell("abort")
+        return 0
+
+    cdef int close_transport(self) except -1:
+        # Once: asyncio's transport of TLS forgets itself when it is closed a second time.
+        if self.transport is not None and not self.transport.is_closing():
+            self.tell("close")
+        return 0
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin to close; see `wait_lost`."""
+        self.start_close(code, reason)
+
+    def abort(self, reason: str) -> None:
+        """End at once, without a close frame."""
+        self.drop(reason)
+
+    def wait_lost(self):
+        """A future that is done when the transport is gone; cancelling it changes nothing."""
+        if self.lost_waiter is None:
+            self.lost_waiter = self.context.loop.create_future()
+            if self.state == STATE_CLOSED:
+                self.lost_waiter.set_result(None)
+        return asyncio.shield(self.lost_waiter)
+
+    def reason_ended(self) -> Exception:
+        """Why the connection can carry nothing more, as the exception to raise."""
+        return self.error()
+
+    @property
+    def has_ended_by_us(self) -> bool:
+        """True if it has ended, and this side said so first."""
+        return self.ended_by_us
+
+    @property
+    def is_open(self) -> bool:
+        """True between the opening handshake and the end."""
+        return self.state == STATE_OPEN
+
+    @property
+    def has_ended(self) -> bool:
+        """True once the connection can carry nothing more."""
+        return self.ended

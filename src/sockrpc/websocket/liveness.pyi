@@ -1,0 +1,9 @@
+import socket
+
+from sockrpc.websocket.connection import Connection
+
+class WatchedConnection(Connection):
+    def refuse(self, data: bytes, unread: int = 0, *, early: bool = False) -> None: ...
+    def verdict(self, now: float) -> str: ...
+
+def has_nothing_to_read_but_the_end(line: socket.socket) -> bool: ...

@@ -1,0 +1,24 @@
+from collections.abc import Callable
+from typing import Any, Literal
+
+from sockrpc.websocket.liveness import WatchedConnection
+from sockrpc.websocket.loop import LoopContext
+from sockrpc.websocket.output import Settings
+
+class MessageConnection(WatchedConnection):
+    """A WebSocket connection without RPC: text is `str`, binary is `bytes`.
+
+    Nothing more is parsed while output is above the high-water mark. What `receiver` raises goes to the
+    loop's exception handler; the connection stays open.
+    """
+
+    def __init__(
+        self,
+        role: Literal["server", "client"],
+        settings: Settings,
+        context: LoopContext,
+        receiver: Callable[[Any, str | bytes], object],
+        handshake: Any = None,
+    ) -> None: ...
+    def send_whole(self, message: str | bytes) -> None:
+        """Send one message; before `open` and after the end it is dropped."""

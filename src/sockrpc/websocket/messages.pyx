@@ -1,0 +1,76 @@
+"""A connection without RPC: whole messages in, whole messages out, close codes.
+
+The WebSocket level is judged through it by suites that know nothing of RPC.
+"""
+
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport uint8_t
+
+from sockrpc.websocket.connection cimport STATE_OPEN
+from sockrpc.websocket.liveness cimport WatchedConnection
+from sockrpc.websocket.loop cimport LoopContext
+from sockrpc.websocket.output cimport Settings
+from sockrpc.websocket.parser cimport OPCODE_BINARY, OPCODE_TEXT, Parser, copy_part
+
+
+# Not final: sockrpc.peer.protocols joins it to asyncio.BufferedProtocol.
+cdef class MessageConnection(WatchedConnection):
+    """A WebSocket connection without RPC: text is `str`, binary is `bytes`.
+
+    Nothing more is parsed while output is above the high-water mark. What `receiver` raises goes to the
+    loop's exception handler; the connection stays open.
+
+    Args:
+        role: "server" or "client".
+        settings: The limits.
+        context: Of the loop that it runs on.
+        receiver: Called with this connection and each message.
+        handshake: Receives the bytes of the opening handshake; None where there is none.
+    """
+
+    def __init__(self, str role, Settings settings, LoopContext context, receiver, handshake=None):
+        self.parser = Parser(role, settings.max_message_bytes)
+        self.is_client = role == "client"
+        self.settings = settings
+        self.context = context
+        self.receiver = receiver
+        self.handshake = handshake
+
+    def send_whole(self, message: str | bytes) -> None:
+        """Send one message; before `open` and after the end it is dropped."""
+        cdef uint8_t opcode = OPCODE_BINARY
+        if isinstance(message, str):
+            opcode = OPCODE_TEXT
+            message = message.encode()
+        elif not isinstance(message, bytes):
+            raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
+        if self.state == STATE_OPEN:
+            self.send_message(opcode, message)
+            self.write_soon(False)
+
+    cdef int on_message(self, const uint8_t *data, Py_ssize_t size) except -1:
+        return self.pass_on(copy_part(self.parser, data, size))
+
+    cdef int on_text(self, const uint8_t *data, Py_ssize_t size) except -1:
+        return self.pass_on(PyUnicode_DecodeUTF8(<const char *> data, size, NULL))
+
+    cdef int pass_on(self, object message) except -1:
+        try:
+            self.receiver(self, message)
+        except Exception as error:
+            self.context.report(error)
+        self.ran_handler = True
+        # What stalls, for the sweep, is a queue that does not move.
+        self.left_queue += 1
+        self.parsing_stopped = self.write_paused and not self.ended
+        return 0
+
+    cdef int on_output_open(self) except -1:
+        return self.restart_parsing()
+
+    cdef int on_end(self) except -1:
+        return 0
+
+    cdef int on_lost(self) except -1:
+        self.receiver = None
+        return 0
