@@ -26,7 +26,7 @@ SANITIZE = switched_on("SOCKRPC_SANITIZE")
 DEBUG = TRACE or SANITIZE or switched_on("SOCKRPC_DEBUG")
 MODE = "trace" if TRACE else "sanitize" if SANITIZE else "debug" if DEBUG else "release"
 # The promise that no lock of the interpreter is needed. Only builds that are tested without it make it:
-# tests/test_threads.py; any other makes a free-threaded Python take its lock back.
+# tests/peer/test_threads.py; any other makes a free-threaded Python take its lock back.
 FREE_THREADED = switched_on("SOCKRPC_FREE_THREADED")
 MODE += "-free-threaded" if FREE_THREADED else ""
 # What is found ends the process: a report that the program survives is a report that is overlooked.

@@ -7,7 +7,7 @@ import asyncio
 import sockrpc
 from bench.peer import NullTransport
 from sockrpc.peer.protocols import ServerProtocol
-from tests.pair import MemoryServer
+from tests.kit.pair import MemoryServer
 
 
 class Engine:

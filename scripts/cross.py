@@ -26,7 +26,12 @@ LIBRARY = "2.17"
 TAG = f"manylinux_2_17_{MACHINE}"
 WORK = ROOT / "build" / "cross"
 # Bytes, tables, calls, resets, several threads: on both loops, in what qemu does in a minute.
-TESTS = ("tests/test_frames.py", "tests/test_messages.py", "tests/test_app.py", "tests/test_threads.py")
+TESTS = (
+    "tests/test_frames.py",
+    "tests/websocket/test_messages.py",
+    "tests/test_app.py",
+    "tests/peer/test_threads.py",
+)
 REQUIREMENTS = ("pytest>=9", "pytest-timeout>=2.4", "hypothesis>=6.140")
 PLATFORMS = ("manylinux2014", "manylinux_2_17", "manylinux_2_28")
 

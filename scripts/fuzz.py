@@ -1,8 +1,8 @@
 """Runs the coverage-guided fuzzers: libFuzzer by way of atheris, on extensions that clang has instrumented.
 
 The compiled code reports its coverage and its comparisons to libFuzzer, and is watched by ASan and UBSan.
-What a fuzzer starts from is `tests/corpus/TARGET` and the seeds of tests/fuzz_targets.py; what it finds lands
-in `build/fuzz/TARGET`, and belongs into `tests/corpus/TARGET` under a name that says what it shows.
+What a fuzzer starts from is `tests/corpus/TARGET` and the seeds of tests/kit/fuzz_targets.py; what it finds
+lands in `build/fuzz/TARGET`, and belongs into `tests/corpus/TARGET` under a name that says what it shows.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def make_fuzzing_environment() -> Path:
 
 def ask(python: Path, expression: str) -> list[str]:
     """The words that an expression makes in the fuzzers' environment."""
-    code = f"import atheris; from tests.fuzz_targets import *; print(*{expression}, sep='\\n')"
+    code = f"import atheris; from tests.kit.fuzz_targets import *; print(*{expression}, sep='\\n')"
     environ = clean_environ() | sanitized(python)
     done = subprocess.run(
         [str(python), "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
@@ -112,7 +112,7 @@ def sanitized(python: Path) -> dict[str, str]:
 def write_seeds(python: Path) -> None:
     """Writes the seeds of all targets below `BUILD`."""
     code = (
-        "import sys, pathlib; from tests.fuzz_targets import TARGETS, seeds\n"
+        "import sys, pathlib; from tests.kit.fuzz_targets import TARGETS, seeds\n"
         "for target in TARGETS:\n"
         "    folder = pathlib.Path(sys.argv[1], target, 'seeds')\n"
         "    folder.mkdir(parents=True, exist_ok=True)\n"
@@ -131,7 +131,7 @@ def fuzz(python: Path, target: str, seconds: int, options: list[str]) -> Outcome
         each.mkdir(parents=True, exist_ok=True)
     kept = ROOT / "tests" / "corpus" / target
     corpora = [corpus, folder / "seeds", *([kept] if kept.exists() else [])]
-    command = [str(python), "-m", "tests.fuzz", target, *OPTIONS, f"-max_total_time={seconds}"]
+    command = [str(python), "-m", "tests.kit.fuzz", target, *OPTIONS, f"-max_total_time={seconds}"]
     command += [f"-artifact_prefix={found}/", *options, *(str(each) for each in corpora)]
     with log.open("wb") as output:
         environ = clean_environ() | sanitized(python)

@@ -101,7 +101,8 @@ def sanitized_environ() -> dict[str, str]:
         "LD_PRELOAD": ":".join(runtimes()),
         # CPython's allocator for small objects would hide what is done to them.
         "PYTHONMALLOC": "malloc",
-        # CPython leaks by design; that we do not, counters of the debug build hold (tests/test_counters.py).
+        # CPython leaks by design; that we do not is asserted by the debug build's counters
+        # (tests/peer/test_counters.py).
         "ASAN_OPTIONS": f"detect_leaks=0:detect_stack_use_after_return=1:strict_string_checks=1:{common}",
         "UBSAN_OPTIONS": f"print_stacktrace=1:{common}",
     }

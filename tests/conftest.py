@@ -23,7 +23,7 @@ from sockrpc.peer.table import live_entries
 from sockrpc.websocket.loop import live_contexts
 
 # Here, so that --hypothesis-profile knows its profiles.
-from tests import properties  # noqa: F401
+from tests.kit import properties  # noqa: F401
 
 # Under a tracer (make cover), one of them has to do.
 LOOPS = os.environ.get("SOCKRPC_LOOPS", "").split() or [
@@ -90,7 +90,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.get_closest_marker(name) for name in RUNS_OF_THEIR_OWN):
             item.add_marker("once")
-        if item.path.name.startswith(("test_cli.", "test_cli_")):
+        if item.path.parent.name == "cli":
             item.add_marker("command")
 
 

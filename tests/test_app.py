@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.support import request, serving, started, until
+from tests.kit.support import request, serving, started, until
 
 
 async def test_the_first_program() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.raw_server import connected
-from tests.support import BINARY, PATIENCE, serving, started, until
+from tests.kit.raw_server import connected
+from tests.kit.support import BINARY, PATIENCE, serving, started, until
 
 MANY = 1_000
 

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 import sockrpc
-from tests.raw_server import RawServer, connected
-from tests.support import CLOSE, serving, started, until
+from tests.kit.raw_server import RawServer, connected
+from tests.kit.support import CLOSE, serving, started, until
 
 
 def echo_app() -> sockrpc.App:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.raw_server import RawServer, connected
-from tests.support import PATIENCE, serving, until
+from tests.kit.raw_server import RawServer, connected
+from tests.kit.support import PATIENCE, serving, until
 
 INSIDE = "ws://inside.example/"
 

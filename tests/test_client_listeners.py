@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.raw_server import Peer, RawServer, connected, notification
-from tests.support import serving, started, until
+from tests.kit.raw_server import Peer, RawServer, connected, notification
+from tests.kit.support import serving, started, until
 
 
 async def test_several_listeners_of_one_event_each_get_every_payload() -> None:

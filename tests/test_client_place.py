@@ -13,10 +13,10 @@ import pytest
 
 import sockrpc
 from tests.conftest import LOOPS, new_event_loop
-from tests.processes import run_program
-from tests.raw_server import Peer, RawServer, connected, notification
-from tests.support import PATIENCE, serving, started, until
-from tests.work import Work
+from tests.kit.processes import run_program
+from tests.kit.raw_server import Peer, RawServer, connected, notification
+from tests.kit.support import PATIENCE, serving, started, until
+from tests.kit.work import Work
 
 Use = Callable[[sockrpc.Client], Coroutine[Any, Any, Any]]
 

@@ -23,7 +23,7 @@ from sockrpc.peer.service import Handler
 from sockrpc.peer.table import Table
 from sockrpc.websocket.output import Settings
 from sockrpc.websocket.parser import Parser
-from tests.support import serving, started, until
+from tests.kit.support import serving, started, until
 
 # Flags of types: include/object.h of CPython.
 TPFLAGS_MANAGED_DICT = 1 << 4

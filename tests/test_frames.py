@@ -22,7 +22,7 @@ from sockrpc._frames import (
     serialize_frame,
 )
 from sockrpc.errors import ProtocolError, UsageError
-from tests.properties import examples
+from tests.kit.properties import examples
 
 Side = Literal["server", "client"]
 Frame = Notify | Request | Reset | Response

@@ -7,9 +7,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sockrpc._frames import parse_message, serialize_frame
-from tests.properties import examples
-from tests.rpc_oracle import Fields, check_message, make, read, write
-from tests.streams import IDS, Program, Role, programs, read_rpc
+from tests.kit.properties import examples
+from tests.kit.rpc_oracle import Fields, check_message, make, read, write
+from tests.kit.streams import IDS, Program, Role, programs, read_rpc
 
 roles = pytest.mark.parametrize("role", ["server", "client"])
 

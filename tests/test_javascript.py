@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import Served
-from tests.pages import blocks
-from tests.processes import ROOT, STOPPED
-from tests.readme import on_port
+from tests.kit.command import Served
+from tests.kit.pages import blocks
+from tests.kit.processes import ROOT, STOPPED
+from tests.kit.readme import on_port
 
 pytestmark = pytest.mark.node
 

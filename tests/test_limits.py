@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.narrow import LINE_BYTES, serving_narrowly
-from tests.raw_server import RawServer, notification
-from tests.support import (
+from tests.kit.narrow import LINE_BYTES, serving_narrowly
+from tests.kit.raw_server import RawServer, notification
+from tests.kit.support import (
     BINARY,
     CONTINUATION,
     PING,
@@ -25,8 +25,8 @@ from tests.support import (
     started,
     until,
 )
-from tests.tls import server_context
-from tests.work import Stubborn, Work
+from tests.kit.tls import server_context
+from tests.kit.work import Stubborn, Work
 
 # Small, then of 16-bit length, then what is received directly into the parser, in one and several steps.
 SIZES = [20, 126, 65_536, 300_000, 2_500_000]

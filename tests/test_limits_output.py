@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.narrow import LINE_BYTES, NarrowServing, serving_narrowly, unsent_bytes
-from tests.support import (
+from tests.kit.narrow import LINE_BYTES, NarrowServing, serving_narrowly, unsent_bytes
+from tests.kit.support import (
     BINARY,
     PING,
     PONG,
@@ -22,8 +22,8 @@ from tests.support import (
     until,
     working,
 )
-from tests.tls import server_context
-from tests.work import Work
+from tests.kit.tls import server_context
+from tests.kit.work import Work
 
 HIGH, LOW, MOST = 100_000, 20_000, 300_000
 OUTPUT: dict[str, Any] = {"output_high_bytes": HIGH, "output_low_bytes": LOW, "output_max_bytes": MOST}

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.http_peer import line_to
-from tests.narrow import LINE_BYTES, serving_narrowly, unsent_bytes
-from tests.raw_server import Peer, RawServer
-from tests.support import (
+from tests.kit.http_peer import line_to
+from tests.kit.narrow import LINE_BYTES, serving_narrowly, unsent_bytes
+from tests.kit.raw_server import Peer, RawServer
+from tests.kit.support import (
     BINARY,
     PATIENCE,
     PING,
@@ -31,7 +31,7 @@ from tests.support import (
     until,
     working,
 )
-from tests.work import Work
+from tests.kit.work import Work
 
 # Times are what is tested here: small ones, with generous upper bounds.
 STALL = 0.3

@@ -13,7 +13,7 @@ import pytest
 import sockrpc
 from sockrpc.limits import ClientLimits, ConnectionLimits, Limits, ServerLimits
 from sockrpc.listen.acceptor import descriptors_for_connections
-from tests.support import serving
+from tests.kit.support import serving
 
 KIB, MIB = 1024, 1024 * 1024
 

@@ -45,7 +45,7 @@ TOLERANCE_BYTES = 2 * 1024 * 1024
 @contextlib.contextmanager
 def server_process() -> Iterator[tuple[int, subprocess.Popen[str]]]:
     """A server in a process of its own, and its port."""
-    program = Path(__file__).with_name("load_server.py")
+    program = Path(__file__).with_name("kit") / "load_server.py"
     command = [sys.executable, "-P", "-W", "error", str(program)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

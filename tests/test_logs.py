@@ -15,9 +15,9 @@ import pytest
 
 import sockrpc
 from sockrpc.logs import JSONFormatter
-from tests.command import POSIX, Served, run_command
-from tests.support import RawClient, cut, notify, opening, request, reset, serving, until
-from tests.work import Stubborn, Work
+from tests.kit.command import POSIX, Served, run_command
+from tests.kit.support import RawClient, cut, notify, opening, request, reset, serving, until
+from tests.kit.work import Stubborn, Work
 
 SOURCE = Path(__file__).parents[1] / "src" / "sockrpc"
 

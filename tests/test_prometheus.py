@@ -18,9 +18,9 @@ from prometheus_client.registry import Collector
 
 import sockrpc
 from sockrpc.prometheus import MetricsServer, ServerCollector
-from tests.command import PATIENCE, Served, failure, run_command
-from tests.support import Serving, request, reset, serving, until
-from tests.work import Work
+from tests.kit.command import PATIENCE, Served, failure, run_command
+from tests.kit.support import Serving, request, reset, serving, until
+from tests.kit.work import Work
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

@@ -13,9 +13,9 @@ from websockets.http11 import Request
 
 import sockrpc
 from sockrpc.peer.broadcast import broadcast
-from tests.pair import MemoryServer
-from tests.support import BINARY, CLOSE, RawClient, Serving, frame, request, serving, started, until
-from tests.work import Work
+from tests.kit.pair import MemoryServer
+from tests.kit.support import BINARY, CLOSE, RawClient, Serving, frame, request, serving, started, until
+from tests.kit.work import Work
 
 MESSAGE = b"\x01\x01m"
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.command import POSIX, Command
+from tests.kit.command import POSIX, Command
 
 LOOPS = ["asyncio", pytest.param("uvloop", marks=POSIX)]
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.command import POSIX
-from tests.support import PATIENCE, frame, notify, request, reset, serving, started, until
-from tests.work import Work
+from tests.kit.command import POSIX
+from tests.kit.support import PATIENCE, frame, notify, request, reset, serving, started, until
+from tests.kit.work import Work
 
 
 async def test_sockets_are_what_it_listens_on_until_it_stops() -> None:

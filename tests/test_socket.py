@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.command import POSIX
-from tests.support import BINARY, CLOSE, SUBPROTOCOL, frame, request, reset, serving, started, until
-from tests.work import Work
+from tests.kit.command import POSIX
+from tests.kit.support import BINARY, CLOSE, SUBPROTOCOL, frame, request, reset, serving, started, until
+from tests.kit.work import Work
 
 # Small, so that little has to be sent until output is blocked; the system's own buffers take some MiB.
 OUTPUT: dict[str, Any] = {

@@ -10,7 +10,7 @@ import pytest
 
 import sockrpc
 from examples import both_forms as tutorial
-from tests.support import BINARY, PATIENCE, notify, request, reset, serving, started, until
+from tests.kit.support import BINARY, PATIENCE, notify, request, reset, serving, started, until
 
 
 @pytest.mark.parametrize("form", ["app", "handle_socket"])

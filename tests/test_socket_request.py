@@ -11,7 +11,7 @@ from websockets.http11 import Request
 
 import sockrpc
 from sockrpc.websocket.server_handshake import pack_request, unpack_request
-from tests.support import serving
+from tests.kit.support import serving
 
 
 def requests_alive() -> int:

@@ -11,11 +11,11 @@ import pytest
 
 import sockrpc
 import sockrpc.listen.server_sockets
-from tests.latecomers import NEVER, STOPPING, accepted, is_let_in_and_told, line_to, queue_up, raw_over
-from tests.narrow import LINE_BYTES, serving_narrowly, unsent_bytes
-from tests.support import CLOSE, PATIENCE, RawClient, frame, opening, request, serving, started, until
-from tests.tls import client_context, server_context
-from tests.work import Work
+from tests.kit.latecomers import NEVER, STOPPING, accepted, is_let_in_and_told, line_to, queue_up, raw_over
+from tests.kit.narrow import LINE_BYTES, serving_narrowly, unsent_bytes
+from tests.kit.support import CLOSE, PATIENCE, RawClient, frame, opening, request, serving, started, until
+from tests.kit.tls import client_context, server_context
+from tests.kit.work import Work
 
 
 @pytest.mark.parametrize("sent_before", [0, 30, len(opening())], ids=["nothing", "a part", "all of it"])

@@ -12,9 +12,9 @@ import sockrpc
 from sockrpc import testing
 from sockrpc.cli.pages import file_response
 from sockrpc.testing.fixtures import InMemory, in_memory
-from tests.command import POSIX
-from tests.support import started, until
-from tests.work import Work
+from tests.kit.command import POSIX
+from tests.kit.support import started, until
+from tests.kit.work import Work
 
 __all__ = ["in_memory"]
 

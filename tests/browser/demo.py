@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from tests.command import Command
-from tests.processes import STOPPED, eventually
+from tests.kit.command import Command
+from tests.kit.processes import STOPPED, eventually
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.browser.demo import button
-from tests.command import Command
-from tests.processes import ROOT, STOPPED, eventually, is_listening, reserved_port
+from tests.kit.command import Command
+from tests.kit.processes import ROOT, STOPPED, eventually, is_listening, reserved_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.command import Served
-from tests.processes import ROOT, STOPPED
-from tests.readme import block, without_last_line
+from tests.kit.command import Served
+from tests.kit.processes import ROOT, STOPPED
+from tests.kit.readme import block, without_last_line
 
 
 @pytest.fixture

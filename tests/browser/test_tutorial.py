@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Error, Page
 
-from tests.command import Command
-from tests.processes import ROOT, STOPPED, reserved_port
+from tests.kit.command import Command
+from tests.kit.processes import ROOT, STOPPED, reserved_port
 
 PUBLISHED_URL = "ws://127.0.0.1:3000/socket"
 

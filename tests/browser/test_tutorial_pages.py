@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.command import Served
-from tests.processes import ROOT, STOPPED
+from tests.kit.command import Served
+from tests.kit.processes import ROOT, STOPPED
 
 PROGRAMS = ROOT / "examples" / "tutorial"
 

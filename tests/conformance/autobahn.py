@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.processes import ROOT
+from tests.kit.processes import ROOT
 
 HERE = Path(__file__).parent
 REPORTS = ROOT / "build" / "conformance"

@@ -8,7 +8,7 @@ from typing import Any
 
 import sockrpc
 from tests.faults.proxy import Proxy
-from tests.support import Serving, serving, until
+from tests.kit.support import Serving, serving, until
 
 # The order in which the body of a test meets them: neither `connect` nor a call says anything else.
 LOST = (sockrpc.ConnectionLost, ConnectionError)

@@ -26,7 +26,7 @@ from typing import Any, Self
 import pytest
 
 import sockrpc
-from tests.support import PATIENCE
+from tests.kit.support import PATIENCE
 
 CLONE_NEWNET = 0x40000000
 PREFIX = "sockrpc"

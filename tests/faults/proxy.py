@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Literal, Self
 
-from tests.support import PATIENCE, cut
+from tests.kit.support import PATIENCE, cut
 
 How = Literal["fin", "rst"]
 Side = Literal["client", "server"]

@@ -10,8 +10,8 @@ import pytest
 import sockrpc
 from tests.faults.lines import Line, faulty
 from tests.faults.proxy import Direction, How, Side
-from tests.support import PATIENCE, started, until
-from tests.work import Work
+from tests.kit.support import PATIENCE, started, until
+from tests.kit.work import Work
 
 CUTS: list[How] = ["fin", "rst"]
 WAYS: list[Side] = ["server", "client"]

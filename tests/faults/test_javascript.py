@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.command import Served
 from tests.faults.proxy import How, Proxy
-from tests.support import PATIENCE
+from tests.kit.command import Served
+from tests.kit.support import PATIENCE
 from tests.test_javascript import CLIENT, node
 
 pytestmark = pytest.mark.node

@@ -15,7 +15,7 @@ import pytest
 import sockrpc
 import sockrpc.dial.reconnecting
 from tests.faults.netns import DELAYED_SERVER, Network, needs_namespaces
-from tests.support import started
+from tests.kit.support import started
 
 pytestmark = [pytest.mark.faults, needs_namespaces(), pytest.mark.timeout(60)]
 

@@ -17,7 +17,7 @@ import sockrpc
 import sockrpc.dial.reconnecting
 from tests.faults.lines import Line, faulty
 from tests.faults.proxy import How
-from tests.support import PATIENCE
+from tests.kit.support import PATIENCE
 
 pytestmark = pytest.mark.faults
 

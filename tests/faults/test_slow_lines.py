@@ -14,10 +14,10 @@ import sockrpc
 import sockrpc.dial.reconnecting
 from tests.faults.lines import Line, faulty
 from tests.faults.proxy import How
-from tests.narrow import narrow_socket, serving_narrowly, unsent_bytes
-from tests.raw_server import RawServer
-from tests.support import PATIENCE, has_ended, started, until
-from tests.work import Work
+from tests.kit.narrow import narrow_socket, serving_narrowly, unsent_bytes
+from tests.kit.raw_server import RawServer
+from tests.kit.support import PATIENCE, has_ended, started, until
+from tests.kit.work import Work
 
 KEEPALIVE: dict[str, Any] = {"ping_interval": 0.2, "ping_timeout": 0.2}
 CUTS: list[How] = ["fin", "rst"]

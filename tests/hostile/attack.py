@@ -17,7 +17,7 @@ import pytest
 
 from sockrpc._debug import is_debug
 from tests.hostile.peer import PATIENCE, Peer
-from tests.processes import ROOT
+from tests.kit.processes import ROOT
 
 HERE = Path(__file__).parent
 MIB = 1 << 20

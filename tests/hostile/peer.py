@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
-from tests.support import BINARY, SUBPROTOCOL, opening
+from tests.kit.support import BINARY, SUBPROTOCOL, opening
 
 PATIENCE = 30.0
 

@@ -13,7 +13,7 @@ import trustme
 from tests.conftest import LOOPS
 from tests.hostile.attack import KIB, MIB, Target, attack, rounds, target
 from tests.hostile.peer import Peer
-from tests.support import opening
+from tests.kit.support import opening
 
 pytestmark = [
     pytest.mark.hostile,

@@ -11,7 +11,7 @@ import pytest
 
 from tests.hostile.attack import ARENA, KIB, MIB, attack, rounds, target
 from tests.hostile.peer import Peer, head, message, request, reset
-from tests.support import BINARY, TEXT
+from tests.kit.support import BINARY, TEXT
 
 pytestmark = [
     pytest.mark.hostile,

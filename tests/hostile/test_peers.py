@@ -20,8 +20,8 @@ import trustme
 from tests.conftest import LOOPS
 from tests.hostile.attack import ARENA, KIB, MIB, attack, rounds, target
 from tests.hostile.peer import head, request
-from tests.processes import ROOT
-from tests.support import opening
+from tests.kit.processes import ROOT
+from tests.kit.support import opening
 
 pytestmark = [
     pytest.mark.hostile,

@@ -20,8 +20,8 @@ from typing import Any
 import sockrpc
 from sockrpc._debug import live
 from tests.conftest import new_event_loop
-from tests.support import BINARY, CLOSE, TEXT, cut, frame, notify, opening, request
-from tests.tls import client_context, server_context
+from tests.kit.support import BINARY, CLOSE, TEXT, cut, frame, notify, opening, request
+from tests.kit.tls import client_context, server_context
 
 MIB = 1 << 20
 CONNECTIONS = 1000

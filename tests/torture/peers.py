@@ -9,7 +9,7 @@ import struct
 import zlib
 from typing import Any
 
-from tests.support import (
+from tests.kit.support import (
     BINARY,
     CLOSE,
     CONTINUATION,

@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 import sockrpc
-from tests.support import BINARY, CONTINUATION, PING, frame, notify, opening, request
+from tests.kit.support import BINARY, CONTINUATION, PING, frame, notify, opening, request
 from tests.torture.acts import KEY, World, chance_program
 from tests.torture.apps import METHODS, PLAIN, TIMED
 from tests.torture.peers import PATIENCE, Peer, malformed

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import LOOPS
-from tests.processes import ROOT
+from tests.kit.processes import ROOT
 from tests.torture.endings import APPS, CYCLES, MEMORY
 
 pytestmark = [

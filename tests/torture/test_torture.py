@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.conftest import LOOPS
-from tests.processes import ROOT
+from tests.kit.processes import ROOT
 from tests.torture.events import SCENARIOS
 from tests.torture.iterations import measure
 

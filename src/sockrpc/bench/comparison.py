@@ -20,7 +20,7 @@ from sockrpc.errors import UsageError
 
 __all__ = ["BenchmarkError", "Comparison", "Environment", "Plan", "Worker", "compare", "worker_environ"]
 
-WORKER = Path(__file__).with_name("worker.py")
+WORKER = Path(__file__).with_name("measuring_process.py")
 # Variables that lead a Python to other packages than those of its own environment.
 MISLEADING = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 

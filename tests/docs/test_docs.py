@@ -1,0 +1,225 @@
+"""docs/reference: everything public, limits with defaults, every flag, and nothing that is not there."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sockrpc
+import sockrpc.bench
+import sockrpc.logs
+import sockrpc.prometheus
+import sockrpc.testing
+from sockrpc import cli
+from sockrpc.limits import ClientLimits, Limits, ServerLimits
+from tests.kit.pages import blocks
+
+FOLDER = Path(__file__).parents[2] / "docs" / "reference"
+PAGES = ("index", "server", "cancellation", "client", "compression", "errors", "limits", "command-line")
+# One text, whose sections are the pages.
+TEXT = "\n".join(
+    re.sub("^#", "##", (FOLDER / f"{page}.md").read_text("utf-8"), flags=re.MULTILINE) for page in PAGES
+)
+# What is code in it: `spans`, and blocks between fences.
+CODE = "\n".join(re.findall(r"```.*?```|`[^`]+`", TEXT, re.DOTALL))
+
+UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "s": 1}
+
+CLASSES = [
+    sockrpc.App,
+    sockrpc.Call,
+    sockrpc.Client,
+    sockrpc.Histogram,
+    sockrpc.Listener,
+    sockrpc.MethodStatistics,
+    sockrpc.Notification,
+    sockrpc.Room,
+    sockrpc.Server,
+    sockrpc.Socket,
+    sockrpc.Statistics,
+    sockrpc.Status,
+    sockrpc.ConnectionClosed,
+    sockrpc.ConnectionLost,
+    sockrpc.HandshakeError,
+    sockrpc.ProtocolError,
+]
+# What is inherited from a tuple or an exception is told by them.
+INHERITED = set(dir(tuple)) | set(dir(Exception))
+
+
+def is_named(name: str) -> bool:
+    return re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", CODE) is not None
+
+
+def members(owner: type) -> list[str]:
+    return [name for name in dir(owner) if not name.startswith("_") and name not in INHERITED]
+
+
+@pytest.mark.parametrize("name", sockrpc.__all__)
+def test_each_public_name_is_named(name: str) -> None:
+    assert is_named(name) or is_named(f"sockrpc.{name}")
+
+
+@pytest.mark.parametrize("owner", CLASSES, ids=lambda owner: owner.__name__)
+def test_each_public_member_is_named_in_the_section_of_its_class(owner: type) -> None:
+    sections = re.split(r"^#+ ", TEXT, flags=re.MULTILINE)
+    about = "\n".join(each for each in sections if f"`{owner.__name__}`" in each)
+    # A notification has no id; it is there because calls and notifications share a base.
+    names = set(members(owner)) - ({"id"} if owner is sockrpc.Notification else set())
+    missing = [name for name in sorted(names) if not re.search(rf"`[^`]*\b{name}\b[^`]*`", about)]
+    assert not missing
+
+
+def test_every_class_and_error_is_looked_at() -> None:
+    public = {each for each in vars(sockrpc).values() if inspect.isclass(each)}
+    left = public - set(CLASSES) - {sockrpc.serve, sockrpc.connect}
+    assert [each.__name__ for each in left if members(each)] == []
+
+
+@pytest.mark.parametrize(
+    "function", [sockrpc.serve, sockrpc.run, sockrpc.connect], ids=lambda each: each.__name__
+)
+def test_each_argument_is_named(function: object) -> None:
+    assert callable(function)
+    parameters = inspect.signature(function).parameters
+    names = [name for name, each in parameters.items() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    assert [name for name in names if not is_named(name)] == []
+
+
+@pytest.mark.parametrize(
+    "method", [sockrpc.App.method, sockrpc.App.on, sockrpc.Client.call, sockrpc.Room.broadcast]
+)
+def test_each_argument_of_a_method_is_named(method: object) -> None:
+    assert callable(method)
+    names = list(inspect.signature(method).parameters)[1:]
+    assert [name for name in names if not is_named(name)] == []
+
+
+def test_nothing_is_named_that_is_not_there() -> None:
+    owners = {
+        "app": sockrpc.App,
+        "call": sockrpc.Call,
+        "client": sockrpc.Client,
+        "listener": sockrpc.Listener,
+        "room": sockrpc.Room,
+        "server": sockrpc.Server,
+        "socket": sockrpc.Socket,
+        "sockrpc": sockrpc,
+    }
+    for owner, name in re.findall(rf"(?<![/\w])({'|'.join(owners)})\.(\w+)", CODE):
+        assert hasattr(owners[owner], name), f"{owner}.{name}"
+
+
+def limit_rows() -> dict[str, list[str]]:
+    """The cells of each limit's row: who has it, its default, what happens at it."""
+    table = TEXT.partition("## Limits")[2].partition("\n## ")[0]
+    return {
+        name: [cell.strip() for cell in rest.split("|")[:3]]
+        for name, rest in re.findall(r"^\| `(\w+)` \|(.*)$", table, re.MULTILINE)
+    }
+
+
+def test_the_table_of_limits_is_complete_and_in_order() -> None:
+    assert list(limit_rows()) == [field.name for field in dataclasses.fields(Limits)]
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Limits), ids=lambda field: field.name)
+def test_each_limit_has_its_default_and_its_sides(field: dataclasses.Field[object]) -> None:
+    sides, default, at_it = limit_rows()[field.name]
+    names = {"S": ServerLimits.__optional_keys__, "C": ClientLimits.__optional_keys__}
+    assert sides.split() == [side for side, keys in names.items() if field.name in keys]
+    assert at_it
+    if field.default is None:
+        assert default == "from the system"
+    else:
+        number, _, unit = default.replace(",", "").partition(" ")
+        assert float(number) * UNITS[unit] == field.default
+
+
+def test_which_limits_may_be_none_or_zero() -> None:
+    table, _, _ = TEXT.partition("## Limits")[2].partition("\n## Command line")
+    (may_be_none,) = re.findall(r"\. ((?:`\w+`(?:, | and\s+)?)+)\s+may be None", table)
+    (may_be_zero,) = re.findall(r"\. ((?:`\w+`(?:, |\s+and\s+)?)+)\s+may be 0", table)
+    for field in dataclasses.fields(Limits):
+        for value, told in ((None, may_be_none), (0, may_be_zero)):
+            # The order of the output limits is another rule.
+            others = {"output_low_bytes": 0} if field.name.startswith("output") else {}
+            try:
+                Limits(**{**others, field.name: value})  # type: ignore[arg-type]
+            except sockrpc.UsageError:
+                assert f"`{field.name}`" not in told
+            else:
+                assert f"`{field.name}`" in told
+
+
+def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Each command and its parser."""
+    for action in cli.make_parser()._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.items()
+
+
+def test_each_command_and_each_flag_is_named() -> None:
+    section = TEXT.partition("## Command line")[2]
+    limits = {"--" + field.name.replace("_", "-") for field in dataclasses.fields(Limits)}
+    flags: dict[str, set[str]] = {}
+    commands = []
+    for name, parser in parsers():
+        commands.append(name)
+        assert f"`sockrpc {name}" in section
+        for action in parser._actions:
+            for flag in action.option_strings:
+                if flag.startswith("--") and flag != "--help" and flag not in limits:
+                    flags.setdefault(flag, set()).add(name)
+    documented: dict[str, set[str]] = {}
+    for cell, of in re.findall(r"^\| (`--[^|]*) \| ([^|]*) \|", section, re.MULTILINE):
+        for flag in re.findall(r"--[\w-]+", cell):
+            documented[flag] = set(commands) if of == "all" else set(of.split(", "))
+    assert documented == flags
+
+
+def test_the_help_of_each_command_is_shown() -> None:
+    shown = [each.argument for each in blocks(FOLDER / "command-line.md") if each.directive == "command-help"]
+    assert shown == ["", *(name for name, _ in parsers())]
+
+
+def test_the_exit_codes() -> None:
+    section = " ".join(TEXT.partition("Exit codes: ")[2].split())
+    codes = [0, cli.EXIT_FAILED, cli.EXIT_USAGE, cli.EXIT_TIMED_OUT, cli.EXIT_INTERRUPTED]
+    assert [int(part.split()[0]) for part in section.split("; ")] == codes
+    assert f"{cli.DEFAULT_TIMEOUT:g} by default" in TEXT
+
+
+def test_the_errors_and_their_attributes() -> None:
+    table = TEXT.partition("## Errors")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ?(.*) \|$", table, re.MULTILINE))
+    errors = {
+        name: each
+        for name, each in vars(sockrpc).items()
+        if inspect.isclass(each) and issubclass(each, sockrpc.SockRPCError)
+    }
+    assert set(rows) == set(errors)
+    for name, each in errors.items():
+        arguments = inspect.signature(each.__init__).parameters if "__init__" in dir_of(each) else {}
+        assert set(re.findall(r"`(\w+)`", rows[name])) == set(arguments) - {"self"}, name
+
+
+def dir_of(error: type[sockrpc.SockRPCError]) -> set[str]:
+    """What an error and those of ours that it derives from define."""
+    return {name for each in error.__mro__ if each.__module__ == "sockrpc.errors" for name in vars(each)}
+
+
+def test_the_python_in_it_is_python() -> None:
+    code = [
+        block.code for page in PAGES for block in blocks(FOLDER / f"{page}.md") if block.language == "python"
+    ]
+    assert code
+    for each in code:
+        compile(each, "docs/reference", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

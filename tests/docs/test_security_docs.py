@@ -1,0 +1,40 @@
+"""docs/explanation/security.md: each limit against a peer, with its default."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from sockrpc.limits import Limits
+
+FOLDER = Path(__file__).parents[2] / "docs" / "explanation"
+TEXT = (FOLDER / "security.md").read_text("utf-8")
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(Limits)}
+UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "s": 1}
+
+# What no peer has a say in: stopping, threads, where output goes on again, what is said of a blocked loop.
+NOT_AGAINST_PEERS = {"stop_grace", "abort_grace", "max_threads", "output_low_bytes", "blocked_warning"}
+
+
+def rows() -> list[list[str]]:
+    table = TEXT.partition("## Threats")[2].partition("\n\nWhat an exception")[0]
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+
+
+def value(text: str) -> float | None:
+    number, _, unit = text.replace(",", "").partition(" ")
+    return None if text == "from the system" else float(number) * UNITS[unit]
+
+
+def test_each_default_is_the_one_that_there_is() -> None:
+    told: set[str] = set()
+    for row in rows():
+        _, what, defaults, _ = row
+        limits = [name for name in re.findall(r"`(\w+)`", what) if name in DEFAULTS]
+        told.update(limits)
+        assert [value(each) for each in defaults.split("; ") if each] == [
+            DEFAULTS[name] for name in limits
+        ], row
+    assert told == DEFAULTS.keys() - NOT_AGAINST_PEERS

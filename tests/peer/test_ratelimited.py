@@ -1,0 +1,118 @@
+"""Floods of what peers can make a server log: one line a name and minute, and bounded memory."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+import sockrpc
+from sockrpc.peer.rate_limited_log import NAMES, RateLimitedLog
+from tests.kit.support import RawClient, request, serving
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def log(clock: Clock) -> RateLimitedLog:
+    made = RateLimitedLog("things")
+    made.clock = clock
+    return made
+
+
+def test_one_line_a_name_and_minute_with_the_count(log: RateLimitedLog, clock: Clock) -> None:
+    assert log.admit("a") == ""
+    clock.now += 59.9
+    assert [log.admit("a") for _ in range(500)] == [None] * 500
+    # Another name has a minute of its own.
+    assert log.admit("b") == ""
+    clock.now += 0.1
+    assert log.admit("a") == "; 500 more since its last line"
+    assert log.admit("a") is None
+    clock.now += 60
+    assert log.admit("a") == "; 1 more since its last line"
+    clock.now += 60
+    assert log.admit("a") == ""
+
+
+def test_what_was_left_out_is_told_when_another_name_comes(
+    log: RateLimitedLog, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        log.admit("a")
+    log.admit("quiet")
+    clock.now += 60
+    assert log.admit("b") == ""
+    # That was the line of this minute about "a".
+    assert log.admit("a") is None
+    assert caplog.messages == ["things: 2 more of 'a' since its last line"]
+    clock.now += 60
+    assert log.admit("a") == "; 1 more since its last line"
+
+
+def test_a_million_names_are_a_few_lines_and_little_memory(
+    log: RateLimitedLog, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = iter(range(10**9))
+    admitted = [log.admit(str(next(names))) for _ in range(1000)]
+    assert admitted == [""] * NAMES + [None] * (1000 - NAMES)
+    assert len(log._told) == NAMES
+    told = "things: more than 64 within a minute; %d further ones were not named so far"
+    assert caplog.messages == [told % 1]
+    clock.now += 60
+    # The names of the last minute make room; nothing was left out of them.
+    admitted = [log.admit(str(next(names))) for _ in range(1000)]
+    assert admitted == [""] * NAMES + [None] * (1000 - NAMES)
+    assert caplog.messages == [told % 1, told % (1000 - NAMES + 1)]
+    assert len(log._told) == NAMES
+
+
+async def call_unknown(raw: RawClient, *names: str) -> None:
+    for number, name in enumerate(names):
+        await raw.send(request(number, name))
+    await raw.synchronize()
+
+
+async def test_calls_of_methods_that_nobody_registered(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(sockrpc.App()) as here, await here.raw() as one, await here.raw() as two:
+        here.server._service.unknown.clock = clock
+        await call_unknown(one, *["same"] * 50)
+        await call_unknown(two, *["same"] * 50)
+        (line,) = caplog.messages
+        assert line.endswith(" failed: nobody registered method 'same'")
+        clock.now += 60
+        await call_unknown(two, "same")
+        who = two.writer.get_extra_info("sockname")
+        told = f"call 0 from {who} failed: nobody registered method 'same'; 99 more since its last line"
+        assert caplog.messages[1:] == [told]
+        assert here.server.statistics().calls_failed == 101
+        caplog.clear()
+        await call_unknown(one, *map(str, range(300)))
+        assert len(caplog.messages) == NAMES
+        assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+async def test_refused_origins(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(sockrpc.App()) as here:
+        for origin in ["https://a.example"] * 5 + ["https://b.example"]:
+            with pytest.raises(sockrpc.HandshakeError, match="403"):
+                await here.connect(origin=origin)
+    assert [message.split("'")[1] for message in caplog.messages] == [
+        "https://a.example",
+        "https://b.example",
+    ]

@@ -1,0 +1,206 @@
+"""What can be registered: functions that take what they will be given, and no generators."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+import sockrpc
+from tests.kit.support import serving
+
+Function = Callable[..., Any]
+
+
+def lines(call: object) -> Iterator[bytes]:
+    yield b"a"
+    yield b"b"
+
+
+async def tokens(call: object) -> AsyncIterator[bytes]:
+    yield b"a"
+
+
+def two_lines(first: object, call: object) -> Iterator[bytes]:
+    yield b"a"
+
+
+class Lines:
+    def __call__(self, call: object) -> Iterator[bytes]:
+        yield b"a"
+
+    def method(self, call: object) -> Iterator[bytes]:
+        yield b"a"
+
+
+class Tokens:
+    async def __call__(self, call: object) -> AsyncIterator[bytes]:
+        yield b"a"
+
+
+def logged(function: Function) -> Function:
+    """A plain decorator, which passes on whatever it wraps returns."""
+
+    @functools.wraps(function)
+    def wrapper(*args: object) -> object:
+        return function(*args)
+
+    return wrapper
+
+
+def again(function: Function) -> Function:
+    @functools.wraps(function)
+    def wrapper(call: object) -> Iterator[bytes]:
+        yield from function(call)
+
+    return wrapper
+
+
+GENERATORS: dict[str, Function] = {
+    "a generator": lines,
+    "an asynchronous generator": tokens,
+    "a lambda that yields": lambda call: (yield b"a"),
+    "a partial": partial(two_lines, 1),
+    "an object": Lines(),
+    "an asynchronous object": Tokens(),
+    "a partial of an object": partial(Lines()),
+    "a method": Lines().method,
+    "a wrapper": logged(lines),
+    "a wrapper that yields": again(lines),
+    "a wrapper of a wrapper": logged(logged(tokens)),
+    "a wrapper of a partial": logged(partial(two_lines, 1)),
+    "a partial of a wrapper": partial(logged(two_lines), 1),
+    "a wrapper of an object": logged(Lines()),
+    "a context manager": contextlib.contextmanager(lines),
+    "a cache": functools.lru_cache(lines),
+}
+
+
+@pytest.mark.parametrize("what", GENERATORS)
+def test_a_generator_is_refused_wherever_a_function_is_registered(what: str) -> None:
+    app = sockrpc.App()
+    function = GENERATORS[what]
+    ways: list[Callable[[], object]] = [
+        lambda: app.method("name")(function),
+        lambda: app.method("name", thread=True)(function),
+        lambda: app.method("name", timeout=1)(function),
+        lambda: app.on("name")(function),
+        lambda: app.on_connect(function),
+        lambda: app.on_disconnect(function),
+    ]
+    for way in ways:
+        with pytest.raises(sockrpc.UsageError, match="generator, or wraps one"):
+            way()
+    assert not app._methods
+    assert not app._events
+    with pytest.raises(sockrpc.UsageError):
+        sockrpc.serve(function, "127.0.0.1", 0)
+    with pytest.raises(sockrpc.UsageError, match="process_request is a generator"):
+        sockrpc.serve(app, "127.0.0.1", 0, process_request=function)
+
+
+def test_the_refusal_names_the_handler_and_what_to_do() -> None:
+    with pytest.raises(sockrpc.UsageError, match=r"method 'tokens' is a generator.* notifications"):
+        sockrpc.App().method(tokens)
+
+
+async def test_a_coroutine_function_that_works_through_a_generator_may_wrap_it() -> None:
+    app = sockrpc.App()
+
+    @app.method("joined")
+    @functools.wraps(tokens)
+    async def joined(call: sockrpc.Call) -> bytes:
+        return b"".join([each async for each in tokens(call)])
+
+    @app.method("plain")
+    def plain(call: sockrpc.Call) -> bytes:
+        return b"".join(lines(call))
+
+    async with serving(app) as here, here.connect() as client:
+        assert await client.call("joined") == b"a"
+        assert await client.call("plain") == b"ab"
+
+
+def test_a_wrapper_that_wraps_itself_is_believed() -> None:
+    def strange(call: sockrpc.Call) -> bytes:
+        return b""
+
+    strange.__wrapped__ = strange  # type: ignore[attr-defined]
+    sockrpc.App().method(strange)
+
+
+def with_session(function: Callable[[sockrpc.Call, str], Awaitable[str]]) -> Function:
+    """A decorator that gives more than it takes."""
+
+    @functools.wraps(function)
+    async def wrapper(call: sockrpc.Call) -> str:
+        return await function(call, "session")
+
+    return wrapper
+
+
+async def test_a_wrapper_is_judged_by_the_arguments_that_it_takes_itself() -> None:
+    app = sockrpc.App()
+
+    @app.method
+    @with_session
+    async def show(call: sockrpc.Call, session: str) -> str:
+        return f"{call.text} in {session}"
+
+    @app.on_connect
+    @with_session
+    async def connected(socket: Any, session: str) -> str:
+        socket.state.session = session
+        return ""
+
+    app.method("state")(lambda call: call.socket.state.session)
+    async with serving(app) as here, here.connect() as client:
+        assert await client.call("show", "this") == b"this in session"
+        assert await client.call("state") == b"session"
+
+    def inner(call: sockrpc.Call) -> bytes:
+        return b""
+
+    @functools.wraps(inner)
+    def takes_two(call: sockrpc.Call, more: object) -> bytes:
+        return inner(call)
+
+    for wrong in (takes_two, functools.wraps(inner)(lambda: b"")):
+        with pytest.raises(sockrpc.UsageError, match="has to take one argument"):
+            app.method("wrong")(wrong)
+
+
+def test_hooks_that_can_not_take_the_socket_are_refused() -> None:
+    app = sockrpc.App()
+    wrongs: list[Any] = [lambda: None, lambda socket, more: None]
+    for wrong in wrongs:
+        with pytest.raises(sockrpc.UsageError, match="on_connect hook has to take one argument"):
+            app.on_connect(wrong)
+        with pytest.raises(sockrpc.UsageError, match="on_disconnect hook has to take one argument"):
+            app.on_disconnect(wrong)
+    for register in (app.on_connect, app.on_disconnect):
+        with pytest.raises(sockrpc.UsageError, match="not callable"):
+            register("function")  # type: ignore[type-var]
+    assert not app._on_connect
+    assert not app._on_disconnect
+
+
+def test_serve_refuses_functions_that_can_not_take_what_they_will_be_given() -> None:
+    async def two(socket: sockrpc.Socket, more: object) -> None: ...
+
+    async def none() -> None: ...
+
+    wrongs: list[Any] = [two, none]
+    for wrong in wrongs:
+        with pytest.raises(sockrpc.UsageError, match="the coroutine function has to take one argument"):
+            sockrpc.serve(wrong, "127.0.0.1", 0)
+    hooks: list[Any] = [lambda request: None, lambda socket, request, more: None]
+    for hook in hooks:
+        with pytest.raises(sockrpc.UsageError, match="process_request has to take two arguments"):
+            sockrpc.serve(sockrpc.App(), "127.0.0.1", 0, process_request=hook)
+    with pytest.raises(sockrpc.UsageError, match="process_request is not callable"):
+        sockrpc.serve(sockrpc.App(), "127.0.0.1", 0, process_request="hook")  # type: ignore[arg-type]
