@@ -6,7 +6,7 @@ import asyncio
 
 import sockrpc
 from bench.peer import NullTransport
-from sockrpc.peer.protocols import ServerProtocol
+from sockrpc.peer.peer import Peer
 from tests.kit.pair import MemoryServer
 
 
@@ -19,9 +19,9 @@ class Engine:
         self.transport = NullTransport()
         self.protocol = self.loop.run_until_complete(self.open(app))
 
-    async def open(self, app: sockrpc.App) -> ServerProtocol:
+    async def open(self, app: sockrpc.App) -> Peer:
         self.here = MemoryServer(app, ping_interval=None)
-        protocol = ServerProtocol(self.here.service)
+        protocol = Peer("server", self.here.service)
         protocol.connection_made(self.transport)
         protocol.open(b"")
         protocol.socket._opened("benchmark")

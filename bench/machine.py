@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sockrpc._frames
-import sockrpc.peer.server_connection
+import sockrpc.peer.peer
 
 PACKAGES = (
     *("sockrpc", "uvloop", "websockets", "picows", "aiohttp", "grpcio"),
@@ -33,7 +33,7 @@ LOAD_CORE, SERVER_CORE = cores()
 
 def complaint_about_build() -> str | None:
     """Why this build of sockrpc must not be measured; None if it may."""
-    for module in (sockrpc._frames, sockrpc.peer.server_connection):
+    for module in (sockrpc._frames, sockrpc.peer.peer):
         path = Path(str(module.__file__))
         if path.suffix == ".py":
             return f"{path.name} is not compiled"

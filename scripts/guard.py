@@ -46,13 +46,13 @@ INJECTIONS = [
     ),
     ("websocket/parser.pyx", "    if masked:\n        fresh_mask(mask)\n", "        sum(range(8))\n"),
     (
-        "peer/server_connection.pyx",
+        "peer/peer.pyx",
         '            return self.fail(1002, "id in use")\n',
         "        sum(range(64))\n",
     ),
     (
-        "peer/server_connection.pyx",
-        "        cdef PyObject *entry = self.table.find(frame.id)\n        cdef Call call\n",
+        "peer/peer.pyx",
+        "        cdef PyObject *entry = self.incoming.find(frame.id)\n        cdef Call call\n",
         "        sum(range(2000))\n",
     ),
 ]

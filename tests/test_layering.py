@@ -289,11 +289,11 @@ def test_files_are_short_enough_to_be_read(name: str) -> None:
 
 def test_the_imports_are_found() -> None:
     edges = graph()
-    assert edges["server"] >= {"app", "limits", "listen.opening", "peer.protocols", "peer.service"}
-    assert edges["peer.client_connection"] >= {
+    assert edges["server"] >= {"app", "limits", "listen.opening", "peer.peer", "peer.service"}
+    assert edges["peer.outgoing"] >= {
         "websocket.connection",
         "_frames",
-        "websocket.parser",
+        "peer.table",
         "errors",
     }
     assert edges["websocket.connection"] >= {"websocket.output", "websocket.loop"}

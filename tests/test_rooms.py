@@ -251,5 +251,5 @@ async def test_mistakes_are_usage_errors_and_nothing_is_sent() -> None:
 
 def test_a_broadcast_takes_connections_and_nothing_else() -> None:
     others: list[Any] = [object()]
-    with pytest.raises(TypeError, match="ServerConnection"):
+    with pytest.raises(TypeError, match="PeerBase"):
         broadcast(others, None, b"event", b"")

@@ -10,12 +10,16 @@ import sockrpc
 from sockrpc._frames import Request, Reset, serialize_frame
 
 try:
-    from sockrpc.peer.protocols import ServerProtocol
+    from sockrpc.peer.peer import Peer as Protocol
     from sockrpc.websocket.parser import serialize
 except ImportError:
     # A revision to compare with may be older than the folders.
     from sockrpc._websocket import serialize  # type: ignore[import-not-found,no-redef]
-    from sockrpc.protocols import ServerProtocol  # type: ignore[import-not-found,no-redef]
+    from sockrpc.protocols import ServerProtocol  # type: ignore[import-not-found]
+
+    def Protocol(role: str, service: Any) -> Any:  # type: ignore[no-redef]  # noqa: N802
+        return ServerProtocol(service)
+
 
 # Few enough for one share of the handlers' time (docs/reference/limits.md) even where valgrind slows them.
 CALLS = 40
@@ -81,7 +85,7 @@ class Engine:
         server, _ = serving._make()
         self.service = server._service
         self.transport = Nowhere()
-        self.protocol = ServerProtocol(self.service)
+        self.protocol = Protocol("server", self.service)
         self.protocol.connection_made(self.transport)
         self.protocol.open(b"")
         self.protocol.socket._opened("guard")

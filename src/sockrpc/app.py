@@ -10,10 +10,10 @@ from sockrpc.errors import UsageError
 from sockrpc.limits import check_seconds
 from sockrpc.listen.server_hooks import ServerHook, check_hook
 from sockrpc.peer.call import Call
+from sockrpc.peer.handler import Handler, is_coroutine_function
 from sockrpc.peer.hooks import Hooks
 from sockrpc.peer.names import NameTable
 from sockrpc.peer.notification import Notification
-from sockrpc.peer.service import Handler, is_coroutine_function
 from sockrpc.peer.signatures import check_function
 from sockrpc.sockets import Socket
 

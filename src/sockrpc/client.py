@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 from sockrpc._frames import encode
 from sockrpc.limits import check_seconds
 from sockrpc.listener import Listener
-from sockrpc.peer.client_connection import ClientConnection
+from sockrpc.peer.peer import Peer
 
 __all__ = ["Client", "Status"]
 
@@ -31,7 +31,7 @@ class Client:
     open, closes that, with a `ResourceWarning`; calls in flight and listeners refer to it.
     """
 
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(self, connection: Peer) -> None:
         self._connection = connection
 
     async def call(self, method: str, payload: Payload = b"", *, timeout: float | None = None) -> bytes:

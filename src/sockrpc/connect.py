@@ -28,8 +28,8 @@ from sockrpc.dial.tls import default_context
 from sockrpc.errors import HandshakeError, UsageError
 from sockrpc.limits import ClientLimits, check_seconds, make_limits
 from sockrpc.listen.unix import check_uds, connected
-from sockrpc.peer.client_connection import ClientConnection
-from sockrpc.peer.protocols import ClientProtocol
+from sockrpc.peer.peer import Peer
+from sockrpc.peer.service import Service
 from sockrpc.websocket.client_handshake import ClientHandshake
 from sockrpc.websocket.deflate import CompressionName, check_name
 from sockrpc.websocket.headers import USER_AGENT, Headers, check_headers, merge_headers
@@ -159,7 +159,7 @@ class connect:
         )
         opening = ClientOpening(handshake)
         context = context_of_running_loop()
-        connection = ClientProtocol(Settings(self._limits), context, opening)
+        connection = Peer("client", Service(Settings(self._limits), context), opening)
         context.acquire()
         try:
             await self._open_transport(connection, target)
@@ -176,10 +176,10 @@ class connect:
         asyncio.get_running_loop().call_soon(connection.begin)
         return self._make_client(connection)
 
-    def _make_client(self, connection: ClientConnection) -> Client:
+    def _make_client(self, connection: Peer) -> Client:
         return Client(connection)
 
-    async def _open_transport(self, connection: ClientProtocol, target: Target) -> None:
+    async def _open_transport(self, connection: Peer, target: Target) -> None:
         uri = target.uri
         tls: dict[str, Any] = {}
         if uri.secure:
@@ -215,9 +215,7 @@ class connect:
             return
         await self._open_socket(connection, sock, tls)
 
-    async def _open_socket(
-        self, connection: ClientProtocol, sock: socket.socket, tls: dict[str, Any]
-    ) -> None:
+    async def _open_socket(self, connection: Peer, sock: socket.socket, tls: dict[str, Any]) -> None:
         loop = asyncio.get_running_loop()
         create: Any = loop.create_connection
         if sock.family not in (socket.AF_INET, socket.AF_INET6):

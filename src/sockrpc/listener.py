@@ -7,7 +7,7 @@ import copy
 from collections.abc import AsyncIterator
 from typing import Self
 
-from sockrpc.peer.client_connection import Subscription
+from sockrpc.peer.subscription import Subscription
 
 __all__ = ["Listener"]
 

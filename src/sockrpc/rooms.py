@@ -11,7 +11,7 @@ from sockrpc._frames import encode
 from sockrpc.errors import UsageError
 from sockrpc.peer.belonging import call_there, is_here
 from sockrpc.peer.broadcast import broadcast
-from sockrpc.peer.server_connection import ServerConnection
+from sockrpc.peer.peer import Peer
 from sockrpc.sockets import Socket
 
 __all__ = ["Room"]
@@ -25,7 +25,7 @@ def no_loop() -> None:
     """Nobody has joined yet."""
 
 
-def loop_of(connection: ServerConnection) -> asyncio.AbstractEventLoop:
+def loop_of(connection: Peer) -> asyncio.AbstractEventLoop:
     """The event loop that a connection belongs to."""
     return connection.service.context.loop
 
@@ -41,7 +41,7 @@ class Room:
     __slots__ = ("_handed_over", "_loop", "_members")
 
     def __init__(self) -> None:
-        self._members: dict[Socket, ServerConnection] = {}
+        self._members: dict[Socket, Peer] = {}
         # Of the members, also of those that are about to join.
         self._loop: Callable[[], asyncio.AbstractEventLoop | None] = no_loop
         # Bytes from other threads that the event loop has not taken yet.
@@ -138,7 +138,7 @@ class Room:
 
     def _broadcast(
         self,
-        members: list[ServerConnection],
+        members: list[Peer],
         exclude: Socket | None,
         name: bytes,
         payload: bytes,

@@ -31,12 +31,13 @@ from sockrpc.observe.statistics import Statistics, count
 from sockrpc.observe.watchdog import LoopWatch
 from sockrpc.peer.belonging import belongs, call_there, check_here
 from sockrpc.peer.endings import EndingLog
+from sockrpc.peer.handler import is_coroutine_function
 from sockrpc.peer.hooks import Hooks
+from sockrpc.peer.in_flight import find_running
 from sockrpc.peer.names import NameTable
-from sockrpc.peer.protocols import ServerProtocol
+from sockrpc.peer.peer import Peer
 from sockrpc.peer.rate_limited_log import RateLimitedLog
-from sockrpc.peer.server_connection import ServerConnection
-from sockrpc.peer.service import Service, is_coroutine_function
+from sockrpc.peer.service import Service
 from sockrpc.peer.signatures import check_function
 from sockrpc.peer.threads import WorkerThreads
 from sockrpc.sockets import Socket, SocketHandler
@@ -115,7 +116,7 @@ class Server:
             create_task = self._service.context.create_task
             self._service.keep(create_task(self._arrivals.wait(last, self._limits.close_timeout)))
             working = iter(list(self._service.working))
-            one_turn(working, ServerConnection.drain)
+            one_turn(working, Peer.drain)
             self._stopping = create_task(self._stop(working))
             self._stop_begun.set()
 
@@ -174,12 +175,12 @@ class Server:
         self.close()
         await self.wait_closed()
 
-    async def _stop(self, to_drain: Iterator[ServerConnection]) -> None:
+    async def _stop(self, to_drain: Iterator[Peer]) -> None:
         service = self._service
-        await in_turns(to_drain, ServerConnection.drain)
+        await in_turns(to_drain, Peer.drain)
         if not await self._idle_within(self._limits.stop_grace):
             await in_turns(service.tasks, asyncio.Task.cancel)
-            await in_turns(service.working, ServerConnection.end_grace)
+            await in_turns(service.working, Peer.end_grace)
             if not await self._idle_within(self._limits.abort_grace):
                 await in_turns(service.tasks, leave_behind)
                 for connection in list(service.working):
@@ -304,13 +305,13 @@ class serve:
         self._is_entered = False
         self._has_sockets = False
 
-    async def _prepare(self) -> tuple[Server, Callable[..., ServerProtocol]]:
+    async def _prepare(self) -> tuple[Server, Callable[..., Peer]]:
         """Run what the app wants to run first; the server that then is made listens on nothing yet."""
         if isinstance(self._app, App):
             await run_start_hooks(list(self._app._on_start))
         return self._make()
 
-    def _make(self) -> tuple[Server, Callable[..., ServerProtocol]]:
+    def _make(self) -> tuple[Server, Callable[..., Peer]]:
         """The server, and what makes the protocol of each connection."""
         loop = asyncio.get_running_loop()
         context = context_of_running_loop()
@@ -334,12 +335,14 @@ class serve:
         server = Server(service, context, self._limits, on_stop)
 
         if self._limits.blocked_warning:
-            server._watch = LoopWatch(loop, self._limits.blocked_warning, service.find_running)
+            server._watch = LoopWatch(
+                loop, self._limits.blocked_warning, functools.partial(find_running, service)
+            )
 
-        def accept(crowded: bool = False) -> ServerProtocol:
+        def accept(crowded: bool = False) -> Peer:
             if server._watch is not None:
                 server._watch.start()
-            return ServerProtocol(service, ServerOpening(service, self._policy, server._arrivals, crowded))
+            return Peer("server", service, ServerOpening(service, self._policy, server._arrivals, crowded))
 
         return server, accept
 

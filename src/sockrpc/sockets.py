@@ -19,7 +19,7 @@ from sockrpc.peer.ended_connection import EndedConnection
 from sockrpc.peer.endings import ClosedBy, EndingLog, closed_by
 from sockrpc.peer.hooks import ENDS_PROCESS, Hooks, is_cancelled, run_hooks
 from sockrpc.peer.notification import Notification
-from sockrpc.peer.server_connection import ServerConnection
+from sockrpc.peer.peer import Peer
 from sockrpc.websocket.credentials import peer_credentials
 from sockrpc.websocket.server_handshake import pack_request, unpack_request
 
@@ -62,8 +62,8 @@ class Socket:
         "_task",
     )
 
-    def __init__(self, connection: ServerConnection, hooks: Hooks, endings: EndingLog) -> None:
-        self._connection: Any = connection  # a ServerConnection, and an EndedConnection when that is over
+    def __init__(self, connection: Peer, hooks: Hooks, endings: EndingLog) -> None:
+        self._connection: Any = connection  # a Peer, and an EndedConnection when that is over
         self._endings = endings
         self._pending_bytes = 0
         self._hooks = hooks
@@ -192,7 +192,7 @@ class Socket:
         connection.notify(name, encoded)
         return True
 
-    def _notify_from_thread(self, connection: ServerConnection, name: bytes, payload: bytes) -> bool:
+    def _notify_from_thread(self, connection: Peer, name: bytes, payload: bytes) -> bool:
         """Let the loop's thread send it; those of one thread stay in order, before its handler's answer."""
         size = len(name) + len(payload)
 

@@ -8,7 +8,8 @@ from typing import Any, Self
 
 import sockrpc
 from sockrpc.limits import Limits
-from sockrpc.peer.protocols import ClientProtocol, ServerProtocol
+from sockrpc.peer.peer import Peer
+from sockrpc.peer.service import Service
 from sockrpc.testing.memory import Pair
 from sockrpc.websocket.deflate import Compression
 from sockrpc.websocket.loop import context_of_running_loop
@@ -100,7 +101,7 @@ class MemoryServer:
 
     def join(self, peer: Any, *, compression: Compression | None = None, **options: Any) -> Pair:
         """A connection that is past its handshake, with `peer` at its other end."""
-        connection = ServerProtocol(self.service)
+        connection = Peer("server", self.service)
         pair = Pair(connection, peer, **options)
         self.pairs.append(pair)
         connection.open(b"", compression)
@@ -116,7 +117,7 @@ class MemoryServer:
         **options: Any,
     ) -> tuple[sockrpc.Client, Pair]:
         """A client of ours on a new connection; `compressions` are the server's and the client's."""
-        peer = ClientProtocol(Settings(Limits(**(limits or {}))), context_of_running_loop())
+        peer = Peer("client", Service(Settings(Limits(**(limits or {}))), context_of_running_loop()))
         theirs, ours = compressions or (None, None)
         pair = self.join(peer, compression=theirs, **options)
         peer.open(b"", ours)

@@ -77,8 +77,7 @@ def test_everything_that_was_created_is_freed_after_connections_of_all_kinds(kin
         "Pending",
         "Notification",
         "Parser",
-        "ServerProtocol",
-        "ClientProtocol",
+        "Peer",
         "blocks",
         "bytes",
     ):

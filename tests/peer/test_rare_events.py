@@ -11,7 +11,8 @@ import pytest
 
 import sockrpc
 from sockrpc.limits import Limits
-from sockrpc.peer.protocols import ClientProtocol, ServerProtocol
+from sockrpc.peer.peer import Peer
+from sockrpc.peer.service import Service
 from sockrpc.testing.memory import End, Pair
 from sockrpc.websocket.loop import context_of_running_loop
 from sockrpc.websocket.output import Settings
@@ -83,7 +84,7 @@ async def test_a_handler_that_answers_and_ends_the_process_has_answered(error: t
 
 
 async def test_a_connection_that_was_given_up_before_its_transport_was_made_closes_it() -> None:
-    protocol = ClientProtocol(Settings(Limits()), context_of_running_loop())
+    protocol = Peer("client", Service(Settings(Limits()), context_of_running_loop()))
     protocol.abort("given up")
     pair = Pair(RawEnd(), protocol)
     assert pair.client.lost
@@ -187,7 +188,7 @@ async def test_two_transports_that_end_in_one_sweep() -> None:
                 end.protocol.connection_lost(None)
 
     async with MemoryServer(echo_app(), handshake_timeout=0.05) as here:
-        ends = [Both(ServerProtocol(here.service), 1000, True, str(n)) for n in range(2)]
+        ends = [Both(Peer("server", here.service), 1000, True, str(n)) for n in range(2)]
         for end in ends:
             end.protocol.connection_made(end)
         await until(lambda: swept != [])

@@ -14,7 +14,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 import sockrpc
-from sockrpc.peer.protocols import ServerProtocol
+from sockrpc.peer.peer import Peer
 from tests.kit.narrow import narrow_socket, serving_narrowly
 from tests.kit.pair import MemoryServer
 from tests.kit.raw_server import RawServer
@@ -208,7 +208,7 @@ class Dead:
 async def test_what_a_dead_transport_raises_reaches_nobody(error: Exception) -> None:
     async with MemoryServer(sockrpc.App()) as here:
         for end in ("close", "refuse", "abort", "nothing"):
-            connection = ServerProtocol(here.service)
+            connection = Peer("server", here.service)
             connection.connection_made(Dead(error))
             connection.hold_handshake(True)
             connection.hold_handshake(False)

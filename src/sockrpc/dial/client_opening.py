@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from sockrpc.errors import ConnectionLost, HandshakeError, SockRPCError
-from sockrpc.peer.client_connection import ClientConnection
+from sockrpc.peer.peer import Peer
 from sockrpc.websocket.client_handshake import ClientHandshake
 from sockrpc.websocket.exchange import BODY_TIMEOUT
 
@@ -17,13 +17,13 @@ class ClientOpening:
 
     def __init__(self, handshake: ClientHandshake) -> None:
         self.handshake = handshake
-        self.connection: ClientConnection | None = None
+        self.connection: Peer | None = None
         # None when nobody waits any more: the error in it refers to the frames of those who waited, and
         # these to us, so they would be left for the garbage collector.
         self.opened: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
         self.timer: asyncio.TimerHandle | None = None
 
-    def connected(self, connection: ClientConnection) -> None:
+    def connected(self, connection: Peer) -> None:
         """The transport is there: send the request."""
         self.connection = connection
         connection.write_handshake(self.handshake.request())

@@ -17,8 +17,8 @@ from websockets.http11 import Request, Response
 
 from sockrpc._frames import SUBPROTOCOL
 from sockrpc.peer.hooks import ENDS_PROCESS, is_cancelled
+from sockrpc.peer.peer import Peer
 from sockrpc.peer.rate_limited_log import RateLimitedLog
-from sockrpc.peer.server_connection import ServerConnection
 from sockrpc.peer.service import Service
 from sockrpc.sockets import Socket
 from sockrpc.websocket.deflate import CompressionName
@@ -123,7 +123,7 @@ class ServerOpening:
         self.policy = policy
         self.arrivals = arrivals
         self.handshake = ServerHandshake(policy.max_handshake_bytes, [SUBPROTOCOL], policy.compression)
-        self.connection: ServerConnection | None = None
+        self.connection: Peer | None = None
         self.task: asyncio.Task[None] | None = None
         arrivals.add(self)
 
@@ -132,7 +132,7 @@ class ServerOpening:
         """True unless the application is still to say whether the connection is let in."""
         return self.task is None or self.task.done()
 
-    def connected(self, connection: ServerConnection) -> None:
+    def connected(self, connection: Peer) -> None:
         """The transport is there."""
         self.connection = connection
         connection.socket._connected()

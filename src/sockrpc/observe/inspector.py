@@ -20,6 +20,7 @@ from sockrpc.errors import UsageError
 from sockrpc.listen.notes import about
 from sockrpc.listen.unix import SocketFile, remove_stale_socket
 from sockrpc.observe.statistics import count
+from sockrpc.peer.in_flight import look
 from sockrpc.peer.service import Service
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ PATIENCE = 10.0
 def snapshot(service: Service, pid: int) -> dict[str, Any]:
     """What goes on in a server, as it is written in JSON."""
     statistics = count(service)
-    methods, connections, complete = service.look(MAX_ROWS, MAX_CALLS)
+    methods, connections, complete = look(service, MAX_ROWS, MAX_CALLS)
     totals = dataclasses.asdict(statistics)
     del totals["methods"], totals["unregistered"]
     rows = {name: row_of(name, method) for name, method in statistics.methods.items()}

@@ -1,5 +1,5 @@
-from sockrpc.peer.server_connection import ServerConnection
+from sockrpc.peer.peer import Peer
 
 def broadcast(
-    connections: list[ServerConnection], excluded: ServerConnection | None, name: bytes, payload: bytes
-) -> tuple[int, list[ServerConnection]]: ...
+    connections: list[Peer], excluded: Peer | None, name: bytes, payload: bytes
+) -> tuple[int, list[Peer]]: ...

@@ -3,15 +3,15 @@
 cimport cython
 
 from sockrpc.websocket.connection cimport STATE_OPEN
-from sockrpc.peer.server_connection cimport ServerConnection
+from sockrpc.peer.peer cimport PeerBase
 
 from sockrpc.peer.notification import shared_notification
 
 
 @cython.nonecheck(True)
 def broadcast(
-        connections: list[ServerConnection], excluded: ServerConnection | None, name: bytes,
-        payload: bytes) -> tuple[int, list[ServerConnection]]:
+        connections: list[PeerBase], excluded: PeerBase | None, name: bytes,
+        payload: bytes) -> tuple[int, list[PeerBase]]:
     """Queue a notification for each connection but one; never waits.
 
     Args:
@@ -24,7 +24,7 @@ def broadcast(
     Returns:
         For how many it was queued, and the connections that are too full to take it.
     """
-    cdef ServerConnection connection
+    cdef PeerBase connection
     cdef bytes frame = shared_notification(name, payload)
     cdef Py_ssize_t queued = 0
     cdef list slow = []

@@ -2,7 +2,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, final
 
-from sockrpc.peer.service import Procedure
+from sockrpc.peer.procedure import Procedure
 
 _T = TypeVar("_T")
 

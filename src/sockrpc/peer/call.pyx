@@ -13,7 +13,7 @@ import asyncio
 
 from sockrpc._frames cimport encode_payload, write_response
 from sockrpc.peer.raising cimport call_one
-from sockrpc.peer.service cimport KIND_THREAD, Handler, is_coroutine
+from sockrpc.peer.handler cimport KIND_THREAD, Handler, is_coroutine
 from sockrpc.peer.tally cimport count_answer, observe
 from sockrpc.peer.undo cimport UndoHooks
 from sockrpc.peer.variables cimport enter_variables, exit_variables

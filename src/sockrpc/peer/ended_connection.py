@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from sockrpc.peer.server_connection import ServerConnection
+from sockrpc.peer.peer import Peer
 
 __all__ = ["EndedConnection"]
 
@@ -32,7 +32,7 @@ class EndedConnection:
     in_flight = 0
     transport = None
 
-    def __init__(self, connection: ServerConnection) -> None:
+    def __init__(self, connection: Peer) -> None:
         self.close_code = connection.close_code
         self.close_reason = connection.close_reason
         self.has_ended_by_us = connection.has_ended_by_us

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from sockrpc.peer.server_connection import ServerConnection
+    from sockrpc.peer.peer import Peer
 
 __all__ = ["ClosedBy", "EndingLog", "closed_by"]
 
@@ -23,7 +23,7 @@ MINUTE = 60.0
 NOTABLE = frozenset({1002, 1003, 1007, 1009, 1010, 1011, 1013})
 
 
-def closed_by(connection: ServerConnection) -> ClosedBy:
+def closed_by(connection: Peer) -> ClosedBy:
     """Who ended a connection that has ended."""
     if connection.has_ended_by_us:
         return "server"
@@ -38,7 +38,7 @@ class EndingLog:
         # By code: when its minute began, the lines in it, and the ends since that had no line.
         self._told: dict[int, tuple[float, int, int]] = {}
 
-    def tell(self, connection: ServerConnection) -> None:
+    def tell(self, connection: Peer) -> None:
         """A connection has ended."""
         code = connection.close_code
         if not self._is_notable(connection):
@@ -62,13 +62,13 @@ class EndingLog:
                 self._write(logging.DEBUG, connection, "")
 
     @staticmethod
-    def _is_notable(connection: ServerConnection) -> bool:
+    def _is_notable(connection: Peer) -> bool:
         if connection.was_given_up:
             return True
         return connection.has_ended_by_us and connection.close_code in NOTABLE
 
     @staticmethod
-    def _write(level: int, connection: ServerConnection, rest: str) -> None:
+    def _write(level: int, connection: Peer, rest: str) -> None:
         # Everything but what is printable is escaped in the reason: the peer may have chosen it.
         LOG.log(
             level,

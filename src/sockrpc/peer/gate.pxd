@@ -1,6 +1,6 @@
 # What one connection of a server may start, and when.
 
-from sockrpc.peer.service cimport Host, Procedure, ProcedureQueue
+from sockrpc.peer.procedure cimport Host, Procedure, ProcedureQueue
 
 cdef class Gate(Host):
     cdef ProcedureQueue waiting      # calls and notifications that may not start yet, in order of arrival

@@ -2,7 +2,7 @@ import asyncio
 
 from sockrpc.peer.call import Call
 from sockrpc.peer.notification import Notification
-from sockrpc.peer.service import Host
+from sockrpc.peer.procedure import Host
 
 class Gate(Host):
     def take(self) -> Call | Notification | None: ...

@@ -7,7 +7,7 @@ from cpython.ref cimport PyObject
 from collections import OrderedDict
 
 from sockrpc.websocket.connection cimport Connection
-from sockrpc.peer.service cimport Host, Procedure, ProcedureQueue
+from sockrpc.peer.procedure cimport Host, Procedure, ProcedureQueue
 
 
 cdef enum:
@@ -177,7 +177,7 @@ cdef class Gate(Host):
         return 0
 
     cdef int close_if_drained(self) except -1:
-        if self.table.count == 0 and not self.ended and not self.close_is_due:
+        if self.incoming.count == 0 and not self.ended and not self.close_is_due:
             # A handler may be running, and its answer is to precede the close frame.
             self.close_is_due = True
             self.context.loop.call_soon(self._close_drained)
@@ -185,7 +185,7 @@ cdef class Gate(Host):
 
     def _close_drained(self) -> None:
         self.close_is_due = False
-        if self.table.count == 0:
+        if self.incoming.count == 0:
             self.close_for_stop()
 
     cdef int close_for_stop(self) except -1:

@@ -1,6 +1,7 @@
 # Notifications on the side that serves them.
 
-from sockrpc.peer.service cimport Handler, Procedure
+from sockrpc.peer.handler cimport Handler
+from sockrpc.peer.procedure cimport Procedure
 
 cdef class Notification(Procedure):
     cdef Handler handler             # None in the socket form

@@ -1,6 +1,6 @@
 from typing import final
 
-from sockrpc.peer.service import Procedure
+from sockrpc.peer.procedure import Procedure
 
 @final
 class Notification(Procedure):

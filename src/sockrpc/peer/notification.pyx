@@ -9,7 +9,8 @@ import asyncio
 
 from sockrpc._frames cimport MAX_NAME_BYTES, write_notify
 from sockrpc.peer.raising cimport call_one, raise_pending
-from sockrpc.peer.service cimport Handler, Procedure, is_coroutine
+from sockrpc.peer.handler cimport Handler, is_coroutine
+from sockrpc.peer.procedure cimport Procedure
 from sockrpc.peer.variables cimport enter_variables, exit_variables
 from sockrpc.websocket.parser cimport MAX_HEADER_BYTES, OPCODE_BINARY, write_header
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sockrpc.errors import UsageError
-from sockrpc.peer.service import is_coroutine_function
+from sockrpc.peer.handler import is_coroutine_function
 
 __all__ = ["check_function"]
 

@@ -2,7 +2,8 @@
 
 from libc.stdint cimport uint8_t
 
-from sockrpc.peer.service cimport Handler, Procedure
+from sockrpc.peer.handler cimport Handler
+from sockrpc.peer.procedure cimport Procedure
 
 # Where a call is. Only forward: WAITING, RUNNING, OVER.
 cdef enum Phase:

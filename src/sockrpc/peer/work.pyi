@@ -1,3 +1,3 @@
-from sockrpc.peer.service import Procedure
+from sockrpc.peer.procedure import Procedure
 
 class Work(Procedure): ...

@@ -6,7 +6,7 @@ import asyncio
 
 from sockrpc.websocket.loop cimport LoopContext
 from sockrpc.peer.raising cimport raise_pending
-from sockrpc.peer.service cimport Procedure
+from sockrpc.peer.procedure cimport Procedure
 
 from sockrpc.errors import UsageError
 

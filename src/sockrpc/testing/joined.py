@@ -14,8 +14,7 @@ from sockrpc.connect import connect as connect_by_socket
 from sockrpc.dial.redirects import Target
 from sockrpc.limits import ClientLimits, ServerLimits
 from sockrpc.listen.opening import ProcessRequest
-from sockrpc.peer.client_connection import ClientConnection
-from sockrpc.peer.protocols import ClientProtocol, ServerProtocol
+from sockrpc.peer.peer import Peer
 from sockrpc.server import Server
 from sockrpc.server import serve as serve_by_socket
 from sockrpc.sockets import SocketHandler
@@ -48,7 +47,7 @@ class MemoryClient(Client):
     to_server: Direction
     to_client: Direction
 
-    def __init__(self, connection: ClientConnection, server: Server, line: Line) -> None:
+    def __init__(self, connection: Peer, server: Server, line: Line) -> None:
         super().__init__(connection)
         self.server = server
         self.to_server = line.to_server
@@ -90,10 +89,10 @@ class MemoryConnect(connect_by_socket):
         self._remote_address = remote_address
         self._line: Line
 
-    async def _open_transport(self, connection: ClientProtocol, target: Target) -> None:
+    async def _open_transport(self, connection: Peer, target: Target) -> None:
         self._line = self._joined._join(connection, self._remote_address)
 
-    def _make_client(self, connection: ClientConnection) -> MemoryClient:
+    def _make_client(self, connection: Peer) -> MemoryClient:
         client = MemoryClient(connection, self._joined.server, self._line)
         self._joined._clients.append(client)
         return client
@@ -112,9 +111,7 @@ class MemoryServer:
         server: The `sockrpc.Server`: `statistics()`, `connections`, `close()`.
     """
 
-    def __init__(
-        self, server: Server, accept: Callable[[], ServerProtocol], path: str, compression: Any
-    ) -> None:
+    def __init__(self, server: Server, accept: Callable[[], Peer], path: str, compression: Any) -> None:
         self.server = server
         self._accept = accept
         self._path = path
@@ -150,7 +147,7 @@ class MemoryServer:
         options: dict[str, Any] = {"headers": headers, "origin": origin, "compression": self._compression}
         return MemoryConnect(self, remote_address, uri, **options, **limits)
 
-    def _join(self, client: ClientProtocol, remote_address: tuple[str, int] | None) -> Line:
+    def _join(self, client: Peer, remote_address: tuple[str, int] | None) -> Line:
         return Line(self._accept(), client, remote_address or ("127.0.0.1", next(self._ports)))
 
     async def _stop(self) -> None:

@@ -15,6 +15,7 @@ cdef class Connection(Output):
     cdef Parser parser
     cdef object handshake            # receives bytes while STATE_CONNECTING, then None
     cdef State state
+    cdef bint closes_tcp_first
 
     # Ending
     cdef bint ended                  # `end` has run: everything above this class is released

@@ -442,7 +442,7 @@ cdef class Connection(Output):
         Output.flush(self)
         self.end(False, code, self.parser.close_reason)
         # RFC 6455 7.1.1: the server closes TCP first; the client waits for it.
-        if not self.is_client:
+        if self.closes_tcp_first:
             self.close_transport()
         return 0
 

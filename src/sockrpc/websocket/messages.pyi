@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -22,3 +23,6 @@ class MessageConnection(WatchedConnection):
     ) -> None: ...
     def send_whole(self, message: str | bytes) -> None:
         """Send one message; before `open` and after the end it is dropped."""
+
+class MessageProtocol(MessageConnection, asyncio.BufferedProtocol):
+    """Either end of a connection without RPC, as asyncio recognises it."""

@@ -6,6 +6,8 @@ The WebSocket level is judged through it by suites that know nothing of RPC.
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t
 
+import asyncio
+
 from sockrpc.websocket.connection cimport STATE_OPEN
 from sockrpc.websocket.liveness cimport WatchedConnection
 from sockrpc.websocket.loop cimport LoopContext
@@ -13,7 +15,7 @@ from sockrpc.websocket.output cimport Settings
 from sockrpc.websocket.parser cimport OPCODE_BINARY, OPCODE_TEXT, Parser, copy_part
 
 
-# Not final: sockrpc.peer.protocols joins it to asyncio.BufferedProtocol.
+# MessageProtocol, at the end of this file, joins it to asyncio.BufferedProtocol.
 cdef class MessageConnection(WatchedConnection):
     """A WebSocket connection without RPC: text is `str`, binary is `bytes`.
 
@@ -30,7 +32,8 @@ cdef class MessageConnection(WatchedConnection):
 
     def __init__(self, str role, Settings settings, LoopContext context, receiver, handshake=None):
         self.parser = Parser(role, settings.max_message_bytes)
-        self.is_client = role == "client"
+        self.masks = role == "client"
+        self.closes_tcp_first = role == "server"
         self.settings = settings
         self.context = context
         self.receiver = receiver
@@ -74,3 +77,9 @@ cdef class MessageConnection(WatchedConnection):
     cdef int on_lost(self) except -1:
         self.receiver = None
         return 0
+
+
+class MessageProtocol(MessageConnection, asyncio.BufferedProtocol):
+    """Either end of a connection without RPC, as asyncio recognises it."""
+
+    __slots__ = ()

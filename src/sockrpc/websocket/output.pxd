@@ -28,7 +28,7 @@ cdef class Output(Member):
     cdef readonly object transport   # None before connection_made and after connection_lost
     cdef LoopContext context
     cdef Settings settings
-    cdef bint is_client
+    cdef bint masks
     cdef Buffer output               # frames not yet given to the transport
     cdef object compression          # sockrpc.websocket.deflate.Compression, None where none was agreed on
     cdef bint vectored               # the transport's writelines can be relied on

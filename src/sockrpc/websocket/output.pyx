@@ -96,7 +96,7 @@ cdef class Output(Member):
     cdef int send(self, const uint8_t *prefix, Py_ssize_t prefix_size, bytes payload) except -1:
         cdef Py_ssize_t payload_size = PyBytes_GET_SIZE(payload)
         cdef Py_ssize_t size = prefix_size + payload_size
-        cdef bint apart = payload_size >= LARGE_PAYLOAD_BYTES and not self.is_client
+        cdef bint apart = payload_size >= LARGE_PAYLOAD_BYTES and not self.masks
         cdef uint8_t mask[4]
         cdef uint8_t *out
         cdef Py_ssize_t n
@@ -108,7 +108,7 @@ cdef class Output(Member):
             self.context.spare_output.capacity = 0
         buffer_reserve(&self.output, MAX_HEADER_BYTES + prefix_size + (0 if apart else payload_size))
         out = self.output.data + self.output.size
-        if self.is_client:
+        if self.masks:
             fresh_mask(mask)
             n = write_header(out, OPCODE_BINARY, size, mask)
         else:
@@ -118,7 +118,7 @@ cdef class Output(Member):
             self.output.size += n + prefix_size
             return self.send_large(payload)
         memcpy(out + n + prefix_size, PyBytes_AS_STRING(payload), payload_size)
-        if self.is_client:
+        if self.masks:
             apply_mask(out + n, size, mask)
         self.output.size += n + size
         # The transport decides whether this is too much; it calls pause_writing if it is. Not the role's
@@ -160,7 +160,7 @@ cdef class Output(Member):
             message = self.compression.compress(message)
             opcode |= RESERVED_1
         size = PyBytes_GET_SIZE(message)
-        if size < LARGE_PAYLOAD_BYTES or self.is_client:
+        if size < LARGE_PAYLOAD_BYTES or self.masks:
             self.send_control(opcode, message)
             if self.output.size + self.buffered_bytes >= self.settings.output_high_bytes:
                 Output.flush(self)
@@ -187,11 +187,11 @@ cdef class Output(Member):
         cdef Py_ssize_t n
         buffer_reserve(&self.output, MAX_HEADER_BYTES + size)
         out = self.output.data + self.output.size
-        if self.is_client:
+        if self.masks:
             fresh_mask(mask)
-        n = write_header(out, opcode, size, mask if self.is_client else NULL)
+        n = write_header(out, opcode, size, mask if self.masks else NULL)
         memcpy(out + n, PyBytes_AS_STRING(payload), size)
-        if self.is_client:
+        if self.masks:
             apply_mask(out + n, size, mask)
         self.output.size += n + size
         return 0

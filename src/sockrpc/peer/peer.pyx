@@ -1,4 +1,4 @@
-"""The server's end of one connection: what frames mean, when calls start, what ends them."""
+"""One connection with RPC, either end: what frames mean, when calls start, what ends them."""
 
 cimport cython
 from cpython.bytes cimport PyBytes_GET_SIZE
@@ -8,19 +8,21 @@ from libc.stdint cimport uint8_t
 
 import asyncio
 
-from sockrpc.peer.call cimport Call
-from sockrpc.websocket.connection cimport STATE_CLOSING, STATE_CONNECTING, Connection
-from sockrpc.peer.table cimport Entry, RequestTable
 from sockrpc._frames cimport (
-    FAULT_NONE, MAX_NAME_BYTES, OPCODE_NOTIFY, OPCODE_REQUEST, OPCODE_RESET, RECEIVER_SERVER, Fault, Frame,
-    fault_reason, name_fault, parse, text_fault, write_notify,
+    FAULT_NONE, MAX_NAME_BYTES, OPCODE_NOTIFY, OPCODE_REQUEST, OPCODE_RESET, OPCODE_RESPONSE, RECEIVER_CLIENT,
+    RECEIVER_SERVER, Fault, Frame, fault_reason, name_fault, parse, text_fault, write_notify,
 )
+from sockrpc.peer.call cimport Call
 from sockrpc.peer.gate cimport Gate
-from sockrpc.websocket.liveness cimport WatchedConnection
+from sockrpc.peer.handler cimport Handler
 from sockrpc.peer.notification cimport Notification
-from sockrpc.peer.service cimport Handler, Procedure, Service
-from sockrpc.websocket.parser cimport Parser, copy_part
+from sockrpc.peer.procedure cimport Procedure
+from sockrpc.peer.service cimport Service
+from sockrpc.peer.table cimport RequestTable
 from sockrpc.peer.work cimport OUTCOME_ABORTED, OUTCOME_ANSWERED, OUTCOME_FAILED, OUTCOME_NONE, PHASE_WAITING
+from sockrpc.websocket.connection cimport STATE_CLOSING, STATE_CONNECTING, Connection
+from sockrpc.websocket.liveness cimport WatchedConnection
+from sockrpc.websocket.parser cimport Parser, copy_part
 
 cdef enum:
     # Of a connection that ends, so many calls are cancelled before other connections get their turn:
@@ -29,40 +31,58 @@ cdef enum:
     # At the end of the abort grace, so many calls are logged and left behind at once.
     LEFT_AT_ONCE = 64
 
-ctypedef int (*FrameHandler)(ServerConnection, Frame *) except -1
+# The two ends of a connection differ in this, and in nothing else.
+cdef struct Role:
+    bint masks               # RFC 6455 5.1
+    bint closes_tcp_first    # RFC 6455 7.1.1
+    int receives             # its bit in the rows of _frames.pyx
+
+cdef dict ROLE_NUMBERS = {"server": 0, "client": 1}
+cdef Role[2] ROLES
+ROLES[0] = Role(False, True, RECEIVER_SERVER)
+ROLES[1] = Role(True, False, RECEIVER_CLIENT)
+
+ctypedef int (*FrameHandler)(PeerBase, Frame *) except -1
 
 cdef enum:
-    HANDLERS = 4
+    OPCODES = 5
 
-cdef FrameHandler[HANDLERS] FRAME_HANDLERS
-FRAME_HANDLERS[0] = NULL
-FRAME_HANDLERS[<int> OPCODE_NOTIFY] = ServerConnection.on_notify
-FRAME_HANDLERS[<int> OPCODE_REQUEST] = ServerConnection.on_request
-FRAME_HANDLERS[<int> OPCODE_RESET] = ServerConnection.on_reset
+# What each frame does; which of them a role may receive stands in the rows of _frames.pyx.
+cdef FrameHandler[OPCODES] RECEIVE
+RECEIVE[0] = NULL
+RECEIVE[<int> OPCODE_NOTIFY] = PeerBase.on_notify
+RECEIVE[<int> OPCODE_REQUEST] = PeerBase.on_request
+RECEIVE[<int> OPCODE_RESET] = PeerBase.on_reset
+RECEIVE[<int> OPCODE_RESPONSE] = PeerBase.receive_response
 
 
-# Not final: sockrpc.peer.protocols joins it to asyncio.BufferedProtocol.
-cdef class ServerConnection(Gate):
-    """One connection of a server.
+# Peer, at the end of this file, joins it to asyncio.BufferedProtocol.
+cdef class PeerBase(Gate):
+    """One end of a connection.
 
     Args:
-        service: What the connections of the server share.
+        role: "server" or "client".
+        service: What the connections of a server share; a client's connection has one for itself.
         handshake: Receives the bytes of the opening handshake; None in tests that need none.
     """
 
-    def __init__(self, Service service, handshake=None):
+    def __init__(self, str role, Service service, handshake=None):
+        self.role = &ROLES[<int> ROLE_NUMBERS[role]]
         self.service = service
         self.settings = service.settings
         self.context = service.context
         self.handshake = handshake
-        self.parser = Parser("server", self.settings.max_message_bytes)
-        self.table = RequestTable()
+        self.masks = self.role.masks
+        self.closes_tcp_first = self.role.closes_tcp_first
+        self.parser = Parser(role, self.settings.max_message_bytes)
+        self.incoming = RequestTable()
 
     def connection_made(self, transport) -> None:
         """Called by the transport: it is connected; the opening handshake begins."""
         # Not before: a TLS handshake that fails makes no connection, and nobody would say good-bye. Until
         # here nothing refers to it but the transport.
-        self.socket = self.service.make_socket(self)
+        if self.service.make_socket is not None:
+            self.socket = self.service.make_socket(self)
         self.is_attached = True
         self.attach()
         Connection.connection_made(self, transport)
@@ -92,7 +112,7 @@ cdef class ServerConnection(Gate):
     @property
     def in_flight(self) -> int:
         """Calls that were neither answered nor reset."""
-        return self.table.count
+        return self.incoming.count
 
     @property
     def load(self) -> tuple[int, int, int]:
@@ -100,22 +120,25 @@ cdef class ServerConnection(Gate):
         return self.active_count, self.waiting.count, self.notifying
 
     def notify(self, name: bytes, payload: bytes) -> None:
-        """Append a notification to the output; the name is checked by the caller."""
+        """Append a notification to the output; the name is checked by the caller.
+
+        A client asks `is_writable` first, which has written the requests made before it.
+        """
         cdef uint8_t prefix[2 + MAX_NAME_BYTES]
         cdef const uint8_t *data = name
         self.send(prefix, write_notify(prefix, data, PyBytes_GET_SIZE(name)), payload)
         if not self.pumping:
-            self.write_soon(self.active_count + self.notifying <= 1)
+            self.write_soon(self.outgoing.count == 0 and self.active_count + self.notifying <= 1)
 
     # Frames
 
     cdef int on_message(self, const uint8_t *data, Py_ssize_t size) except -1:
         cdef Frame frame
-        cdef Fault fault = parse(data, size, RECEIVER_SERVER, &frame)
+        cdef Fault fault = parse(data, size, self.role.receives, &frame)
         if fault != FAULT_NONE:
             return self.fail(1002, fault_reason(fault))
-        # `parse` lets only the opcodes of this side through.
-        return FRAME_HANDLERS[frame.opcode](self, &frame)
+        # `parse` lets only the opcodes of this role through.
+        return RECEIVE[frame.opcode](self, &frame)
 
     cdef int on_text(self, const uint8_t *data, Py_ssize_t size) except -1:
         return self.fail(1003, text_fault())
@@ -124,7 +147,7 @@ cdef class ServerConnection(Gate):
         cdef Call call
         cdef PyObject *handler = NULL
         cdef str name = None
-        if self.table.find(frame.id) != NULL:
+        if self.incoming.find(frame.id) != NULL:
             return self.fail(1002, "id in use")
         if self.service.methods is not None:
             handler = self.service.methods.find(frame.name, frame.name_size)
@@ -152,11 +175,11 @@ cdef class ServerConnection(Gate):
         call.since = self.read_at
         call.tally = self.service.tally_of(handler)
         call.tally.received += 1
-        self.table.add(call)
+        self.incoming.add(call)
         return self.arrive(call)
 
     cdef int on_reset(self, Frame *frame) except -1:
-        cdef PyObject *entry = self.table.find(frame.id)
+        cdef PyObject *entry = self.incoming.find(frame.id)
         cdef Call call
         if entry != NULL:
             # Held: leaving the waiting queue may drop the last other reference.
@@ -167,10 +190,16 @@ cdef class ServerConnection(Gate):
         # Else it crossed the answer: the normal outcome of a race, not an error.
         return 0
 
+    cdef int receive_response(self, Frame *frame) except -1:
+        # An array of C functions cannot hold an inherited method.
+        return self.on_response(frame)
+
     cdef int on_notify(self, Frame *frame) except -1:
         cdef Notification notification
         cdef PyObject *handler = NULL
         cdef str name = None
+        if self.subscriptions and self.deliver(frame):
+            return 0
         if self.service.events is not None:
             handler = self.service.events.find(frame.name, frame.name_size)
         if handler == NULL:
@@ -208,7 +237,7 @@ cdef class ServerConnection(Gate):
             self.hasten_opening()
             return
         self.draining = True
-        self.abort_in_turns([each for each in self.table.entries() if (<Procedure> each).queue is self.waiting])
+        self.abort_in_turns([each for each in self.incoming.entries() if (<Procedure> each).queue is self.waiting])
         self.advance()
 
     cdef int hasten_opening(self) except -1:
@@ -239,6 +268,7 @@ cdef class ServerConnection(Gate):
         cdef Py_ssize_t bucket = 0
         cdef Py_ssize_t active = 0
         cdef str reason = "stop" if self.stopped else "lost"
+        self.fail_all()
         self.service.connections.discard(self)
         self.aborting = []
         # Nothing starts meanwhile that waits behind these.
@@ -246,8 +276,8 @@ cdef class ServerConnection(Gate):
         try:
             # The cancels of many take their turns. What must hold at once does: nothing is in flight any
             # more, and no call can be answered. Each is looked at once, as that already takes its time.
-            while self.table.count:
-                call = <Call> self.table.next_entry(&bucket)
+            while self.incoming.count:
+                call = <Call> self.incoming.next_entry(&bucket)
                 if call.phase == PHASE_WAITING:
                     call.abort(reason, self.stopped)
                     continue
@@ -265,7 +295,8 @@ cdef class ServerConnection(Gate):
         finally:
             self.pumping = False
         self.abort_some()
-        self.socket._ended()
+        if self.socket is not None:
+            self.socket._ended()
         self.wake_takers(True)
         # Notifications are left: the client did not wait for them, so they still start.
         return self.advance()
@@ -334,3 +365,12 @@ cdef class ServerConnection(Gate):
                 yield
         if self.transport is not None:
             self.drop("server stopping")
+
+
+class Peer(PeerBase, asyncio.BufferedProtocol):
+    """One end of a connection, as asyncio recognises it.
+
+    asyncio asks `isinstance(protocol, BufferedProtocol)`, which a compiled class cannot inherit from.
+    """
+
+    __slots__ = ()

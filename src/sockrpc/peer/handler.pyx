@@ -1,0 +1,70 @@
+"""What answers one name: a function of the application, and how it is to be run."""
+
+cimport cython
+from cpython.ref cimport PyObject
+
+import asyncio
+import inspect
+import types
+
+from sockrpc._debug cimport DEBUG, count_created, count_freed
+
+cdef object CoroutineType = types.CoroutineType
+
+
+@cython.final
+cdef class Handler:
+    """What answers one name.
+
+    Args:
+        name: The method or the event.
+        function: A function of one Call or Notification.
+        timeout: Seconds after which the work is aborted, 0 for never.
+        run_to_completion: Resets and losses do not abort the work.
+        thread: The function runs in a worker thread.
+    """
+
+    def __cinit__(self, str name, function, *, double timeout=0.0, bint run_to_completion=False,
+                  bint thread=False):
+        if DEBUG:
+            count_created(<PyObject *> self)
+        self.name = name
+        self.function = function
+        self.timeout = timeout
+        self.run_to_completion = run_to_completion
+        if thread:
+            self.kind = KIND_THREAD
+        elif is_coroutine_function(function):
+            self.kind = KIND_COROUTINE
+        else:
+            self.kind = KIND_INLINE
+
+    def copy(self) -> Handler:
+        """The same with counts of its own: each server has its own."""
+        return Handler(
+            self.name, self.function, timeout=self.timeout, run_to_completion=self.run_to_completion,
+            thread=self.kind == KIND_THREAD)
+
+    def __dealloc__(self):
+        if DEBUG:
+            count_freed(<PyObject *> self)
+
+
+cdef bint is_coroutine(object result) except -1:
+    # A decorated coroutine function does not look like one; what it returns does.
+    if type(result) is CoroutineType:
+        return True
+    if result is None or type(result) is str:
+        return False
+    try:
+        return asyncio.iscoroutine(result)
+    except Exception:
+        # It raises when it is looked at, which `encode_payload` will say.
+        return False
+
+
+def is_coroutine_function(function: object) -> bool:
+    """True for a coroutine function, also as the `__call__` of an object."""
+    return inspect.iscoroutinefunction(function) or (
+        callable(function) and inspect.iscoroutinefunction(type(function).__call__)
+    )

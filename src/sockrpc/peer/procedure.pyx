@@ -1,0 +1,272 @@
+"""What a peer has sent to be done, a call or a notification, and the queues that it stands in."""
+
+cimport cython
+from cpython.ref cimport PyObject
+from libc.stdint cimport uint32_t, uint64_t
+
+import asyncio
+import contextvars
+from collections import deque
+
+from sockrpc._debug cimport DEBUG, count_created, count_freed
+from sockrpc.peer.outgoing cimport Caller
+from sockrpc.peer.table cimport Entry, RequestTable
+from sockrpc.peer.tally cimport count_abort
+from sockrpc.peer.variables cimport copy_variables, enter_variables, exit_variables
+from sockrpc.websocket.loop cimport FAIR_SHARE
+
+# In this process.
+cdef uint64_t connections_made = 0
+
+
+cdef class Procedure(Entry):
+    """What a peer sent: a Call or a Notification."""
+
+    cdef int begin(self) except -1:
+        raise NotImplementedError
+
+    cdef int taken(self) except -1:
+        raise NotImplementedError
+
+    cdef int broke_off(self, object error) except -1:
+        raise NotImplementedError
+
+    cdef object start_task(self, object coroutine, object variables):
+        enter_variables(variables)
+        try:
+            # The task copies them.
+            return self.service.context.start_task(coroutine, True)
+        finally:
+            exit_variables(variables)
+
+    cdef bint owns(self, object task) except -1:
+        raise NotImplementedError
+
+    cdef int note_abort(self, str reason) except -1:
+        self.since = self.connection.read_at if reason == "reset" else self.service.context.tick()
+        return count_abort(self.tally, reason)
+
+    cdef int report(self, str text, tuple args, object error) except -1:
+        # A line takes longer than most handlers, and a thousand may fail in one iteration.
+        return self.connection.in_turn_or_later(self._log_error, (text, args, error))
+
+    def _log_error(self, text: str, args: tuple, error: BaseException | None) -> None:
+        self.service.log.error(text, *args, exc_info=error, extra=self._log_fields)
+
+    @property
+    @cython.nonecheck(True)
+    def _log_fields(self) -> dict[str, object]:
+        fields = self.connection.log_fields
+        if hasattr(self, "method"):
+            return {**fields, "request_id": self.id, "method": self.name}
+        return {**fields, "event": self.name}
+
+    @property
+    @cython.nonecheck(True)
+    def text(self) -> str:
+        """The payload as text.
+
+        Raises:
+            UnicodeDecodeError: The peer sent a payload that is not UTF-8.
+        """
+        return self.payload.decode()
+
+    @property
+    @cython.nonecheck(True)
+    def socket(self):
+        """The server's end of the connection that it came over."""
+        return self.connection.socket
+
+
+@cython.final
+cdef class ProcedureQueue:
+    """First in, first out; and a reset takes from the middle."""
+
+    def __cinit__(self):
+        if DEBUG:
+            count_created(<PyObject *> self)
+
+    def __dealloc__(self):
+        if DEBUG:
+            count_freed(<PyObject *> self)
+
+    cdef int push(self, Procedure procedure) except -1:
+        assert procedure.queue is None
+        procedure.queue = self
+        procedure.previous = self.last
+        if self.last is None:
+            self.head = procedure
+        else:
+            self.last.following = procedure
+        self.last = procedure
+        self.count += 1
+        return 0
+
+    cdef int remove(self, Procedure procedure) except -1:
+        cdef Procedure before = procedure.previous
+        cdef Procedure after = procedure.following
+        # The queue may be the last that refers to it.
+        cdef Procedure kept = procedure
+        assert kept.queue is self and self.count > 0
+        if before is None:
+            self.head = after
+        else:
+            before.following = after
+        if after is None:
+            self.last = before
+        else:
+            after.previous = before
+        kept.previous = kept.following = None
+        kept.queue = None
+        self.count -= 1
+        return 0
+
+
+cdef class Host(Caller):
+    """A connection as a procedure sees it."""
+
+    def __cinit__(self, *args, **kwargs):
+        global connections_made
+        connections_made += 1
+        self.number = connections_made
+
+    cdef int on_slow(self) except -1:
+        self.service.slow_peers_closed += 1
+        return 0
+
+    def close_slow(self) -> None:
+        """Close the connection of a peer that reads too slowly."""
+        if not self.ended:
+            self.on_slow()
+            self.start_close(1013, "too slow")
+
+    cdef int on_unknown(self, uint32_t id, str method) except -1:
+        self.service.calls_started += 1
+        self.service.others.received += 1
+        self.service.others.failed += 1
+        more = self.service.unknown.admit(method)
+        if more is not None:
+            self.service.log.warning(
+                "call %d from %s failed: nobody registered method %r%s", id, self.peer, method, more,
+                extra={**self.log_fields, "request_id": id, "method": method})
+        return 0
+
+    cdef int attach(self) except -1:
+        self.service.accepted += 1
+        self.service.attached += 1
+        self.service.working.add(self)
+        return 0
+
+    cdef int keep_transferred(self) except -1:
+        self.service.bytes_received += self.read_bytes
+        self.service.bytes_sent += self.written_bytes
+        self.read_bytes = self.written_bytes = 0
+        return 0
+
+    cdef ProcedureQueue active_queue(self):
+        if self.active is None:
+            self.active = ProcedureQueue()
+        return self.active
+
+    cdef ProcedureQueue handling_queue(self):
+        if self.handling is None:
+            self.handling = ProcedureQueue()
+        return self.handling
+
+    cdef int in_turn_or_later(self, object function, tuple arguments) except -1:
+        self.context.begin_turn(self)
+        # Most of it is for what cannot wait.
+        if not self.deferred and self.context.tick() < self.turn_until - FAIR_SHARE * 9 / 10:
+            function(*arguments)
+            return 0
+        if self.deferred is None:
+            self.deferred = deque()
+        self.deferred.append((function, arguments))
+        return self.context.postpone(self)
+
+    cdef int proceed(self) except -1:
+        self.context.begin_turn(self)
+        while self.deferred:
+            function, arguments = self.deferred.popleft()
+            try:
+                function(*arguments)
+            except Exception as error:  # pragma: no memory
+                self.context.report(error)  # pragma: no memory
+            if self.context.tick() >= self.turn_until:
+                break
+        if self.deferred:
+            self.context.postpone(self)
+        return Caller.proceed(self)
+
+    cdef object callback_context(self):
+        # One for all of them, or each would keep a copy of the current one. Not of that: it may be a handler's,
+        # and what starts in such a callback is not to see its variables.
+        if self.callbacks is None:
+            self.callbacks = self.context.variables.copy()
+        return self.callbacks
+
+    cdef object fresh_variables(self):
+        return copy_variables(self.service.variables if self.variables is None else self.variables)
+
+    def call_hook(self, hook, *args):
+        """Call a hook of the application; handlers see what it sets in context variables."""
+        variables = self.fresh_variables()
+        result = variables.run(hook, *args)
+        self.variables = variables
+        return result
+
+    def create_task(self, coroutine) -> asyncio.Task[object]:
+        """A task for the application's work on this connection, which counts until it has ended.
+
+        Its first step runs in a later iteration; the coroutine calls `keep_variables` if handlers are to see
+        what it has set.
+        """
+        return self.tend(self.fresh_variables().run(self.context.create_task, coroutine))
+
+    def start_task(self, coroutine) -> asyncio.Task[object]:
+        """The same, but where the interpreter can, its first step has run when this returns."""
+        task = self.fresh_variables().run(self.context.start, coroutine)
+        return task if task.done() else self.tend(task)
+
+    cdef object tend(self, object task):
+        task.add_done_callback(self._tended)
+        self.tended += 1
+        self.service.keep(task)
+        return task
+
+    def _tended(self, task: asyncio.Task[object]) -> None:
+        self.tended -= 1
+        self.advance()
+
+    def keep_variables(self) -> None:
+        """From here on handlers start from the context variables of the running task."""
+        self.variables = contextvars.copy_context()
+
+    cdef int on_answered(self) except -1:
+        raise NotImplementedError
+
+    cdef int advance(self) except -1:
+        raise NotImplementedError
+
+    cdef int on_left_waiting(self, Procedure procedure) except -1:
+        raise NotImplementedError
+
+    cdef int on_work_ended(self, Procedure procedure) except -1:
+        raise NotImplementedError
+
+    @property
+    def peer(self) -> str:
+        """The peer's address, for logs."""
+        return repr(self.socket.remote_address)
+
+    @property
+    def log_fields(self) -> dict[str, object]:
+        """What the records of a connection carry."""
+        return {"connection_id": self.number, "remote_address": shown_address(self.socket.remote_address)}
+
+
+def shown_address(address: object) -> str:
+    """A peer's address in one word: HOST:PORT, or the path of its unix socket, which may be empty."""
+    if type(address) is tuple:
+        return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+    return "" if address is None else str(address)

@@ -1,0 +1,66 @@
+# The life of a call as tables: what each state makes of each input, and what comes next.
+
+from libc.stdint cimport uint8_t
+
+# A call that the other end has made, and that is served here.
+cdef enum CalleeState:
+    CALLEE_IDLE = 0        # over for the peer, though its work may still unwind
+    CALLEE_WAITING = 1     # it has not started, or nobody has taken it from the iterator
+    CALLEE_RUNNING = 2
+    CALLEE_STATES = 3
+
+cdef enum CalleeInput:
+    CALLEE_ON_GATE = 0     # the limits let it start
+    CALLEE_ON_ANSWER = 1
+    CALLEE_ON_FAIL = 2     # the handler raised, or ended without an answer
+    # In the order of the outcomes that they lead to (tally.pxd).
+    CALLEE_ON_RESET = 3
+    CALLEE_ON_LOST = 4
+    CALLEE_ON_TIMER = 5
+    CALLEE_ON_STOP = 6
+    CALLEE_INPUTS = 7
+
+cdef enum CalleeAction:
+    CALLEE_NEVER = 0       # no row: a defect of ours
+    CALLEE_IGNORE = 1
+    CALLEE_START = 2
+    CALLEE_WITHDRAW = 3
+    CALLEE_CANCEL = 4
+    CALLEE_RESPOND = 5
+    CALLEE_LOG = 6
+
+# A call that this end has made.
+cdef enum CallerState:
+    CALLER_IDLE = 0
+    CALLER_UNSENT = 1      # its request is not written yet
+    CALLER_OPEN = 2
+    CALLER_STATES = 3
+
+cdef enum CallerInput:
+    CALLER_ON_CALL = 0
+    CALLER_ON_WRITE = 1
+    CALLER_ON_CANCEL = 2   # the waiter is no longer interested
+    CALLER_ON_RESPONSE = 3
+    CALLER_ON_LOST = 4
+    CALLER_INPUTS = 5
+
+cdef enum CallerAction:
+    CALLER_NEVER = 0
+    CALLER_IGNORE = 1
+    CALLER_QUEUE = 2
+    CALLER_SEND_REQUEST = 3
+    CALLER_FORGET = 4
+    CALLER_SEND_RESET = 5
+    CALLER_SETTLE = 6
+    CALLER_RAISE = 7
+
+cdef struct Cell:
+    uint8_t action
+    uint8_t next           # the state
+
+# The rows of both tables in one protocol; a cell stands at [state * INPUTS + input].
+cdef struct Life:
+    Cell[21] callee        # CALLEE_STATES * CALLEE_INPUTS
+    Cell[15] caller        # CALLER_STATES * CALLER_INPUTS
+
+cdef const Life *life_of(str protocol) except NULL

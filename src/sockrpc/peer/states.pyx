@@ -1,0 +1,110 @@
+"""The life of a call as tables: one row a state and input, one column a protocol.
+
+The engine is driven by them, and the pictures of docs/explanation/cancellation.md are drawn from them. An input
+that has no row in the present state is a defect of this package; a debug build asserts that there is none.
+"""
+
+from libc.string cimport memset
+
+from typing import NamedTuple
+
+PROTOCOLS = ("websocket.io-rpc-v0.1",)
+
+
+class Row(NamedTuple):
+    """What one input does in one state.
+
+    Attributes:
+        state: Where the call is.
+        input: What happens: a frame that arrives, or something on this side.
+        cells: For each of PROTOCOLS what is done and the state after it.
+    """
+
+    state: str
+    input: str
+    cells: tuple[tuple[str, str], ...]
+
+
+# Of a call that the other end has made. Its request is not an input: it makes the call, in `waiting`.
+CALLEE = (
+    Row("waiting", "gate opens", (("start", "running"),)),
+    Row("waiting", "reset", (("withdraw", "idle"),)),
+    Row("waiting", "lost", (("withdraw", "idle"),)),
+    Row("waiting", "stop", (("withdraw", "idle"),)),
+    Row("waiting", "fail", (("log", "idle"),)),
+    Row("running", "answer", (("send response", "idle"),)),
+    Row("running", "fail", (("log", "idle"),)),
+    Row("running", "reset", (("cancel", "idle"),)),
+    Row("running", "lost", (("cancel", "idle"),)),
+    Row("running", "timer", (("cancel", "idle"),)),
+    Row("running", "stop", (("cancel", "idle"),)),
+    # Whoever was first has settled it; what comes later changes nothing for the peer.
+    Row("idle", "answer", (("ignore", "idle"),)),
+    Row("idle", "fail", (("ignore", "idle"),)),
+    Row("idle", "reset", (("ignore", "idle"),)),
+    Row("idle", "lost", (("ignore", "idle"),)),
+    Row("idle", "timer", (("ignore", "idle"),)),
+    Row("idle", "stop", (("ignore", "idle"),)),
+)
+
+# Of a call that this end has made.
+CALLER = (
+    Row("idle", "call", (("queue", "unsent"),)),
+    Row("unsent", "write", (("send request", "open"),)),
+    # Nothing was sent, so nothing is.
+    Row("unsent", "cancel", (("forget", "idle"),)),
+    Row("unsent", "lost", (("raise", "idle"),)),
+    # It answers an older call of the same id, or what was never asked.
+    Row("unsent", "response", (("ignore", "unsent"),)),
+    Row("open", "response", (("settle", "idle"),)),
+    Row("open", "cancel", (("send reset", "idle"),)),
+    Row("open", "lost", (("raise", "idle"),)),
+    # The answer or the end came first.
+    Row("idle", "cancel", (("ignore", "idle"),)),
+)
+
+cdef dict CALLEE_STATE_NUMBERS = {"idle": CALLEE_IDLE, "waiting": CALLEE_WAITING, "running": CALLEE_RUNNING}
+cdef dict CALLEE_INPUT_NUMBERS = {
+    "gate opens": CALLEE_ON_GATE, "answer": CALLEE_ON_ANSWER, "fail": CALLEE_ON_FAIL, "reset": CALLEE_ON_RESET,
+    "lost": CALLEE_ON_LOST, "timer": CALLEE_ON_TIMER, "stop": CALLEE_ON_STOP,
+}
+cdef dict CALLEE_ACTION_NUMBERS = {
+    "ignore": CALLEE_IGNORE, "start": CALLEE_START, "withdraw": CALLEE_WITHDRAW, "cancel": CALLEE_CANCEL,
+    "send response": CALLEE_RESPOND, "log": CALLEE_LOG,
+}
+cdef dict CALLER_STATE_NUMBERS = {"idle": CALLER_IDLE, "unsent": CALLER_UNSENT, "open": CALLER_OPEN}
+cdef dict CALLER_INPUT_NUMBERS = {
+    "call": CALLER_ON_CALL, "write": CALLER_ON_WRITE, "cancel": CALLER_ON_CANCEL, "response": CALLER_ON_RESPONSE,
+    "lost": CALLER_ON_LOST,
+}
+cdef dict CALLER_ACTION_NUMBERS = {
+    "ignore": CALLER_IGNORE, "queue": CALLER_QUEUE, "send request": CALLER_SEND_REQUEST, "forget": CALLER_FORGET,
+    "send reset": CALLER_SEND_RESET, "settle": CALLER_SETTLE, "raise": CALLER_RAISE,
+}
+
+cdef enum:
+    COLUMNS = 1
+
+cdef Life[COLUMNS] LIVES
+memset(LIVES, 0, sizeof(LIVES))
+
+
+cdef int fill(Cell *cells, tuple rows, int column, dict states, dict inputs, dict actions) except -1:
+    cdef Cell *cell
+    for row in rows:
+        action, next_state = row.cells[column]
+        # The index is within the array: both numbers are values of the dicts.
+        cell = &cells[<int> states[row.state] * len(inputs) + <int> inputs[row.input]]
+        assert cell.action == 0, f"two rows for {row.state}, {row.input}"
+        cell.action = actions[action]
+        cell.next = states[next_state]
+    return 0
+
+
+for column in range(COLUMNS):
+    fill(LIVES[column].callee, CALLEE, column, CALLEE_STATE_NUMBERS, CALLEE_INPUT_NUMBERS, CALLEE_ACTION_NUMBERS)
+    fill(LIVES[column].caller, CALLER, column, CALLER_STATE_NUMBERS, CALLER_INPUT_NUMBERS, CALLER_ACTION_NUMBERS)
+
+
+cdef const Life *life_of(str protocol) except NULL:
+    return &LIVES[<int> PROTOCOLS.index(protocol)]

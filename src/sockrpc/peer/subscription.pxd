@@ -1,0 +1,13 @@
+# Where the payloads of one event go for one listener.
+
+cdef class Subscription:
+    cdef object connection           # the Peer, None once it has ended
+    cdef readonly bytes name
+    cdef object payloads             # deque of bytes
+    cdef Py_ssize_t held_bytes
+    cdef readonly object error       # what ends the iteration after the payloads; None: a plain end
+    cdef readonly bint over          # no payload will be added
+    cdef object waiter               # future of `wait`
+
+    cdef int add(self, bytes payload, Py_ssize_t max_payloads, Py_ssize_t max_bytes) except -1
+    cdef int finish(self, object error) except -1
