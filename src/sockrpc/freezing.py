@@ -23,6 +23,7 @@ from sockrpc.peer import (
     peer,
     procedure,
     service,
+    states,
     subscription,
     table,
     tally,

@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from sockrpc.observe.statistics import Statistics
-from sockrpc.peer.tally import Histogram, MethodStatistics
+from sockrpc.peer.tally import OUTCOMES, Histogram, MethodStatistics
 from sockrpc.server import Server
 
 __all__ = ["MetricsServer", "ServerCollector"]
@@ -32,16 +32,6 @@ PATIENCE = 3.0
 
 # The label of calls that name no registered method. A method that is called so itself changes it.
 UNREGISTERED = "(unregistered)"
-
-# Outcomes of calls: the label, and the member of MethodStatistics.
-OUTCOMES = {
-    "answered": "answered",
-    "failed": "failed",
-    "reset": "reset",
-    "lost": "lost",
-    "timeout": "timed_out",
-    "stop": "stopped",
-}
 
 # Whole servers: the name, the member of Statistics, and what it is.
 GAUGES = [
@@ -153,8 +143,8 @@ def of_methods(methods: dict[str, MethodStatistics]) -> Iterator[Metric]:
     )
     for name, method in methods.items():
         in_flight.add_metric([name], method.in_flight)
-        for outcome, member in OUTCOMES.items():
-            calls.add_metric([name, outcome], getattr(method, member))
+        for outcome in OUTCOMES:
+            calls.add_metric([name, outcome.label], getattr(method, outcome.name))
         for family, histogram in ((answers, method.answers), (unwinding, method.unwinding)):
             if histogram.total:
                 family.add_metric([name], cumulative(histogram), histogram.seconds)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import sockrpc
 from sockrpc.cli.flags import seconds
+from sockrpc.peer.tally import OUTCOMES
 
 if TYPE_CHECKING:
     import argparse
@@ -144,17 +145,9 @@ def screen() -> Iterator[None]:
 def view(now: Snapshot, before: Snapshot | None, columns: int, lines: int) -> list[str]:
     """The rows of a view, cut to the size of the screen."""
     clock = time.strftime("%H:%M:%S", time.localtime(now["time"]))
-    outcomes = [f"answered {now['calls_answered']:,}{rate(now, before, 'calls_answered')}"]
-    outcomes += [
-        f"{text} {now[name]:,}"
-        for text, name in (
-            ("failed", "calls_failed"),
-            ("reset", "calls_reset"),
-            ("lost", "calls_lost"),
-            ("timed out", "calls_timed_out"),
-            ("stopped", "calls_stopped"),
-        )
-    ]
+    answered, *others = OUTCOMES
+    outcomes = [f"{answered.text} {now[answered.counter]:,}{rate(now, before, answered.counter)}"]
+    outcomes += [f"{each.text} {now[each.counter]:,}" for each in others]
     loads = [
         f"{now[name]:,} {text}"
         for text, name in (

@@ -13,7 +13,9 @@ cdef class Call(Work):
 
     cdef bint answer(self, bytes payload) except -1
     cdef int fail(self, str what, object error) except -1
-    cdef int give_up(self, str reason) except -1
+    # One step in the table of its life: what is to be done.
+    cdef int step(self, int input, int outcome) except -1
+    cdef int give_up(self, int outcome) except -1
     cdef int over(self) except -1
     cdef bint undo_is_due(self) noexcept
     cdef int run_hooks(self) except -1

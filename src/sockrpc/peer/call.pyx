@@ -14,12 +14,16 @@ import asyncio
 from sockrpc._frames cimport encode_payload, write_response
 from sockrpc.peer.raising cimport call_one
 from sockrpc.peer.handler cimport KIND_THREAD, Handler, is_coroutine
-from sockrpc.peer.tally cimport count_answer, observe
+from sockrpc.peer.states cimport (
+    CALLEE_IGNORE, CALLEE_INPUTS, CALLEE_LOG, CALLEE_NEVER, CALLEE_ON_ANSWER, CALLEE_ON_FAIL,
+    CALLEE_ON_GATE, CALLEE_ON_RESET, CALLEE_RESPOND, CALLEE_START, CALLEE_WITHDRAW, Cell,
+)
+from sockrpc.peer.tally cimport (
+    OUTCOME_ANSWERED, OUTCOME_FAILED, OUTCOME_NONE, OUTCOME_RESET, abort_reason, observe,
+)
 from sockrpc.peer.undo cimport UndoHooks
 from sockrpc.peer.variables cimport enter_variables, exit_variables
-from sockrpc.peer.work cimport (
-    OUTCOME_ABORTED, OUTCOME_ANSWERED, OUTCOME_FAILED, OUTCOME_NONE, PHASE_OVER, PHASE_RUNNING, PHASE_WAITING, Work,
-)
+from sockrpc.peer.work cimport Work
 
 from sockrpc.errors import UsageError
 
@@ -55,16 +59,16 @@ cdef class Call(Work):
     @property
     def is_reset(self) -> bool:
         """True once the call is aborted, for any reason. May be read from any thread."""
-        return self.reason is not None
+        return self.outcome >= OUTCOME_RESET
 
     @property
     def abort_reason(self) -> str | None:
         """Why the call is aborted ('reset', 'lost', 'timeout' or 'stop'); None while it is not."""
-        return self.reason
+        return abort_reason(self.outcome)
 
     def raise_if_reset(self) -> None:
         """For work in a thread: raise `asyncio.CancelledError` once the call is aborted."""
-        if self.reason is not None:
+        if self.outcome >= OUTCOME_RESET:
             raise CancelledError
 
     @cython.nonecheck(True)
@@ -135,7 +139,7 @@ cdef class Call(Work):
     async def wait_reset(self) -> None:
         """Wait until the call is aborted. Where the handler itself waits here, this is how the abort reaches it."""
         cdef int before = cancels_of_task()
-        if self.reason is not None:
+        if self.outcome >= OUTCOME_RESET:
             return
         if self.reset_waiter is None:
             self.reset_waiter = self.service.context.loop.create_future()
@@ -152,7 +156,7 @@ cdef class Call(Work):
         `before`: how often the task had been cancelled when it began to wait.
         """
         task = asyncio.current_task()
-        if self.outcome != OUTCOME_ABORTED or not self.cancelled or task is not self.task or task.cancelling() <= before:
+        if self.outcome < OUTCOME_RESET or not self.cancelled or task is not self.task or task.cancelling() <= before:
             return False
         return task.uncancel() <= before
 
@@ -168,7 +172,7 @@ cdef class Call(Work):
         if self.undo is None:
             self.undo = UndoHooks(self.service, self.name, self.id, self._log_fields)
         self.undo.hooks.append((callback, args))
-        if self.phase == PHASE_OVER and self.undo_is_due():
+        if self.is_over() and self.undo_is_due():
             self.service.context.call_in_loop(self._run_late_hooks)
 
     def _run_late_hooks(self) -> None:
@@ -183,7 +187,7 @@ cdef class Call(Work):
         cdef Handler handler = self.handler
         cdef PyObject *returned
         cdef object variables = self.connection.fresh_variables()
-        self.phase = PHASE_RUNNING
+        self.taken()
         if handler.kind == KIND_THREAD:
             self.job = self.service.threads.submit(
                 handler.function, self, self._thread_started, self._thread_ended, variables, self.connection)
@@ -221,7 +225,8 @@ cdef class Call(Work):
         return 0
 
     cdef int taken(self) except -1:
-        self.phase = PHASE_RUNNING
+        self.step(CALLEE_ON_GATE, OUTCOME_NONE)
+        self.counts = True
         return 0
 
     cdef int returned(self, object result) except -1:
@@ -258,51 +263,56 @@ cdef class Call(Work):
             self.report("method %r raised after call %d was over", (self.name, self.id), error)
         return 0
 
+    cdef int step(self, int input, int outcome) except -1:
+        # The index is within the table: both are numbers of its enums.
+        cdef const Cell *cell = &self.connection.life.callee[self.state * CALLEE_INPUTS + input]
+        assert cell.action != CALLEE_NEVER, f"call {self.id}: input {input} in state {self.state}"
+        self.state = cell.next
+        if cell.action > CALLEE_START:
+            # Over for the peer: whoever comes first takes it out of the table, and is counted.
+            self.table.take(self)
+            self.outcome = outcome
+            self.tally.ended[outcome] += 1
+        return cell.action
+
     cdef bint answer(self, bytes payload) except -1:
         cdef uint8_t prefix[5]
-        if self.table is None:
-            return False
-        if self.connection.write_paused and self.connection.is_full():
+        if self.table is not None and self.connection.write_paused and self.connection.is_full():
             # It aborts this call, as all others of a peer that does not read.
             self.connection.close_slow()
+        if self.step(CALLEE_ON_ANSWER, OUTCOME_ANSWERED) != CALLEE_RESPOND:
             return False
-        self.table.take(self)
-        self.outcome = OUTCOME_ANSWERED
-        count_answer(self.tally, self.service.context.tick() - self.since)
+        observe(&self.tally.answers, self.service.context.tick() - self.since)
         self.connection.send(prefix, write_response(prefix, self.id), payload)
         self.connection.on_answered()
         return True
 
     cdef int fail(self, str what, object error) except -1:
-        if self.table is None:
+        if self.step(CALLEE_ON_FAIL, OUTCOME_FAILED) != CALLEE_LOG:
             return 0
-        self.table.take(self)
-        self.outcome = OUTCOME_FAILED
-        self.tally.failed += 1
         self.report("call %d of method %r from %s %s", (self.id, self.name, self.connection.peer, what), error)
         # Nobody can answer it any more, so what it spawned is of no use.
         if self.spawned:
             self.cancel_work()
         return 0
 
-    cdef int give_up(self, str reason) except -1:
+    cdef int give_up(self, int outcome) except -1:
         """The first half of an abort: from here on nothing answers the call. `abort` is the second."""
-        self.table.take(self)
-        self.outcome = OUTCOME_ABORTED
-        self.reason = reason
-        return self.note_abort(reason)
+        # Inputs and outcomes of aborts have the same order.
+        cdef int action = self.step(CALLEE_ON_RESET + outcome - OUTCOME_RESET, outcome)
+        if action != CALLEE_IGNORE:
+            self.since = self.connection.read_at if outcome == OUTCOME_RESET else self.service.context.tick()
+        return action
 
-    cdef int abort(self, str reason, bint forced) except -1:
+    cdef int abort(self, int outcome, bint forced) except -1:
         """Abort the call; `forced` (a timeout, the end of the stop grace) reaches run_to_completion too."""
-        if self.table is not None:
-            self.give_up(reason)
-        elif self.outcome == OUTCOME_ABORTED and forced and not self.cancelled:
-            self.reason = reason
+        cdef int action = self.give_up(outcome)
+        if action == CALLEE_IGNORE and self.outcome >= OUTCOME_RESET and forced and not self.cancelled:
+            self.outcome = outcome
             self.since = self.service.context.tick()
         if self.reset_waiter is not None and not self.reset_waiter.done():
             self.reset_waiter.set_result(None)
-        if self.phase == PHASE_WAITING:
-            self.phase = PHASE_OVER
+        if action == CALLEE_WITHDRAW:
             self.connection.on_left_waiting(self)
             return 0
         if self.handler is not None and self.handler.run_to_completion and not forced:
@@ -328,18 +338,18 @@ cdef class Call(Work):
             self.queue.remove(self)
         self.task = None
         self.spawned = None
-        if self.outcome != OUTCOME_ABORTED:
+        if self.outcome < OUTCOME_RESET:
             # They never run, and may refer to the call.
             self.undo = None
-        if self.cancelled and self.outcome == OUTCOME_ABORTED:
+        if self.cancelled and self.outcome >= OUTCOME_RESET:
             observe(&self.tally.unwinding, self.service.context.tick() - self.since)
-        if self.phase == PHASE_RUNNING:
-            self.phase = PHASE_OVER
+        if self.counts:
+            self.counts = False
             self.connection.on_work_ended(self)
         return 0
 
     cdef bint undo_is_due(self) noexcept:
-        return self.undo.hooks and self.outcome == OUTCOME_ABORTED and (self.cancelled or self.cancel_is_due)
+        return self.undo.hooks and self.outcome >= OUTCOME_RESET and (self.cancelled or self.cancel_is_due)
 
     @cython.nonecheck(True)
     cdef int run_hooks(self) except -1:

@@ -10,6 +10,10 @@ import os
 import sys
 
 from sockrpc._frames cimport MAX_PREFIX_BYTES, Frame, write_request, write_reset
+from sockrpc.peer.states cimport (
+    CALLER_IDLE, CALLER_INPUTS, CALLER_NEVER, CALLER_ON_CALL, CALLER_ON_CANCEL, CALLER_ON_LOST, CALLER_ON_RESPONSE,
+    CALLER_ON_WRITE, CALLER_SEND_RESET, CALLER_SETTLE, CALLER_UNSENT, Cell,
+)
 from sockrpc.peer.subscription cimport Subscription
 from sockrpc.peer.table cimport Entry, RequestTable
 from sockrpc.websocket.connection cimport STATE_OPEN, Connection
@@ -114,7 +118,7 @@ cdef class Caller(WatchedConnection):
         call.payload = payload
         call.id = self.outgoing.allocate()
         self.outgoing.insert(call)
-        call.unsent = True
+        self.step(call, CALLER_ON_CALL)
         if self.last_unsent is None:
             self.first_unsent = call
         else:
@@ -131,16 +135,20 @@ cdef class Caller(WatchedConnection):
         cdef uint8_t prefix[5]
         # Its exception, if it has one, refers to the frame that has waited, and so to this.
         call.future = None
-        if call.table is not self.outgoing:
-            return
-        self.outgoing.take(call)
-        if call.unsent:
-            # Its request was never written, so nothing is: `write_requests` passes it over.
-            call.unsent = False
+        if self.step(call, CALLER_ON_CANCEL) == CALLER_SEND_RESET:
+            self.send(prefix, write_reset(prefix, call.id), b"")
+            Connection.flush(self)
+
+    cdef int step(self, OutgoingCall call, int input) except -1:
+        # The index is within the table: both are numbers of its enums.
+        cdef const Cell *cell = &self.life.caller[call.state * CALLER_INPUTS + input]
+        assert cell.action != CALLER_NEVER, f"call {call.id}: input {input} in state {call.state}"
+        call.state = cell.next
+        if cell.next == CALLER_IDLE and call.table is not None:
+            # Over: whoever comes first takes it out of the table.
+            self.outgoing.take(call)
             call.name = call.payload = None
-            return
-        self.send(prefix, write_reset(prefix, call.id), b"")
-        Connection.flush(self)
+        return cell.action
 
     cdef int write_requests(self) except -1:
         cdef uint8_t prefix[MAX_PREFIX_BYTES]
@@ -153,8 +161,8 @@ cdef class Caller(WatchedConnection):
             if self.first_unsent is None:
                 self.last_unsent = None
             # Its waiter may have been cancelled without having run since; `abandon` finds it unsent then.
-            if call.unsent and not call.future.done():
-                call.unsent = False
+            if call.state == CALLER_UNSENT and not call.future.done():
+                self.step(call, CALLER_ON_WRITE)
                 n = write_request(
                     prefix, call.id, <const uint8_t *> PyBytes_AS_STRING(call.name),
                     PyBytes_GET_SIZE(call.name))
@@ -213,12 +221,11 @@ cdef class Caller(WatchedConnection):
     cdef int on_response(self, Frame *frame) except -1:
         cdef PyObject *entry = self.outgoing.find(frame.id)
         cdef OutgoingCall call
-        if entry == NULL or (<OutgoingCall> entry).unsent:
+        if entry == NULL:
             # It crossed the reset, or it answers what was never asked.
             return 0
         call = <OutgoingCall> entry
-        self.outgoing.take(call)
-        if not call.future.done():
+        if self.step(call, CALLER_ON_RESPONSE) == CALLER_SETTLE and not call.future.done():
             call.future.set_result(
                 PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size))
         return 0
@@ -260,7 +267,7 @@ cdef class Caller(WatchedConnection):
             call = <OutgoingCall> self.outgoing.next_entry(&bucket)
             if call is None:
                 break
-            self.outgoing.take(call)
+            self.step(call, CALLER_ON_LOST)
             if call.future.done():
                 continue
             try:

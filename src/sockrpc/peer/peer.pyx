@@ -19,10 +19,15 @@ from sockrpc.peer.notification cimport Notification
 from sockrpc.peer.procedure cimport Procedure
 from sockrpc.peer.service cimport Service
 from sockrpc.peer.table cimport RequestTable
-from sockrpc.peer.work cimport OUTCOME_ABORTED, OUTCOME_ANSWERED, OUTCOME_FAILED, OUTCOME_NONE, PHASE_WAITING
+from sockrpc.peer.tally cimport (
+    OUTCOME_ANSWERED, OUTCOME_FAILED, OUTCOME_LOST, OUTCOME_NONE, OUTCOME_RESET, OUTCOME_STOPPED,
+)
+from sockrpc.peer.states cimport CALLEE_WAITING, life_of
 from sockrpc.websocket.connection cimport STATE_CLOSING, STATE_CONNECTING, Connection
 from sockrpc.websocket.liveness cimport WatchedConnection
 from sockrpc.websocket.parser cimport Parser, copy_part
+
+from sockrpc._frames import SUBPROTOCOL
 
 cdef enum:
     # Of a connection that ends, so many calls are cancelled before other connections get their turn:
@@ -76,6 +81,7 @@ cdef class PeerBase(Gate):
         self.closes_tcp_first = self.role.closes_tcp_first
         self.parser = Parser(role, self.settings.max_message_bytes)
         self.incoming = RequestTable()
+        self.life = life_of(SUBPROTOCOL)
 
     def connection_made(self, transport) -> None:
         """Called by the transport: it is connected; the opening handshake begins."""
@@ -172,6 +178,7 @@ cdef class PeerBase(Gate):
             call.handler = <Handler> handler
             name = call.handler.name
         call.name = name
+        call.state = CALLEE_WAITING
         call.since = self.read_at
         call.tally = self.service.tally_of(handler)
         call.tally.received += 1
@@ -186,7 +193,7 @@ cdef class PeerBase(Gate):
             call = <Call> entry
             # Thousands of them in one read take as long as handlers do.
             self.ran_handler = True
-            call.abort("reset", False)
+            call.abort(OUTCOME_RESET, False)
         # Else it crossed the answer: the normal outcome of a race, not an error.
         return 0
 
@@ -267,7 +274,7 @@ cdef class PeerBase(Gate):
         cdef Call call
         cdef Py_ssize_t bucket = 0
         cdef Py_ssize_t active = 0
-        cdef str reason = "stop" if self.stopped else "lost"
+        cdef int outcome = OUTCOME_STOPPED if self.stopped else OUTCOME_LOST
         self.fail_all()
         self.service.connections.discard(self)
         self.aborting = []
@@ -278,11 +285,11 @@ cdef class PeerBase(Gate):
             # more, and no call can be answered. Each is looked at once, as that already takes its time.
             while self.incoming.count:
                 call = <Call> self.incoming.next_entry(&bucket)
-                if call.phase == PHASE_WAITING:
-                    call.abort(reason, self.stopped)
+                if call.state == CALLEE_WAITING:
+                    call.abort(outcome, self.stopped)
                     continue
                 self.aborting.append(call)
-                call.give_up(reason)
+                call.give_up(outcome)
                 call.cancel_is_due = self.stopped or call.handler is None or not call.handler.run_to_completion
                 active += call.queue is not None
             # Work that goes on after its answer ends too: nothing outlives its connection by accident.
@@ -312,9 +319,9 @@ cdef class PeerBase(Gate):
         del self.aborting[-ABORTED_AT_ONCE:]
         for call in some:
             try:
-                if self.grace_over or call.outcome == OUTCOME_NONE or call.outcome == OUTCOME_ABORTED:
+                if self.grace_over or call.outcome == OUTCOME_NONE or call.outcome >= OUTCOME_RESET:
                     # The reason of all that were given up is known; the others are aborted by a stop.
-                    call.abort("stop", self.stopped)
+                    call.abort(OUTCOME_STOPPED, self.stopped)
                 elif call.handler is None or not call.handler.run_to_completion:
                     call.cancel_work()
             except Exception as error:  # pragma: no memory

@@ -26,7 +26,6 @@ cdef class Procedure(Entry):
     cdef int broke_off(self, object error) except -1
     # A task for the handler's coroutine, which runs in a copy of `variables`.
     cdef object start_task(self, object coroutine, object variables)
-    cdef int note_abort(self, str reason) except -1
     # Log an error of it: a format, its arguments, the exception or None.
     cdef int report(self, str text, tuple args, object error) except -1
     cdef bint owns(self, object task) except -1   # it is one of the tasks that do its work

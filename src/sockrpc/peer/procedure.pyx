@@ -11,7 +11,7 @@ from collections import deque
 from sockrpc._debug cimport DEBUG, count_created, count_freed
 from sockrpc.peer.outgoing cimport Caller
 from sockrpc.peer.table cimport Entry, RequestTable
-from sockrpc.peer.tally cimport count_abort
+from sockrpc.peer.tally cimport OUTCOME_FAILED
 from sockrpc.peer.variables cimport copy_variables, enter_variables, exit_variables
 from sockrpc.websocket.loop cimport FAIR_SHARE
 
@@ -41,10 +41,6 @@ cdef class Procedure(Entry):
 
     cdef bint owns(self, object task) except -1:
         raise NotImplementedError
-
-    cdef int note_abort(self, str reason) except -1:
-        self.since = self.connection.read_at if reason == "reset" else self.service.context.tick()
-        return count_abort(self.tally, reason)
 
     cdef int report(self, str text, tuple args, object error) except -1:
         # A line takes longer than most handlers, and a thousand may fail in one iteration.
@@ -143,7 +139,7 @@ cdef class Host(Caller):
     cdef int on_unknown(self, uint32_t id, str method) except -1:
         self.service.calls_started += 1
         self.service.others.received += 1
-        self.service.others.failed += 1
+        self.service.others.ended[<int> OUTCOME_FAILED] += 1
         more = self.service.unknown.admit(method)
         if more is not None:
             self.service.log.warning(

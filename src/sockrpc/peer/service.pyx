@@ -17,6 +17,7 @@ from sockrpc.websocket.loop cimport LoopContext
 from sockrpc.websocket.output cimport Settings
 
 from sockrpc.peer.rate_limited_log import RateLimitedLog
+from sockrpc.peer.tally import OUTCOMES
 
 
 # What a client serves, so far.
@@ -106,12 +107,7 @@ cdef class Service:
             sent += connection.written_bytes
         return {
             "calls_started": self.calls_started,
-            "calls_answered": total.answered,
-            "calls_failed": total.failed,
-            "calls_reset": total.reset,
-            "calls_lost": total.lost,
-            "calls_timed_out": total.timed_out,
-            "calls_stopped": total.stopped,
+            **{each.counter: total.ended[number] for number, each in enumerate(OUTCOMES, 1)},
             "connections_accepted": self.accepted,
             "slow_peers_closed": self.slow_peers_closed,
             "bytes_received": self.bytes_received + received,

@@ -22,19 +22,25 @@ cdef enum:
     # Bucket i holds what took at most 2**i microseconds and is in no bucket before it; the last one the rest.
     BUCKETS = 28
 
+# How a call ended for its client; the rows of OUTCOMES (tally.pyx) say what each is called where.
+cdef enum:
+    OUTCOME_NONE = 0       # in flight
+    OUTCOME_ANSWERED = 1
+    OUTCOME_FAILED = 2
+    OUTCOME_RESET = 3      # this and those after it are aborts
+    OUTCOME_LOST = 4
+    OUTCOME_TIMED_OUT = 5
+    OUTCOME_STOPPED = 6
+    OUTCOME_COUNT = 7
+
 cdef struct Times:
     uint64_t counts[BUCKETS]
     uint64_t nanoseconds             # of all together
 
 # Of one method on one server.
 cdef struct Tally:
-    uint64_t received                # less all of the next six: in flight
-    uint64_t answered
-    uint64_t failed
-    uint64_t reset
-    uint64_t lost
-    uint64_t timed_out
-    uint64_t stopped
+    uint64_t received
+    uint64_t[OUTCOME_COUNT] ended    # by outcome; the rest of what was received is in flight
     Times answers                # from the read that completed the request to the queued answer
     Times unwinding              # from the abort to the end of the work
 
@@ -45,23 +51,17 @@ cdef inline void observe(Times *times, double seconds) noexcept nogil:
     times.counts[bucket if bucket < BUCKETS else BUCKETS - 1] += 1
     times.nanoseconds += nanoseconds
 
-cdef inline void count_answer(Tally *tally, double seconds) noexcept nogil:
-    tally.answered += 1
-    observe(&tally.answers, seconds)
-
 cdef inline uint64_t in_flight(const Tally *tally) noexcept nogil:
-    return (
-        tally.received - tally.answered - tally.failed - tally.reset - tally.lost - tally.timed_out
-        - tally.stopped
-    )
+    cdef uint64_t count = tally.received
+    cdef int outcome
+    for outcome in range(OUTCOME_COUNT):
+        count -= tally.ended[outcome]
+    return count
 
 cdef inline void add_outcomes(Tally *total, const Tally *tally) noexcept nogil:
-    total.answered += tally.answered
-    total.failed += tally.failed
-    total.reset += tally.reset
-    total.lost += tally.lost
-    total.timed_out += tally.timed_out
-    total.stopped += tally.stopped
+    cdef int outcome
+    for outcome in range(OUTCOME_COUNT):
+        total.ended[outcome] += tally.ended[outcome]
 
-cdef int count_abort(Tally *tally, str reason) except -1
+cdef str abort_reason(int outcome)           # None for what is no abort
 cdef object shown(const Tally *tally)        # a MethodStatistics

@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 class Histogram(NamedTuple):
     counts: tuple[int, ...]
@@ -20,3 +20,22 @@ class MethodStatistics(NamedTuple):
     unwinding: Histogram
 
 def histogram_of(seconds: list[float]) -> Histogram: ...
+
+class Outcome(NamedTuple):
+    """How a call may end for its client.
+
+    Attributes:
+        name: The field of `MethodStatistics`, and with `calls_` before it that of `Statistics`.
+        abort_reason: What `Call.abort_reason` says; None for what is no abort.
+    """
+
+    name: str
+    abort_reason: str | None = None
+    @property
+    def label(self) -> str: ...
+    @property
+    def counter(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+
+OUTCOMES: Final[tuple[Outcome, ...]]

@@ -56,16 +56,49 @@ class MethodStatistics(NamedTuple):
     unwinding: Histogram
 
 
-cdef int count_abort(Tally *tally, str reason) except -1:
-    if reason == "reset":
-        tally.reset += 1
-    elif reason == "lost":
-        tally.lost += 1
-    elif reason == "timeout":
-        tally.timed_out += 1
-    else:
-        tally.stopped += 1
-    return 0
+class Outcome(NamedTuple):
+    """How a call may end for its client.
+
+    Attributes:
+        name: The field of `MethodStatistics`, and with `calls_` before it that of `Statistics`.
+        abort_reason: What `Call.abort_reason` says; None for what is no abort.
+    """
+
+    name: str
+    abort_reason: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What Prometheus shows."""
+        return self.abort_reason or self.name
+
+    @property
+    def counter(self) -> str:
+        """The field of `Statistics`."""
+        return f"calls_{self.name}"
+
+    @property
+    def text(self) -> str:
+        """What people read."""
+        return self.name.replace("_", " ")
+
+
+# The one list of them, in the order of the numbers in tally.pxd.
+OUTCOMES = (
+    Outcome("answered"),
+    Outcome("failed"),
+    Outcome("reset", "reset"),
+    Outcome("lost", "lost"),
+    Outcome("timed_out", "timeout"),
+    Outcome("stopped", "stop"),
+)
+assert len(OUTCOMES) == OUTCOME_COUNT - 1
+
+cdef tuple REASONS = (None, *[outcome.abort_reason for outcome in OUTCOMES])
+
+
+cdef str abort_reason(int outcome):
+    return <str> REASONS[outcome]
 
 
 cdef object make = tuple.__new__
@@ -85,7 +118,7 @@ cdef object shown_histogram(const Times *histogram):
 
 cdef object shown(const Tally *tally):
     return make(MethodStatistics, (
-        in_flight(tally), tally.answered, tally.failed, tally.reset, tally.lost, tally.timed_out, tally.stopped,
+        in_flight(tally), *[tally.ended[outcome] for outcome in range(1, OUTCOME_COUNT)],
         shown_histogram(&tally.answers), shown_histogram(&tally.unwinding),
     ))
 

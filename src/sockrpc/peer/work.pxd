@@ -4,19 +4,7 @@ from libc.stdint cimport uint8_t
 
 from sockrpc.peer.handler cimport Handler
 from sockrpc.peer.procedure cimport Procedure
-
-# Where a call is. Only forward: WAITING, RUNNING, OVER.
-cdef enum Phase:
-    PHASE_WAITING = 0      # not started, or not yet taken from the iterator
-    PHASE_RUNNING = 1      # counts against max_in_flight
-    PHASE_OVER = 2         # no work of it is left
-
-# How it ended for the client. Set once, by whoever takes the call out of the table.
-cdef enum Outcome:
-    OUTCOME_NONE = 0       # in flight
-    OUTCOME_ANSWERED = 1
-    OUTCOME_FAILED = 2
-    OUTCOME_ABORTED = 3
+from sockrpc.peer.states cimport CALLEE_IDLE
 
 cdef class Work(Procedure):
     cdef Handler handler             # None in the socket form
@@ -24,13 +12,16 @@ cdef class Work(Procedure):
     cdef list spawned                # tasks of spawn_and_abort_on_reset that still run
     cdef object timer                # of the method's own timeout
     cdef object job                  # of the worker threads
-    cdef str reason                  # abort_reason
     cdef Py_ssize_t work             # the handler, spawned tasks and hooks that still run
-    cdef uint8_t phase
-    cdef uint8_t outcome
+    cdef uint8_t state               # for the peer: a CalleeState
+    cdef uint8_t outcome             # a number of tally.pxd, once the state is idle
     # Truth values, a byte each: there may be very many calls.
+    cdef uint8_t counts              # against max_in_flight: it has started, and work of it is left
     cdef uint8_t starting            # the handler's first step is running right now
     cdef uint8_t cancelled           # the work was cancelled; never twice
+
+    cdef inline bint is_over(self) noexcept:
+        return self.state == CALLEE_IDLE and not self.counts
 
     cdef object spawn(self, object coroutine, object when_done)
     cdef int start_timer(self) except -1
@@ -46,5 +37,5 @@ cdef class Work(Procedure):
     # What a call adds: the end of its handler, an abort, and the end of all work.
     cdef int returned(self, object result) except -1
     cdef int raised(self, object error) except -1
-    cdef int abort(self, str reason, bint forced) except -1
+    cdef int abort(self, int outcome, bint forced) except -1
     cdef int settle(self) except -1

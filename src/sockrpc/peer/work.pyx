@@ -7,6 +7,7 @@ import asyncio
 from sockrpc.websocket.loop cimport LoopContext
 from sockrpc.peer.raising cimport raise_pending
 from sockrpc.peer.procedure cimport Procedure
+from sockrpc.peer.tally cimport OUTCOME_NONE, OUTCOME_RESET, OUTCOME_TIMED_OUT
 
 from sockrpc.errors import UsageError
 
@@ -20,7 +21,7 @@ cdef class Work(Procedure):
     cdef int raised(self, object error) except -1:
         raise NotImplementedError
 
-    cdef int abort(self, str reason, bint forced) except -1:
+    cdef int abort(self, int outcome, bint forced) except -1:
         raise NotImplementedError
 
     cdef int settle(self) except -1:
@@ -32,12 +33,12 @@ cdef class Work(Procedure):
         if not context.is_here:
             coroutine.close()
             raise UsageError("this call belongs to another thread; only its loop's can spawn")
-        if self.phase == PHASE_OVER and self.reason is None:
+        if self.is_over() and self.outcome < OUTCOME_RESET:
             coroutine.close()
             raise UsageError(f"call {self.id} of {self.name!r} is over")
         # The caller goes on first, as with asyncio.create_task, whatever the loop's task factory does.
         task = context.create_task(coroutine)
-        if self.phase == PHASE_OVER or self.cancelled:
+        if self.is_over() or self.cancelled:
             self.service.keep(task)
             task.cancel()
             return task
@@ -91,7 +92,7 @@ cdef class Work(Procedure):
 
     def _timed_out(self) -> None:
         self.timer = None
-        self.abort("timeout", True)
+        self.abort(OUTCOME_TIMED_OUT, True)
 
     cdef bint owns(self, object task) except -1:
         return task is self.task or (self.spawned is not None and task in self.spawned)
@@ -146,7 +147,7 @@ cdef class Work(Procedure):
             self.let_go()
 
     cdef int cancel_work(self) except -1:
-        if self.cancelled or self.phase != PHASE_RUNNING:
+        if self.cancelled or not self.counts:
             return 0
         # Exactly one cancel, or asyncio.timeout and TaskGroup inside the handler are misled.
         self.cancelled = True
