@@ -278,4 +278,4 @@ def test_a_peer_can_not_write_to_the_terminal_through_a_complaint() -> None:
                 pass
             line.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         assert calling.end() == 1
-        assert calling.log == ["sockrpc: HandshakeError: HTTP 403: \\x1b[31mred\\x0d\\x0asecond line\\x07"]
+        assert calling.log == ["sockrpc: HandshakeError: HTTP 403: \\x1b[31mred\\r\\nsecond line\\x07"]

@@ -18,6 +18,7 @@ PACKAGE = "sockrpc"
 
 # From the bottom up. A module imports from lower lines only, not from its own.
 LAYERS: list[list[str]] = [
+    ["texts"],
     [
         "errors",
         "_debug",

@@ -38,6 +38,7 @@ from sockrpc.notes import about, notes_of
 from sockrpc.operating import Operation
 from sockrpc.pages import pages, plain_pages, serve_pages
 from sockrpc.redirecting import shown_uri
+from sockrpc.texts import printable
 from sockrpc.top import add_top_options, top
 from sockrpc.unix_sockets import typed_uds
 
@@ -86,8 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def complain(text: str, code: int) -> int:
     """Say what is wrong, in one line and without control characters of a peer."""
-    printable = "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
-    print(f"sockrpc: {printable}", file=sys.stderr)
+    print(f"sockrpc: {printable(text)}", file=sys.stderr)
     return code
 
 

@@ -18,6 +18,7 @@ from sockrpc.compression import Compression, CompressionName, client_extensions,
 from sockrpc.errors import HandshakeError
 from sockrpc.exchange import REDIRECTS, Exchange
 from sockrpc.headers import USER_AGENT, merge_headers
+from sockrpc.texts import printable
 
 __all__ = ["ClientHandshake"]
 
@@ -94,8 +95,8 @@ class ClientHandshake:
         head = Headers()
         for name, value in answer.headers:
             if name.lower() in {"upgrade", "connection"} or name.lower().startswith("sec-websocket-"):
-                # Judged by websockets when it reads them.
-                head.set_insecure(name, value)
+                # websockets judges them when it reads them, and quotes them in its complaints.
+                head.set_insecure(name, printable(value))
         self.protocol.receive_data(Response(101, "Switching Protocols", head).serialize())
         error = self.protocol.handshake_exc
         if error is not None:
