@@ -85,6 +85,7 @@ async def connect_by_socks(
 
     Raises:
         OSError: The proxy could not be connected to, or could not connect to the host.
+        ConnectionLost: The proxy closed the connection.
         HandshakeError: The proxy refused.
         UsageError: python-socks is not installed.
     """
@@ -106,10 +107,21 @@ async def connect_by_socks(
     try:
         return await speaker.connect(uri.host, uri.port, timeout=timeout, local_addr=local_addr)
     except python_socks.ProxyError as error:
+        # What the proxy replied has an error code, which may be None; it is the first argument.
+        if not hasattr(error.args[0], "error_code"):
+            raise lost(proxy) from error
         reason = f"the {name_of(proxy)} did not connect to {authority(uri.host, uri.port)}: {error}"
         if error.error_code in FAILED_BEHIND:
             raise ConnectionError(reason) from error
         raise HandshakeError(reason) from error
+    except UnicodeDecodeError as error:
+        # The name of the host, in the proxy's reply.
+        raise HandshakeError(f"the {name_of(proxy)}'s answer cannot be read: {error}") from error
+
+
+def lost(proxy: Proxy) -> ConnectionLost:
+    """The error of a proxy that closed the connection before it had answered."""
+    return ConnectionLost(1006, f"the {name_of(proxy)} closed the connection")
 
 
 async def connect_by_http(
@@ -230,8 +242,8 @@ class Tunnel(asyncio.Protocol):
         if is_complete:
             self.answer()
             return
-        lost = ConnectionLost(1006, f"the {name_of(self.proxy)} closed the connection")
+        broken_line = lost(self.proxy)
         if error is not None:
             # Not the frames that it went through: they hold the transport, which holds this.
-            lost.__cause__ = error.with_traceback(None)
-        self.answer(lost)
+            broken_line.__cause__ = error.with_traceback(None)
+        self.answer(broken_line)
