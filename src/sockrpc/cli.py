@@ -286,7 +286,8 @@ def connecting(options: argparse.Namespace) -> sockrpc.connect:
     for header in options.header:
         name, colon, value = header.partition(":")
         if not colon:
-            raise sockrpc.UsageError(f"{header!r} is not NAME: VALUE")
+            # It may be a password.
+            raise sockrpc.UsageError("a --header is NAME: VALUE; one that was given has no colon")
         headers.append((name.strip(), value.strip()))
     tls = None
     if options.cafile is not None:

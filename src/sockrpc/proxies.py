@@ -13,7 +13,7 @@ from websockets.uri import WebSocketURI
 from sockrpc.errors import ConnectionLost, HandshakeError, UsageError
 from sockrpc.exchange import BODY_TIMEOUT, Exchange
 from sockrpc.headers import basic_authorization
-from sockrpc.uris import check_host_name
+from sockrpc.uris import check_host_name, fault_of
 
 __all__ = ["ProxyChoice", "choose_proxy", "connect_by_http", "connect_by_socks", "is_socks", "read_proxy"]
 
@@ -34,12 +34,9 @@ def read_proxy(url: str) -> Proxy:
         UsageError: It is none.
     """
     try:
-        proxy = parse_proxy(url)
-        check_host_name(proxy.host)
-    except (InvalidProxy, ValueError, UsageError) as error:
-        # Not the URL itself, which may have a password in it.
-        what = error.msg if isinstance(error, InvalidProxy) else str(error)
-        raise UsageError(f"the proxy's URL is not valid: {what}") from None
+        proxy = parsed_proxy(url)
+    except (InvalidProxy, ValueError, UsageError):
+        raise UsageError(f"the proxy's URL is not valid: {fault_of(url, parsed_proxy)}") from None
     if is_socks(proxy):
         for secret in (proxy.username, proxy.password):
             if secret and not (secret.isascii() and len(secret) <= LONGEST_SECRET):
@@ -47,6 +44,17 @@ def read_proxy(url: str) -> Proxy:
                     f"the proxy's URL is not valid: name and password for SOCKS are of ASCII, at most "
                     f"{LONGEST_SECRET} characters each"
                 )
+    return proxy
+
+
+def parsed_proxy(url: str) -> Proxy:
+    """A proxy by its URL; its errors may quote any part of that.
+
+    Raises:
+        InvalidProxy, ValueError, UsageError: It is none.
+    """
+    proxy = parse_proxy(url)
+    check_host_name(proxy.host)
     return proxy
 
 
