@@ -12,7 +12,7 @@ from libc.stdint cimport uint8_t
 import asyncio
 
 from sockrpc._frames cimport encode_payload, write_response
-from sockrpc._raising cimport call_one
+from sockrpc._raising cimport call_one, take_raised
 from sockrpc._service cimport KIND_THREAD, Handler, is_coroutine
 from sockrpc._statistics cimport count_answer, observe
 from sockrpc._undo cimport UndoHooks
@@ -195,7 +195,7 @@ cdef class Call(Work):
         returned = call_one(handler.function, self)
         exit_variables(variables)
         if returned == NULL:
-            self.function_raised()
+            self.raised(take_raised())
         else:
             result = <object> returned
             Py_DECREF(result)

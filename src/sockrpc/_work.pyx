@@ -5,7 +5,6 @@ cimport cython
 import asyncio
 
 from sockrpc._loop cimport LoopContext
-from sockrpc._raising cimport raise_pending
 from sockrpc._service cimport Procedure
 
 from sockrpc.errors import UsageError
@@ -52,16 +51,6 @@ cdef class Work(Procedure):
             raise  # pragma: no memory
         self.hold()
         return task
-
-    cdef int function_raised(self) except -1:
-        try:
-            raise_pending()
-        except (SystemExit, KeyboardInterrupt):
-            # As out of a task: these are for the whole process.
-            raise
-        except BaseException as error:
-            self.raised(error)
-        return 0
 
     cdef int start_coroutine(self, object coroutine, object variables) except -1:
         task = self.start_task(coroutine, variables)
