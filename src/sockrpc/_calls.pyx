@@ -182,8 +182,10 @@ cdef class Call(Work):
     cdef int begin(self) except -1:
         cdef Handler handler = self.handler
         cdef PyObject *returned
-        cdef object variables = self.connection.fresh_variables()
+        cdef object variables
+        # It counts already; whatever is raised from here on, `over` counts it down.
         self.phase = PHASE_RUNNING
+        variables = self.connection.fresh_variables()
         if handler.kind == KIND_THREAD:
             self.job = self.service.threads.submit(
                 handler.function, self, self._thread_started, self._thread_ended, variables, self.connection)
