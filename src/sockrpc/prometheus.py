@@ -57,7 +57,7 @@ COUNTERS = [
     ("sockrpc_sent_bytes", "bytes_sent", "Bytes given to transports."),
     ("sockrpc_notifications_started", "notifications_started", "Notifications whose handlers started."),
     ("sockrpc_notifications_failed", "notifications_failed", "Notifications whose handlers failed."),
-    ("sockrpc_notifications_dropped", "notifications_dropped", "Notifications that nobody listens for."),
+    ("sockrpc_notifications_dropped", "notifications_dropped", "Notifications that no handler began with."),
 ]
 
 
