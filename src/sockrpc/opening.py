@@ -29,9 +29,10 @@ __all__ = ["Arrivals", "FullLog", "OpeningPolicy", "ProcessRequest", "ServerOpen
 
 LOG = logging.getLogger("sockrpc.server")
 
-# Bytes of a request that are read, and dropped, so that its refusal arrives: a TCP reset, which closing over
-# unread bytes sends, would overtake it.
-MOST_UNREAD = 16 * 1024 * 1024
+# So much of a request is read, and dropped, so that its refusal arrives: a TCP reset, which closing over
+# unread bytes sends, would overtake it. Nobody has to choose it: it holds no memory, and `close_timeout` ends
+# whoever sends without end before that. It is stated in docs/reference/limits.md.
+MAX_UNREAD_BYTES = 16 * 1024 * 1024
 
 ProcessRequest = Callable[[Socket, Request], Awaitable[Response | None] | Response | None]
 
@@ -158,7 +159,7 @@ class ServerOpening:
         self.arrivals.settled(self)
         if connection is not None:
             response = plain_response(http.HTTPStatus.SERVICE_UNAVAILABLE, text)
-            connection.refuse(serialize_response(response), MOST_UNREAD, early=True)
+            connection.refuse(serialize_response(response), MAX_UNREAD_BYTES, early=True)
 
     def receive(self, data: bytes) -> None:
         """Bytes of the opening request."""
@@ -265,7 +266,7 @@ class ServerOpening:
     def unread_bytes(self) -> int:
         """How many bytes of the request are still to come, as far as it says so."""
         size = self.handshake.body_size
-        return MOST_UNREAD if size is None else min(max(size - len(self.handshake.rest), 0), MOST_UNREAD)
+        return MAX_UNREAD_BYTES if size is None else min(max(size - len(self.handshake.rest), 0), MAX_UNREAD_BYTES)
 
     def ended(self) -> None:
         """The connection ended before it was open."""
