@@ -22,7 +22,7 @@ from sockrpc.errors import (
     SockRPCError,
     UsageError,
 )
-from sockrpc.freezing import COMPILED as _COMPILED  # noqa: F401
+from sockrpc.freezing import hook_dirs as _hook_dirs  # noqa: F401
 from sockrpc.handover import systemd_sockets
 from sockrpc.listener import Listener
 from sockrpc.rooms import Room

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sockrpc import (
+from sockrpc import (  # noqa: F401
     _broadcast,
     _calling,
     _calls,
@@ -34,33 +34,7 @@ from sockrpc import (
     _work,
 )
 
-__all__ = ["COMPILED", "hook_dirs"]
-
-COMPILED = (
-    _broadcast,
-    _calling,
-    _calls,
-    _connection,
-    _debug,
-    _dispatch,
-    _frames,
-    _gate,
-    _keepalive,
-    _loop,
-    _masking,
-    _memory,
-    _messages,
-    _names,
-    _notifications,
-    _output,
-    _service,
-    _serving,
-    _signals,
-    _statistics,
-    _undo,
-    _websocket,
-    _work,
-)
+__all__ = ["hook_dirs"]
 
 
 def hook_dirs() -> list[str]:
