@@ -266,7 +266,11 @@ class ServerOpening:
     def unread_bytes(self) -> int:
         """How many bytes of the request are still to come, as far as it says so."""
         size = self.handshake.body_size
-        return MAX_UNREAD_BYTES if size is None else min(max(size - len(self.handshake.rest), 0), MAX_UNREAD_BYTES)
+        return (
+            MAX_UNREAD_BYTES
+            if size is None
+            else min(max(size - len(self.handshake.rest), 0), MAX_UNREAD_BYTES)
+        )
 
     def ended(self) -> None:
         """The connection ended before it was open."""
