@@ -7,7 +7,6 @@ import concurrent.futures
 import itertools
 import logging
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any, Self
 
 from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
@@ -214,10 +213,5 @@ class MetricsServer:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await asyncio.to_thread(self.close)
