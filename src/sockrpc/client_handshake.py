@@ -14,7 +14,7 @@ from websockets.http11 import Response
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
-from sockrpc.compression import Compression, CompressionName, client_extensions, compression_of
+from sockrpc.compression import Compression, CompressionName, client_extensions, take_compression
 from sockrpc.errors import HandshakeError
 from sockrpc.exchange import REDIRECTS, Exchange
 from sockrpc.headers import USER_AGENT, merge_headers
@@ -117,6 +117,4 @@ class ClientHandshake:
 
     def take_compression(self) -> Compression | None:
         """What was agreed on for messages; a second time None."""
-        # The protocol refers to itself by its parser, so what it keeps waits for the garbage collector.
-        extensions, self.protocol.extensions = self.protocol.extensions, []
-        return compression_of(extensions)
+        return take_compression(self.protocol)
