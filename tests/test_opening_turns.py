@@ -83,5 +83,30 @@ async def test_connections_that_are_lost_while_they_wait_leave_nothing() -> None
         assert not here.server._service.working
 
 
+async def test_connections_that_end_while_their_requests_wait_are_passed_over() -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+    asked: list[sockrpc.Socket] = []
+
+    def end_all(socket: sockrpc.Socket, request: Request) -> None:
+        asked.append(socket)
+        if len(asked) == MANY // 2:
+            for each in list(here.server._service.working):
+                each.abort("enough")
+
+    async with serving(sockrpc.App(), process_request=end_all) as here:
+        lines = [await asyncio.open_connection("127.0.0.1", here.port) for _ in range(MANY)]
+        await until(lambda: here.server._service.attached == MANY)
+        for _, writer in lines:
+            writer.write(opening())
+        await until(lambda: here.server._service.attached == 0)
+        for _ in range(MANY):
+            await asyncio.sleep(0)
+        for _, writer in lines:
+            writer.close()
+    assert len(asked) == MANY // 2
+    assert complaints == []
+
+
 async def open_client(uri: str) -> sockrpc.Client:
     return await sockrpc.connect(uri)
