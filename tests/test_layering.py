@@ -18,7 +18,7 @@ PACKAGE = "sockrpc"
 
 # A file imports its own folder, and what stands to the left of the last `<` before its own place.
 ORDER = """
-    errors version logs _debug < limits _frames
+    texts version logs _debug < errors < limits _frames
     < websocket
     < peer < sockets listener < rooms client
     < listen

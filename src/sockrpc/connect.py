@@ -7,7 +7,6 @@ import dataclasses
 import socket
 import ssl as ssl_module
 from collections.abc import Generator
-from types import TracebackType
 from typing import Any, Unpack
 
 from sockrpc._frames import SUBPROTOCOL
@@ -244,12 +243,7 @@ class connect:
             raise
         return self._client
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         client, self._client = self._client, None
         assert client is not None
         try:

@@ -10,9 +10,14 @@
 
 Timeouts are ``TimeoutError`` and cancellation is ``asyncio.CancelledError``; neither is ever
 replaced by one of these.
+
+What a peer has said stands in ``reason`` as it came; in the text of the exception it is escaped, so that it
+may stand in a log.
 """
 
 from __future__ import annotations
+
+from sockrpc.texts import printable
 
 __all__ = [
     "ConnectionClosed",
@@ -48,7 +53,7 @@ class ProtocolError(SockRPCError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"closed with {self.code}: {self.reason}"
+        return f"closed with {self.code}: {printable(self.reason)}"
 
 
 class HandshakeError(SockRPCError):
@@ -67,7 +72,8 @@ class HandshakeError(SockRPCError):
         self.location = location
 
     def __str__(self) -> str:
-        return self.reason if self.status is None else f"HTTP {self.status}: {self.reason}"
+        reason = printable(self.reason)
+        return reason if self.status is None else f"HTTP {self.status}: {reason}"
 
 
 class RemoteError(SockRPCError):
@@ -83,7 +89,7 @@ class _Ended(SockRPCError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.code}: {self.reason}" if self.reason else str(self.code)
+        return f"{self.code}: {printable(self.reason)}" if self.reason else str(self.code)
 
 
 class ConnectionClosed(_Ended):

@@ -7,7 +7,6 @@ import concurrent.futures
 import itertools
 import logging
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any, Self
 
 from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
@@ -47,7 +46,7 @@ COUNTERS = [
     ("sockrpc_sent_bytes", "bytes_sent", "Bytes given to transports."),
     ("sockrpc_notifications_started", "notifications_started", "Notifications whose handlers started."),
     ("sockrpc_notifications_failed", "notifications_failed", "Notifications whose handlers failed."),
-    ("sockrpc_notifications_dropped", "notifications_dropped", "Notifications that nobody listens for."),
+    ("sockrpc_notifications_dropped", "notifications_dropped", "Notifications that no handler began with."),
 ]
 
 
@@ -204,10 +203,5 @@ class MetricsServer:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await asyncio.to_thread(self.close)

@@ -8,7 +8,6 @@ import logging
 import socket as socket_module
 import ssl as ssl_module
 from collections.abc import Callable, Generator, Iterator, Sequence
-from types import TracebackType
 from typing import Any, Self, Unpack
 
 from sockrpc.app import App
@@ -165,12 +164,7 @@ class Server:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         check_here(self._context.loop, "this server")
         self.close()
         await self.wait_closed()
@@ -387,14 +381,9 @@ class serve:
             raise
         return self._server
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         assert self._server is not None
         try:
-            await self._server.__aexit__(kind, error, traceback)
+            await self._server.__aexit__(*exc_info)
         finally:
             self._is_entered = False

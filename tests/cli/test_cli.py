@@ -159,7 +159,10 @@ def test_an_app_that_can_not_be_found_is_told_in_one_line(name: str, told: str, 
         (["call", NOWHERE, "method", "--timeout", "0"], "--timeout: '0' is not a positive number of seconds"),
         (["call", "http://127.0.0.1/", "method"], "valid URI"),
         (["call", "ws://127.0.0.1:99999/", "method"], "valid URI"),
-        (["call", NOWHERE, "method", "--header", "no colon"], "'no colon' is not NAME: VALUE"),
+        (
+            ["call", NOWHERE, "method", "--header", "no colon"],
+            "a --header is NAME: VALUE; one",
+        ),
         (["call", "ws://[::1/", "method"], "valid URI"),
         (["call", NOWHERE, "method", "--timeout", "nan"], "--timeout: 'nan' is not a positive number"),
         (["call", NOWHERE, "method", "--timeout", "inf"], "--timeout: 'inf' is not a positive number"),
@@ -278,4 +281,4 @@ def test_a_peer_can_not_write_to_the_terminal_through_a_complaint() -> None:
                 pass
             line.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         assert calling.end() == 1
-        assert calling.log == ["sockrpc: HandshakeError: HTTP 403: \\x1b[31mred\\x0d\\x0asecond line\\x07"]
+        assert calling.log == ["sockrpc: HandshakeError: HTTP 403: \\x1b[31mred\\r\\nsecond line\\x07"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import gc
 import socket
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 import sockrpc
+from sockrpc.dial.reconnecting import is_transient
 from sockrpc.websocket.headers import USER_AGENT
 from tests.kit.forward_proxy import INSIDE, ForwardProxy
 from tests.kit.support import PATIENCE, Serving, serving, until
@@ -183,10 +185,47 @@ async def test_the_body_of_a_refusal_is_not_waited_for_long() -> None:
     assert raised.value.status == 407
 
 
-async def test_a_proxy_that_closes_is_a_lost_connection() -> None:
-    async with ForwardProxy(answer=b"") as proxy, asyncio.timeout(PATIENCE):
-        with pytest.raises(sockrpc.ConnectionLost, match="the proxy http://"):
-            await sockrpc.connect(f"ws://{INSIDE}/", proxy=proxy.url())
+@pytest.mark.parametrize(
+    ("kind", "scheme", "answer"),
+    [
+        ("http", "http", b""),
+        ("socks5", "socks5", b""),
+        ("socks5", "socks5h", b"\x05\x00"),
+        ("socks5", "socks5h", b"\x05\x00\x00\x03\x09proxy"),
+        ("socks4", "socks4", b""),
+        ("socks4", "socks4a", b"\x00\x5a\x00"),
+    ],
+)
+async def test_a_proxy_that_closes_is_a_lost_connection(kind: str, scheme: str, answer: bytes) -> None:
+    host = INSIDE if scheme in ("http", "socks5h", "socks4a") else "127.0.0.1"
+    async with ForwardProxy(kind, answer=answer) as proxy, asyncio.timeout(PATIENCE):
+        with pytest.raises(sockrpc.ConnectionLost, match=f"the proxy {scheme}://.* closed") as raised:
+            await sockrpc.connect(f"ws://{host}/", proxy=proxy.url(scheme))
+        assert raised.value.code == 1006
+        assert is_transient(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["http", "socks5", "socks4"])
+async def test_a_proxy_that_closes_is_asked_again(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockrpc.dial.reconnecting, "FIRST_DELAY", 0.001)
+    async with (
+        serving(Work().app()) as here,
+        ForwardProxy(kind, answer=b"") as proxy,
+        asyncio.timeout(PATIENCE),
+        contextlib.aclosing(aiter(here.connect(proxy=proxy.url()))) as clients,
+    ):
+        connecting = asyncio.ensure_future(anext(clients))
+        await until(lambda: len(proxy.asked) >= 2)
+        assert not connecting.done()
+        proxy.answer = None
+        assert await (await connecting).call("echo", b"x") == b"x"
+
+
+async def test_a_reply_of_socks_that_is_no_text_is_told() -> None:
+    reply = b"\x05\x00\x00\x03\x02\xff\xff\x00\x50"
+    async with ForwardProxy("socks5", answer=reply) as proxy, asyncio.timeout(PATIENCE):
+        with pytest.raises(sockrpc.HandshakeError, match=r"the proxy socks5h://.*'s answer cannot"):
+            await sockrpc.connect(f"ws://{INSIDE}/", proxy=proxy.url("socks5h"))
 
 
 async def test_a_proxy_that_does_not_answer_is_a_time_out() -> None:

@@ -149,7 +149,7 @@ async def test_a_flood_of_bad_peers_is_no_flood_of_lines(
 ) -> None:
     caplog.set_level(logging.INFO, "sockrpc.server")
     now = 1000.0
-    monkeypatch.setattr(endings, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(ratelimited, "time", SimpleNamespace(monotonic=lambda: now))
     async with serving(Work().app()) as here:
 
         async def bad(count: int, data: bytes) -> None:
@@ -170,7 +170,7 @@ async def test_a_flood_of_bad_peers_is_no_flood_of_lines(
         now += 0.2
         await bad(2, frame(BINARY, b"\x09"))
         first, second = told(caplog, logging.INFO)[11:]
-        assert first.endswith("closed by the server; 16 more with this code were not told of")
+        assert first.endswith("closed by the server; 16 more since its last line")
         assert second.endswith("closed by the server")
 
 

@@ -109,6 +109,56 @@ async def test_compressed_messages_are_held_to_a_connection_s_turn() -> None:
         assert largest <= messages // 2, "many milliseconds of decompression were one turn"
 
 
+@pytest.mark.parametrize("how", ["closed", "reset", "end of file"])
+async def test_notifications_that_were_read_before_a_loss_and_not_handled_are_counted(how: str) -> None:
+    """Those of a read that was more than one turn are behind it when the line breaks."""
+    app = sockrpc.App()
+
+    @app.on("slow")
+    def slow(notification: sockrpc.Notification) -> None:
+        end = time.perf_counter() + 0.001
+        while time.perf_counter() < end:
+            pass
+
+    sent = 1000
+    async with MemoryServer(app) as here:
+        raw, pair = here.raw(capacity=8 * FULL)
+        # Calls are lost with the line, and no notifications.
+        raw.send(notify("slow") * sent, request(1, "nobody"), notify("slow")[:-1])
+        pair.server.receive(FULL)
+        assert 0 < here.server.statistics().notifications_started < sent, "all of them were one turn"
+        if how == "end of file":
+            pair.server.get_protocol().eof_received()
+            pair.server.close()
+        else:
+            pair.server.die() if how == "closed" else pair.server.break_off()
+        await until(lambda: not here.service.working)
+        counts = here.server.statistics()
+        assert counts.notifications_dropped > 0
+        assert counts.notifications_started + counts.notifications_dropped == sent
+
+
+async def test_notifications_behind_a_full_queue_that_is_lost_are_counted() -> None:
+    app = sockrpc.App()
+    may_end = asyncio.Event()
+
+    @app.on("slow")
+    async def slow(notification: sockrpc.Notification) -> None:
+        await may_end.wait()
+
+    async with MemoryServer(app, max_notifications=1, max_waiting_calls=3) as here:
+        raw, pair = here.raw()
+        raw.send(notify("slow") * 50)
+        pair.server.receive(FULL)
+        assert here.server.statistics().procedures_waiting == 3
+        pair.server.break_off()
+        may_end.set()
+        await until(lambda: not here.service.working)
+        counts = here.server.statistics()
+        # Those that wait in the queue still start.
+        assert (counts.notifications_started, counts.notifications_dropped) == (4, 46)
+
+
 @pytest.mark.parametrize("kind", ["notification", "unwinding", "completing", "undoing"])
 async def test_a_lost_connection_counts_until_the_work_that_it_began_has_ended(kind: str) -> None:
     """Else who connects, has work begun, leaves and comes again gets past every limit of a connection."""

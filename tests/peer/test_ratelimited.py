@@ -48,6 +48,22 @@ def test_one_line_a_name_and_minute_with_the_count(log: RateLimitedLog, clock: C
     assert log.admit("a") == ""
 
 
+def test_several_lines_a_name_and_minute(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "sockrpc.server")
+    log = RateLimitedLog("things", lines=3, level=logging.INFO)
+    log.clock = clock
+    assert [log.admit("a") for _ in range(5)] == ["", "", "", None, None]
+    clock.now += 59.9
+    assert [log.admit("b"), log.admit("a")] == ["", None]
+    clock.now += 0.1
+    assert [log.admit("a") for _ in range(4)] == ["; 3 more since its last line", "", "", None]
+    clock.now += 60
+    assert log.admit("b") == ""
+    assert caplog.record_tuples == [
+        ("sockrpc.server", logging.INFO, "things: 1 more of 'a' since its last line")
+    ]
+
+
 def test_what_was_left_out_is_told_when_another_name_comes(
     log: RateLimitedLog, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

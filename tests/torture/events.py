@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import sockrpc
-from tests.hostile.peer import message, reset
-from tests.torture.stage import Stage, staged
+from tests.hostile.peer import Peer, message, reset
+from tests.kit.support import opening
+from tests.torture.stage import Hog, Stage, staged
 
 IN_FLIGHT = 1024
 THOUSANDS = 8000
@@ -378,6 +379,16 @@ async def many_connections_are_lost() -> float:
 @scenario
 async def many_connect() -> float:
     async with staged() as stage:
+        port = stage.server.sockets[0].getsockname()[1]
+
+        def connect() -> None:
+            # All ask before the first is answered, and none of it is this loop's work.
+            stage.hogs += [Hog(Peer(port, opened=False), reads=False) for _ in range(300)]
+            for hog in stage.hogs:
+                hog.peer.send(opening())
+            for hog in stage.hogs:
+                assert hog.peer.line.recv(4096).startswith(b"HTTP/1.1 101 ")
+
         with stage.measured():
-            await asyncio.gather(*(stage.hog(reads=False) for _ in range(300)))
+            await asyncio.to_thread(connect)
         return stage.longest

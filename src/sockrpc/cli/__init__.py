@@ -40,6 +40,7 @@ from sockrpc.listen.server_sockets import shown_address
 from sockrpc.listen.systemd import named_sockets
 from sockrpc.listen.unix import typed_uds
 from sockrpc.process.importer import AppError, load_app
+from sockrpc.texts import printable
 
 __all__ = ["main"]
 
@@ -86,8 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def complain(text: str, code: int) -> int:
     """Say what is wrong, in one line and without control characters of a peer."""
-    printable = "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
-    print(f"sockrpc: {printable}", file=sys.stderr)
+    print(f"sockrpc: {printable(text)}", file=sys.stderr)
     return code
 
 
@@ -286,7 +286,8 @@ def connecting(options: argparse.Namespace) -> sockrpc.connect:
     for header in options.header:
         name, colon, value = header.partition(":")
         if not colon:
-            raise sockrpc.UsageError(f"{header!r} is not NAME: VALUE")
+            # It may be a password.
+            raise sockrpc.UsageError("a --header is NAME: VALUE; one that was given has no colon")
         headers.append((name.strip(), value.strip()))
     tls = None
     if options.cafile is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sockrpc
 from sockrpc.cli.flags import seconds
 from sockrpc.peer.tally import OUTCOMES
+from sockrpc.texts import printable
 
 if TYPE_CHECKING:
     import argparse
@@ -213,8 +214,3 @@ def rate(now: Snapshot, before: Snapshot | None, name: str) -> str:
     if before is None or now["time"] <= before["time"]:
         return ""
     return f" ({(now[name] - before[name]) / (now['time'] - before['time']):,.0f}/s)"
-
-
-def printable(text: str) -> str:
-    """Without what could steer a terminal: names come from peers."""
-    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)

@@ -13,7 +13,7 @@ from websockets.uri import WebSocketURI
 from sockrpc.errors import ConnectionLost, HandshakeError, UsageError
 from sockrpc.websocket.exchange import BODY_TIMEOUT, Exchange
 from sockrpc.websocket.headers import basic_authorization
-from sockrpc.websocket.uris import check_host_name
+from sockrpc.websocket.uris import check_host_name, fault_of
 
 __all__ = ["ProxyChoice", "choose_proxy", "connect_by_http", "connect_by_socks", "is_socks", "read_proxy"]
 
@@ -34,12 +34,9 @@ def read_proxy(url: str) -> Proxy:
         UsageError: It is none.
     """
     try:
-        proxy = parse_proxy(url)
-        check_host_name(proxy.host)
-    except (InvalidProxy, ValueError, UsageError) as error:
-        # Not the URL itself, which may have a password in it.
-        what = error.msg if isinstance(error, InvalidProxy) else str(error)
-        raise UsageError(f"the proxy's URL is not valid: {what}") from None
+        proxy = parsed_proxy(url)
+    except (InvalidProxy, ValueError, UsageError):
+        raise UsageError(f"the proxy's URL is not valid: {fault_of(url, parsed_proxy)}") from None
     if is_socks(proxy):
         for secret in (proxy.username, proxy.password):
             if secret and not (secret.isascii() and len(secret) <= LONGEST_SECRET):
@@ -47,6 +44,17 @@ def read_proxy(url: str) -> Proxy:
                     f"the proxy's URL is not valid: name and password for SOCKS are of ASCII, at most "
                     f"{LONGEST_SECRET} characters each"
                 )
+    return proxy
+
+
+def parsed_proxy(url: str) -> Proxy:
+    """A proxy by its URL; its errors may quote any part of that.
+
+    Raises:
+        InvalidProxy, ValueError, UsageError: It is none.
+    """
+    proxy = parse_proxy(url)
+    check_host_name(proxy.host)
     return proxy
 
 
@@ -85,6 +93,7 @@ async def connect_by_socks(
 
     Raises:
         OSError: The proxy could not be connected to, or could not connect to the host.
+        ConnectionLost: The proxy closed the connection.
         HandshakeError: The proxy refused.
         UsageError: python-socks is not installed.
     """
@@ -106,10 +115,21 @@ async def connect_by_socks(
     try:
         return await speaker.connect(uri.host, uri.port, timeout=timeout, local_addr=local_addr)
     except python_socks.ProxyError as error:
+        # What the proxy replied has an error code, which may be None; it is the first argument.
+        if not hasattr(error.args[0], "error_code"):
+            raise lost(proxy) from error
         reason = f"the {name_of(proxy)} did not connect to {authority(uri.host, uri.port)}: {error}"
         if error.error_code in FAILED_BEHIND:
             raise ConnectionError(reason) from error
         raise HandshakeError(reason) from error
+    except UnicodeDecodeError as error:
+        # The name of the host, in the proxy's reply.
+        raise HandshakeError(f"the {name_of(proxy)}'s answer cannot be read: {error}") from error
+
+
+def lost(proxy: Proxy) -> ConnectionLost:
+    """The error of a proxy that closed the connection before it had answered."""
+    return ConnectionLost(1006, f"the {name_of(proxy)} closed the connection")
 
 
 async def connect_by_http(
@@ -230,8 +250,8 @@ class Tunnel(asyncio.Protocol):
         if is_complete:
             self.answer()
             return
-        lost = ConnectionLost(1006, f"the {name_of(self.proxy)} closed the connection")
+        broken_line = lost(self.proxy)
         if error is not None:
             # Not the frames that it went through: they hold the transport, which holds this.
-            lost.__cause__ = error.with_traceback(None)
-        self.answer(lost)
+            broken_line.__cause__ = error.with_traceback(None)
+        self.answer(broken_line)

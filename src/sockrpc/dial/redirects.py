@@ -11,7 +11,7 @@ from websockets.uri import WebSocketURI
 
 from sockrpc.errors import HandshakeError, UsageError
 from sockrpc.websocket.headers import without_credentials
-from sockrpc.websocket.uris import read_uri
+from sockrpc.websocket.uris import fault_of, read_uri, shown_url
 
 __all__ = ["MAX_REDIRECTS", "Target", "shown_uri"]
 
@@ -33,8 +33,15 @@ class Target(NamedTuple):
     @property
     def where(self) -> str:
         """The URI for logs and messages: without credentials, and without a query, which may be one."""
+        # A password with a slash in it, which nobody has escaped, may stand in the path.
+        _, at, path = self.uri.path.rpartition("@")
+        return self.origin + (f"/...@{path}" if at else path or "/")
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port."""
         host = f"[{self.uri.host}]" if ":" in self.uri.host else self.uri.host
-        return f"{'wss' if self.uri.secure else 'ws'}://{host}:{self.uri.port}{self.uri.path or '/'}"
+        return f"{'wss' if self.uri.secure else 'ws'}://{host}:{self.uri.port}"
 
     def redirected(self, refusal: HandshakeError, *, followed: int, fixed: str | None) -> Target:
         """Where a redirect points.
@@ -52,15 +59,17 @@ class Target(NamedTuple):
 
         def stay(why: str) -> HandshakeError:
             return HandshakeError(
-                f"redirected to {location!r}, which is not followed: {why}", refusal.status, location
+                f"redirected to {shown_url(location)!r}, which is not followed: {why}",
+                refusal.status,
+                location,
             )
 
         if followed == MAX_REDIRECTS:
             raise stay(f"{MAX_REDIRECTS} redirects have led there") from refusal
         try:
             uri = self.resolve(location)
-        except (UsageError, ValueError) as error:
-            raise stay(str(error)) from refusal
+        except (UsageError, ValueError):
+            raise stay(fault_of(location, self.resolve)) from refusal
         if self.uri.secure and not uri.secure:
             raise stay("it leads from wss to ws") from refusal
         if self.is_same_origin(uri):
@@ -75,7 +84,7 @@ class Target(NamedTuple):
 
     def resolve(self, location: str) -> WebSocketURI:
         """The URI of a Location, which may be relative to this one."""
-        base = f"{'https' if self.uri.secure else 'http'}://{self.where.partition('://')[2]}"
+        base = f"http{self.origin.removeprefix('ws')}{self.uri.path or '/'}"
         joined = urllib.parse.urlsplit(urllib.parse.urljoin(base, location))
         scheme = SCHEMES.get(joined.scheme)
         if scheme is None:

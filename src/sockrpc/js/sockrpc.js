@@ -12,8 +12,6 @@ const [CONNECTING, OPEN] = [0, 1]; // WebSocket.readyState
 const MAX_NAME_BYTES = 255;
 const MAX_TIMEOUT = 2 ** 31 - 1; // a timer set for longer fires at once
 
-// ---- errors ----
-
 /** `String(value)`, which throws for a value without a `toString`, such as `match.groups`. */
 function textOf(value) {
   try {
@@ -61,8 +59,6 @@ export class ListenerOverflowError extends Error {
   }
 }
 
-// ---- frames: values to bytes and back; ignorant of what an id means, of sockets and of time ----
-
 const [NOTIFY, REQUEST, RESET, RESPONSE] = [1, 2, 3, 4];
 const encoder = new TextEncoder();
 // ignoreBOM means "keep it": a name may begin with U+FEFF.
@@ -89,7 +85,6 @@ function encodePayload(data) {
   throw new TypeError("a payload must be a string, an ArrayBuffer, a view or an array-like of bytes");
 }
 
-/** The opcode and the id that three of the four frames begin with. */
 function serializeHead(opcode, id) {
   const head = new Uint8Array(5);
   head[0] = opcode;
@@ -105,10 +100,6 @@ function join(head, name, payload) {
   message.set(payload, head.length + 1 + name.length);
   return message;
 }
-
-const serializeNotify = (name, payload) => join([NOTIFY], name, payload);
-const serializeRequest = (id, name, payload) => join(serializeHead(REQUEST, id), name, payload);
-const serializeReset = (id) => serializeHead(RESET, id);
 
 /** What a server may send, or `{ fault }`. The payload is a view of the message. */
 function parseFrame(buffer) {
@@ -128,8 +119,6 @@ function parseFrame(buffer) {
     return { fault: "name is not UTF-8" };
   }
 }
-
-// ---- tables: which calls are in flight, who listens to what; ignorant of bytes and sockets ----
 
 class CallTable {
   #calls = new Map();
@@ -259,8 +248,6 @@ function createIterator(table, event) {
   };
 }
 
-// ---- client ----
-
 export class SocketIo {
   #url;
   #WebSocket;
@@ -308,7 +295,7 @@ export class SocketIo {
       if (!this.#calls.take(id, call)) return;
       const written = !this.#unsent.delete(call);
       call.reject(error);
-      if (written) this.#ws.send(serializeReset(id)); // a connection that is closing discards it
+      if (written) this.#ws.send(serializeHead(RESET, id)); // a connection that is closing discards it
     };
     const onAbort = () => abort(signal.reason);
     const onTimeout = () => abort(new DOMException(`"${name}" took longer than ${timeout} ms`, "TimeoutError"));
@@ -316,7 +303,7 @@ export class SocketIo {
     try {
       signal?.addEventListener("abort", onAbort);
       this.#calls.add(call); // first: an injected WebSocket may answer or run the page's code in `send`
-      this.#send(serializeRequest(id, method, payload), call);
+      this.#send(join(serializeHead(REQUEST, id), method, payload), call);
       if (timeout !== Infinity) timer = setTimeout(onTimeout, timeout);
       return await settled;
     } finally {
@@ -327,7 +314,7 @@ export class SocketIo {
   }
 
   notify(name, data = "") {
-    this.#send(serializeNotify(encodeName(name), encodePayload(data)), Symbol("notification"));
+    this.#send(join([NOTIFY], encodeName(name), encodePayload(data)), Symbol("notification"));
   }
 
   on(name) {

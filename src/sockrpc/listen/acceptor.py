@@ -36,8 +36,8 @@ LAST_DESCRIPTORS = 16
 # takes a moment to go, and is not to keep others out.
 LEAST_HANDSHAKES = 64
 
-# Connections accepted before others get their turn.
-ACCEPTED_AT_ONCE = 64
+# Connections accepted in one iteration of the loop, before others get their turn.
+ACCEPTED_AT_ONCE = 16
 
 # How long nothing is accepted when accepting fails, in seconds: the listening socket stays readable,
 # and the loop would spin.

@@ -9,6 +9,7 @@ import inspect
 import logging
 import time
 import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
@@ -29,9 +30,14 @@ __all__ = ["Arrivals", "FullLog", "OpeningPolicy", "ProcessRequest", "ServerOpen
 
 LOG = logging.getLogger("sockrpc.server")
 
-# Bytes of a request that are read, and dropped, so that its refusal arrives: a TCP reset, which closing over
-# unread bytes sends, would overtake it.
-MOST_UNREAD = 16 * 1024 * 1024
+# So much of a request is read, and dropped, so that its refusal arrives: a TCP reset, which closing over
+# unread bytes sends, would overtake it. Nobody has to choose it: it holds no memory, and `close_timeout` ends
+# whoever sends without end before that. It is stated in docs/reference/limits.md.
+MAX_UNREAD_BYTES = 16 * 1024 * 1024
+
+# So long may a server answer opening requests in one iteration of the loop, in seconds: each takes some
+# tenths of a millisecond, and hundreds may come at once.
+OPENING_SHARE = 0.003
 
 ProcessRequest = Callable[[Socket, Request], Awaitable[Response | None] | Response | None]
 
@@ -71,6 +77,9 @@ class Arrivals:
 
     def __init__(self) -> None:
         self.over = False
+        # Those whose request waits for a later iteration, and until when others are answered in this one.
+        self._postponed: deque[ServerOpening] = deque()
+        self._until: float | None = None
         self._left: dict[weakref.ref[ServerOpening], float] = {}
         self._waiter: asyncio.Future[None] | None = None
 
@@ -86,6 +95,24 @@ class Arrivals:
         self._left.pop(opening, None)
         if not self._left and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def has_time(self) -> bool:
+        """False once requests have had their share of this iteration."""
+        if self._until is None:
+            # One is answered in any case.
+            self._until = time.monotonic() + OPENING_SHARE
+            asyncio.get_running_loop().call_soon(self._next_iteration)
+            return True
+        return time.monotonic() < self._until
+
+    def postpone(self, opening: ServerOpening) -> None:
+        """Have it go on in a later iteration."""
+        self._postponed.append(opening)
+
+    def _next_iteration(self) -> None:
+        self._until = None
+        while self._postponed and self.has_time():
+            self._postponed.popleft().go_on()
 
     async def wait(self, last: asyncio.Task[None] | None, seconds: float) -> None:
         """Wait until all have opened or failed; whoever comes after that is refused.
@@ -113,7 +140,17 @@ class ServerOpening:
     """Drives the opening handshake of one connection."""
 
     # Nothing refers to it but its connection, and nothing to that but the transport: see Arrivals.
-    __slots__ = ("__weakref__", "arrivals", "connection", "crowded", "handshake", "policy", "service", "task")
+    __slots__ = (
+        "__weakref__",
+        "arrivals",
+        "connection",
+        "crowded",
+        "handshake",
+        "held",
+        "policy",
+        "service",
+        "task",
+    )
 
     def __init__(
         self, service: Service, policy: OpeningPolicy, arrivals: Arrivals, crowded: bool = False
@@ -125,6 +162,7 @@ class ServerOpening:
         self.handshake = ServerHandshake(policy.max_handshake_bytes, [SUBPROTOCOL], policy.compression)
         self.connection: Peer | None = None
         self.task: asyncio.Task[None] | None = None
+        self.held = b""  # what has come and waits for a later iteration
         arrivals.add(self)
 
     @property
@@ -158,12 +196,32 @@ class ServerOpening:
         self.arrivals.settled(self)
         if connection is not None:
             response = plain_response(http.HTTPStatus.SERVICE_UNAVAILABLE, text)
-            connection.refuse(serialize_response(response), MOST_UNREAD, early=True)
+            connection.refuse(serialize_response(response), MAX_UNREAD_BYTES, early=True)
 
     def receive(self, data: bytes) -> None:
         """Bytes of the opening request."""
-        if self.connection is None:
+        if self.held:
+            # The transport had this read under way when it was paused.
+            self.held += data
+        elif self.connection is None:
             return
+        elif self.arrivals.has_time():
+            self.take(data)
+        else:
+            self.held = data
+            self.arrivals.postpone(self)
+            self.connection.hold_handshake(True)
+
+    def go_on(self) -> None:
+        """Take what waited for this iteration."""
+        held, self.held = self.held, b""
+        if self.connection is not None:
+            self.connection.hold_handshake(False)
+            self.take(held)
+
+    def take(self, data: bytes) -> None:
+        """Work through bytes of the opening request."""
+        assert self.connection is not None
         if self.task is not None:
             # Reading goes on, or a lost connection would not be noticed; but only so far.
             self.handshake.rest += data
@@ -265,7 +323,11 @@ class ServerOpening:
     def unread_bytes(self) -> int:
         """How many bytes of the request are still to come, as far as it says so."""
         size = self.handshake.body_size
-        return MOST_UNREAD if size is None else min(max(size - len(self.handshake.rest), 0), MOST_UNREAD)
+        return (
+            MAX_UNREAD_BYTES
+            if size is None
+            else min(max(size - len(self.handshake.rest), 0), MAX_UNREAD_BYTES)
+        )
 
     def ended(self) -> None:
         """The connection ended before it was open."""

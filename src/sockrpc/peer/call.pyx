@@ -12,8 +12,8 @@ from libc.stdint cimport uint8_t
 import asyncio
 
 from sockrpc._frames cimport encode_payload, write_response
-from sockrpc.peer.raising cimport call_one
 from sockrpc.peer.handler cimport KIND_THREAD, Handler, is_coroutine
+from sockrpc.peer.raising cimport call_one, take_raised
 from sockrpc.peer.states cimport (
     CALLEE_IGNORE, CALLEE_INPUTS, CALLEE_LOG, CALLEE_NEVER, CALLEE_ON_ANSWER, CALLEE_ON_FAIL,
     CALLEE_ON_GATE, CALLEE_ON_RESET, CALLEE_RESPOND, CALLEE_START, CALLEE_WITHDRAW, Cell,
@@ -186,8 +186,10 @@ cdef class Call(Work):
     cdef int begin(self) except -1:
         cdef Handler handler = self.handler
         cdef PyObject *returned
-        cdef object variables = self.connection.fresh_variables()
+        cdef object variables
+        # It counts already; whatever is raised from here on, `over` counts it down.
         self.taken()
+        variables = self.connection.fresh_variables()
         if handler.kind == KIND_THREAD:
             self.job = self.service.threads.submit(
                 handler.function, self, self._thread_started, self._thread_ended, variables, self.connection)
@@ -199,7 +201,7 @@ cdef class Call(Work):
         returned = call_one(handler.function, self)
         exit_variables(variables)
         if returned == NULL:
-            self.function_raised()
+            self.raised(take_raised())
         else:
             result = <object> returned
             Py_DECREF(result)

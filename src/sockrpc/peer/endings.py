@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING, Literal
+
+from sockrpc.peer.rate_limited_log import RateLimitedLog
 
 if TYPE_CHECKING:
     from sockrpc.peer.peer import Peer
@@ -17,7 +18,6 @@ ClosedBy = Literal["client", "server", "lost"]
 
 # Lines at level INFO for ends of one code, of one server.
 LINES_A_MINUTE = 10
-MINUTE = 60.0
 
 # Ends that an operator wants to know of: the peer broke the protocol or a limit, or the application failed.
 NOTABLE = frozenset({1002, 1003, 1007, 1009, 1010, 1011, 1013})
@@ -35,31 +35,19 @@ class EndingLog:
     """Tells how the connections of one server have ended."""
 
     def __init__(self) -> None:
-        # By code: when its minute began, the lines in it, and the ends since that had no line.
-        self._told: dict[int, tuple[float, int, int]] = {}
+        self._log = RateLimitedLog(
+            "codes that connections ended with", lines=LINES_A_MINUTE, level=logging.INFO
+        )
 
     def tell(self, connection: Peer) -> None:
         """A connection has ended."""
-        code = connection.close_code
-        if not self._is_notable(connection):
-            if LOG.isEnabledFor(logging.DEBUG):
-                self._write(logging.DEBUG, connection, "")
-            return
-        if not LOG.isEnabledFor(logging.INFO):
-            return
-        now = time.monotonic()
-        began, lines, silent = self._told.get(code, (now, 0, 0))
-        if now - began >= MINUTE:
-            began, lines = now, 0
-        if lines < LINES_A_MINUTE:
-            self._told[code] = (began, lines + 1, 0)
-            self._write(
-                logging.INFO, connection, f"; {silent} more with this code were not told of" if silent else ""
-            )
-        else:
-            self._told[code] = (began, lines, silent + 1)
-            if LOG.isEnabledFor(logging.DEBUG):
-                self._write(logging.DEBUG, connection, "")
+        more = None
+        if LOG.isEnabledFor(logging.INFO) and self._is_notable(connection):
+            more = self._log.admit(str(connection.close_code))
+        if more is not None:
+            self._write(logging.INFO, connection, more)
+        elif LOG.isEnabledFor(logging.DEBUG):
+            self._write(logging.DEBUG, connection, "")
 
     @staticmethod
     def _is_notable(connection: Peer) -> bool:

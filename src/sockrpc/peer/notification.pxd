@@ -8,6 +8,5 @@ cdef class Notification(Procedure):
     cdef object task
     cdef bint is_over                # nothing of it runs any more
 
-    cdef int function_raised(self) except -1
     cdef int start_coroutine(self, object coroutine, object variables) except -1
     cdef int over(self) except -1

@@ -8,9 +8,9 @@ from libc.stdint cimport uint8_t
 import asyncio
 
 from sockrpc._frames cimport MAX_NAME_BYTES, write_notify
-from sockrpc.peer.raising cimport call_one, raise_pending
 from sockrpc.peer.handler cimport Handler, is_coroutine
 from sockrpc.peer.procedure cimport Procedure
+from sockrpc.peer.raising cimport call_one, take_raised
 from sockrpc.peer.variables cimport enter_variables, exit_variables
 from sockrpc.websocket.parser cimport MAX_HEADER_BYTES, OPCODE_BINARY, write_header
 
@@ -41,23 +41,13 @@ cdef class Notification(Procedure):
         returned = call_one(self.handler.function, self)
         exit_variables(variables)
         if returned == NULL:
-            self.function_raised()
+            self._failed(take_raised())
         else:
             result = <object> returned
             Py_DECREF(result)
             if is_coroutine(result):
                 return self.start_coroutine(result, variables)
         return self.over()
-
-    cdef int function_raised(self) except -1:
-        try:
-            raise_pending()
-        except (SystemExit, KeyboardInterrupt):
-            # As out of a task: these are for the whole process.
-            raise
-        except BaseException as error:
-            self._failed(error)
-        return 0
 
     cdef int broke_off(self, object error) except -1:
         return self.over()

@@ -226,6 +226,10 @@ cdef class PeerBase(Gate):
         notification.name = name
         return self.arrive(notification)
 
+    cdef int on_ignored(self, const uint8_t *data, Py_ssize_t size) except -1:
+        self.service.notifications_dropped += size > 0 and data[0] == OPCODE_NOTIFY
+        return 0
+
     cdef str decode_name(self, Frame *frame):
         try:
             return PyUnicode_DecodeUTF8(<const char *> frame.name, frame.name_size, NULL)

@@ -10,3 +10,13 @@ cdef extern from *:
     int raise_pending "sockrpc_raise_pending"() except -1
     # A new reference, or NULL; Cython does not look at which.
     PyObject *call_one "PyObject_CallOneArg"(object function, object argument)
+
+# What a handler has raised, as a value; but SystemExit and KeyboardInterrupt, which are for the whole process,
+# go on as they would out of a task.
+cdef inline object take_raised():
+    try:
+        raise_pending()
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        return error

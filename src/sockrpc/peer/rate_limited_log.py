@@ -14,31 +14,36 @@ NAMES = 64  # that are told apart at a time; a peer can make up as many as it li
 
 
 class Told:
-    """When a name was last told, and how often it has been left out since."""
+    """When a name's minute began, the lines in it, and how often the name has been left out since."""
 
-    __slots__ = ("left_out", "when")
+    __slots__ = ("left_out", "lines", "when")
 
     def __init__(self, when: float) -> None:
         self.when = when
+        self.lines = 1
         self.left_out = 0
 
 
 class RateLimitedLog:
-    """Lets one line a minute through about each name, and counts what it leaves out.
+    """Lets so many lines a minute through about each name, and counts what it leaves out.
 
     The counts are told with what comes next, a minute later at the earliest. Of more names than are told
     apart, one line a minute says how many there were.
 
     Args:
         what: What the names are, in the plural.
+        lines: How many lines a name and minute; by default one.
+        level: Of the lines that tell what was left out.
 
     Attributes:
         clock: Tells the time, in seconds.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, lines: int = 1, level: int = logging.WARNING) -> None:
         self.clock = time.monotonic
         self._what = what
+        self._lines = lines
+        self._level = level
         # The one that was told of longest ago comes first.
         self._told: dict[str, Told] = {}
         self._further = 0
@@ -50,6 +55,9 @@ class RateLimitedLog:
         left_out = self._forget(name, now)
         told = self._told.get(name)
         if told is not None:
+            if told.lines < self._lines:
+                told.lines += 1
+                return ""
             told.left_out += 1
             return None
         if len(self._told) >= NAMES:
@@ -69,7 +77,9 @@ class RateLimitedLog:
             if oldest == name:
                 left_out = told.left_out
             elif told.left_out:
-                LOG.warning("%s: %d more of %r since its last line", self._what, told.left_out, oldest)
+                LOG.log(
+                    self._level, "%s: %d more of %r since its last line", self._what, told.left_out, oldest
+                )
                 self._told[oldest] = Told(now)
         return left_out
 
@@ -77,7 +87,8 @@ class RateLimitedLog:
         self._further += 1
         if self._further_told is None or now - self._further_told >= SECONDS:
             self._further_told = now
-            LOG.warning(
+            LOG.log(
+                self._level,
                 "%s: more than %d within a minute; %d further ones were not named so far",
                 self._what,
                 NAMES,

@@ -26,7 +26,6 @@ cdef class Work(Procedure):
     cdef object spawn(self, object coroutine, object when_done)
     cdef int start_timer(self) except -1
     cdef int stop_timer(self) except -1
-    cdef int function_raised(self) except -1
     cdef int start_coroutine(self, object coroutine, object variables) except -1
     cdef int handler_ended(self, object task) except -1
     cdef int cancel_work(self) except -1

@@ -4,10 +4,9 @@ cimport cython
 
 import asyncio
 
-from sockrpc.websocket.loop cimport LoopContext
-from sockrpc.peer.raising cimport raise_pending
 from sockrpc.peer.procedure cimport Procedure
 from sockrpc.peer.tally cimport OUTCOME_NONE, OUTCOME_RESET, OUTCOME_TIMED_OUT
+from sockrpc.websocket.loop cimport LoopContext
 
 from sockrpc.errors import UsageError
 
@@ -53,16 +52,6 @@ cdef class Work(Procedure):
             raise  # pragma: no memory
         self.hold()
         return task
-
-    cdef int function_raised(self) except -1:
-        try:
-            raise_pending()
-        except (SystemExit, KeyboardInterrupt):
-            # As out of a task: these are for the whole process.
-            raise
-        except BaseException as error:
-            self.raised(error)
-        return 0
 
     cdef int start_coroutine(self, object coroutine, object variables) except -1:
         task = self.start_task(coroutine, variables)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Generator, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Unpack
 
 from sockrpc.app import App
@@ -206,12 +205,7 @@ class serve:
         self._joined = MemoryServer(server, accept, self._path, self._compression)
         return self._joined
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         assert self._joined is not None
         await self._joined._stop()
 
@@ -277,10 +271,5 @@ class connect:
             await server._stop()
             raise
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._serve.__aexit__(kind, error, traceback)
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._serve.__aexit__(*exc_info)

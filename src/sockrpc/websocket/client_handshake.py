@@ -15,7 +15,13 @@ from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
 from sockrpc.errors import HandshakeError
-from sockrpc.websocket.deflate import Compression, CompressionName, client_extensions, compression_of
+from sockrpc.texts import printable
+from sockrpc.websocket.deflate import (
+    Compression,
+    CompressionName,
+    client_extensions,
+    take_compression,
+)
 from sockrpc.websocket.exchange import REDIRECTS, Exchange
 from sockrpc.websocket.headers import USER_AGENT, merge_headers
 
@@ -94,8 +100,8 @@ class ClientHandshake:
         head = Headers()
         for name, value in answer.headers:
             if name.lower() in {"upgrade", "connection"} or name.lower().startswith("sec-websocket-"):
-                # Judged by websockets when it reads them.
-                head.set_insecure(name, value)
+                # websockets judges them when it reads them, and quotes them in its complaints.
+                head.set_insecure(name, printable(value))
         self.protocol.receive_data(Response(101, "Switching Protocols", head).serialize())
         error = self.protocol.handshake_exc
         if error is not None:
@@ -116,6 +122,4 @@ class ClientHandshake:
 
     def take_compression(self) -> Compression | None:
         """What was agreed on for messages; a second time None."""
-        # The protocol refers to itself by its parser, so what it keeps waits for the garbage collector.
-        extensions, self.protocol.extensions = self.protocol.extensions, []
-        return compression_of(extensions)
+        return take_compression(self.protocol)

@@ -62,6 +62,8 @@ cdef class Connection(Output):
     # What a role adds
     cdef int on_message(self, const uint8_t *data, Py_ssize_t size) except -1   # a binary one
     cdef int on_text(self, const uint8_t *data, Py_ssize_t size) except -1      # checked to be UTF-8
+    # A binary one that was read and comes too late; its first byte is unmasked, if it has one.
+    cdef int on_ignored(self, const uint8_t *data, Py_ssize_t size) except -1
     cdef int on_end(self) except -1          # once, when the connection has ended
     cdef int on_lost(self) except -1         # once, when the transport is gone
     cdef int on_slow(self) except -1         # the peer has not read for `stall_timeout`: it is dropped

@@ -48,6 +48,9 @@ cdef class Connection(Output):
     cdef int on_text(self, const uint8_t *data, Py_ssize_t size) except -1:
         raise NotImplementedError
 
+    cdef int on_ignored(self, const uint8_t *data, Py_ssize_t size) except -1:
+        return 0
+
     cdef int on_end(self) except -1:
         raise NotImplementedError
 
@@ -141,12 +144,15 @@ cdef class Connection(Output):
             self.compression = None
             self.yielded = self.parsing_stopped = False
             buffer_free(&self.output)
-            if not self.in_feed:
-                self.parser.release()
             self.context.remove(self)
             if self.lost_waiter is not None and not self.lost_waiter.done():
                 self.lost_waiter.set_result(None)
-            self.on_lost()
+            try:
+                if not self.in_feed:
+                    # Passes over what was read and not handled, and releases the parser.
+                    self.feed()
+            finally:
+                self.on_lost()
 
     def pause_writing(self) -> None:
         """Called by the transport: it holds more than `output_high_bytes`."""
@@ -245,11 +251,12 @@ cdef class Connection(Output):
                 elif event == EVENT_CLOSE or event == EVENT_FAULT:
                     # The answer to our close frame, or bytes that no longer matter.
                     self.close_transport()
+                elif event == EVENT_BINARY:
+                    self.on_ignored(self.parser.data, self.parser.size)
         finally:
             # Also when a handler raised SystemExit or KeyboardInterrupt: the parser stays consistent.
             self.in_feed = False
             if self.state == STATE_CLOSED:
-                # The transport was lost from inside a handler.
                 self.parser.release()
             if self.full_reads >= FULL_READS_AT_ONCE:
                 self.full_reads = 0
@@ -429,11 +436,10 @@ cdef class Connection(Output):
         self.parser.dead = True
         # Its end of file is awaited, at most `close_timeout`: closing over unread bytes would send a
         # TCP reset, which could overtake the close frame.
-        if self.transport is not None and not self.transport.is_closing():
-            if self.tell("can_write_eof"):
-                self.end_output()
-            else:
-                self.close_transport()
+        if self.transport is not None and not self.transport.is_closing() and self.tell("can_write_eof"):
+            self.end_output()
+        else:
+            self.close_transport()
         return 0
 
     cdef int answer_close(self) except -1:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from websockets.exceptions import PayloadTooBig
 from websockets.exceptions import ProtocolError as FrameError
-from websockets.extensions import ClientExtensionFactory, Extension, ServerExtensionFactory
+from websockets.extensions import ClientExtensionFactory, ServerExtensionFactory
 from websockets.extensions.permessage_deflate import (
     PerMessageDeflate,
     enable_client_permessage_deflate,
@@ -18,13 +18,16 @@ from websockets.frames import Frame, Opcode
 
 from sockrpc.errors import ProtocolError, UsageError
 
+if TYPE_CHECKING:
+    from websockets.protocol import Protocol
+
 __all__ = [
     "Compression",
     "CompressionName",
     "check_name",
     "client_extensions",
-    "compression_of",
     "server_extensions",
+    "take_compression",
 ]
 
 CompressionName = Literal["deflate"]
@@ -102,8 +105,10 @@ def check_name(compression: CompressionName | None) -> CompressionName | None:
     return compression
 
 
-def compression_of(extensions: Sequence[Extension]) -> Compression | None:
-    """What was agreed on, None for nothing."""
+def take_compression(protocol: Protocol) -> Compression | None:
+    """What an opening handshake agreed on for messages, None for nothing; a second time None."""
+    # The protocol refers to itself by its parser, so what it keeps waits for the garbage collector.
+    extensions, protocol.extensions = protocol.extensions, []
     for extension in extensions:
         if isinstance(extension, PerMessageDeflate):
             return Compression(extension)

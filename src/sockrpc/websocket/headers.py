@@ -49,9 +49,17 @@ def check_headers(headers: Headers, origin: str | None) -> list[tuple[str, str]]
     seen: set[str] = set()
     for name, value in pairs:
         if not all(map(is_text, (name, value))):
-            raise UsageError(f"name and value of a header are str, not {name!r}: {value!r}")
-        if not TOKEN.fullmatch(name) or not FIELD_VALUE.fullmatch(value):
-            raise UsageError(f"{name!r}: {value!r} is not an HTTP header (RFC 9110 section 5)")
+            raise UsageError(
+                f"name and value of a header are str, not {type(name).__name__} and {type(value).__name__}"
+            )
+        if not TOKEN.fullmatch(name):
+            raise UsageError(f"{name!r} is not the name of an HTTP header (RFC 9110 section 5.1)")
+        if not FIELD_VALUE.fullmatch(value):
+            # The value itself may be a password.
+            wrong = FIELD_VALUE.sub("", value)[0]
+            raise UsageError(
+                f"the value of the HTTP header {name} has {wrong!r} in it (RFC 9110 section 5.5)"
+            )
         key = name.lower()
         if key in HANDSHAKE_ITSELF or key.startswith("sec-websocket-"):
             raise UsageError(f"{name} is chosen by the opening handshake itself; it cannot be given")

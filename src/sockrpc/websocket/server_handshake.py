@@ -20,7 +20,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from sockrpc.websocket.bodies import Refusal, take_framing
-from sockrpc.websocket.deflate import Compression, CompressionName, compression_of, server_extensions
+from sockrpc.websocket.deflate import Compression, CompressionName, server_extensions, take_compression
 from sockrpc.websocket.origins import Origins, check_origin
 from sockrpc.websocket.uris import read_target
 
@@ -196,9 +196,7 @@ class ServerHandshake:
 
     def take_compression(self) -> Compression | None:
         """What was agreed on for messages; a second time None."""
-        # The protocol refers to itself by its parser, so what it keeps waits for the garbage collector.
-        extensions, self.protocol.extensions = self.protocol.extensions, []
-        return compression_of(extensions)
+        return take_compression(self.protocol)
 
 
 def known_subprotocols(names: Sequence[str] | None) -> list[Subprotocol] | None:

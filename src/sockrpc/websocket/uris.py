@@ -5,14 +5,15 @@ from __future__ import annotations
 import ipaddress
 import re
 import urllib.parse
+from collections.abc import Callable
 
-from websockets.exceptions import InvalidURI
+from websockets.exceptions import InvalidProxy, InvalidURI
 from websockets.http11 import Request
 from websockets.uri import WebSocketURI, parse_uri
 
 from sockrpc.errors import UsageError
 
-__all__ = ["check_host_name", "check_path", "read_target", "read_uri"]
+__all__ = ["check_host_name", "check_path", "fault_of", "read_target", "read_uri", "shown_url"]
 
 # RFC 3986 2.2, 2.3 and 3.3.
 RESERVED = ":/?#[]@!$&'()*+,;="
@@ -28,8 +29,9 @@ AUTHORITY = re.compile(
 LARGEST_PORT = 65_535
 # http and ws have the same form, and so have both under TLS, which may have ended at a gateway.
 ABSOLUTE = re.compile(r"(?:https?|wss?)://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
-# Names and passwords, which do not belong in messages.
-SECRETS = re.compile("//.*@", re.DOTALL)
+# A URL as messages see it: its scheme, all that may be a name and a password, its place, its query and
+# fragment. What is wrongly escaped puts a password into the path, or into a port.
+SHOWN = re.compile(r"([A-Za-z][-+.0-9A-Za-z]*://)?([^?#]*@)?([^?#]*)(.*)", re.DOTALL)
 BLANK = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -140,25 +142,69 @@ def read_uri(uri: str) -> WebSocketURI:
     Raises:
         UsageError: It is no URI of WebSocket, or no request could be made of it.
     """
-    shown = SECRETS.sub("//...@", uri)
     if BLANK.search(uri):
         raise UsageError(
-            f"{shown!r} has a blank or a control character in it; a blank in a URI is written %20"
+            f"{shown_url(uri)!r} has a blank or a control character in it; a blank in a URI is written %20"
         )
     try:
-        parts = urllib.parse.urlsplit(uri)
-        # The rest is escaped here, and not by websockets, which would escape the escapes beside it.
-        parsed = parse_uri(
-            parts._replace(
-                netloc=ascii_authority(parts), path=escaped(parts.path), query=escaped(parts.query)
-            ).geturl()
-        )
-    except InvalidURI as error:
-        raise UsageError(f"{shown!r} is not a valid URI: {error.msg}") from None
-    except ValueError as error:
-        raise UsageError(f"{shown!r} is not a valid URI: {error}") from None
+        return parsed_uri(uri)
+    except (InvalidURI, ValueError, UsageError):
+        raise UsageError(f"{shown_url(uri)!r} is not a valid URI: {fault_of(uri, parsed_uri)}") from None
+
+
+def parsed_uri(uri: str) -> WebSocketURI:
+    """A URI of WebSocket; its errors may quote any part of it.
+
+    Raises:
+        InvalidURI, ValueError, UsageError: It is none.
+    """
+    parts = urllib.parse.urlsplit(uri)
+    # The rest is escaped here, and not by websockets, which would escape the escapes beside it.
+    parsed = parse_uri(
+        parts._replace(
+            netloc=ascii_authority(parts), path=escaped(parts.path), query=escaped(parts.query)
+        ).geturl()
+    )
     check_host_name(parsed.host)
     return parsed
+
+
+def split_url(url: str) -> tuple[str, str, str, str]:
+    """The parts of a URL as messages see it, each of which may be empty."""
+    found = SHOWN.fullmatch(url)
+    assert found is not None, "it takes any text"
+    scheme, secret, place, rest = found.groups("")
+    return scheme, secret, place, rest
+
+
+def shown_url(url: str) -> str:
+    """A URL for logs and messages: without what may be a name, a password or a token in its query."""
+    scheme, secret, place, rest = split_url(url)
+    if "@" in rest:
+        # The question mark may be one of a password.
+        return f"{scheme}..."
+    return scheme + ("...@" if secret else "") + place + (f"{rest[0]}..." if rest else "")
+
+
+def fault_of(url: str, read: Callable[[str], object]) -> str:
+    """What is wrong with a URL, said of what messages may show of it.
+
+    Args:
+        url: The URL.
+        read: Reads it, and raises an error that may quote any part of it.
+    """
+    scheme, _, place, rest = split_url(url)
+    if "@" not in rest:
+        try:
+            read(scheme + place + rest)
+        except (InvalidURI, InvalidProxy) as error:
+            return error.msg
+        except (ValueError, UsageError) as error:
+            return str(error)
+    return (
+        "before the @ of a URL stand a name, a colon and a password, in UTF-8; "
+        "all but letters and digits are escaped in them, a slash as %2F"
+    )
 
 
 def escaped(text: str) -> str:
