@@ -6,13 +6,14 @@ from sockrpc._keepalive cimport WatchedConnection
 from sockrpc._dispatch cimport Entry
 from sockrpc._frames cimport Frame
 
-# One call that waits for its answer. Whoever waits holds it.
+# One call that waits for its answer. Its connection holds it, or nothing would hold a task that waits in it.
 cdef class Pending(Entry):
     cdef readonly object future      # of the payload
     cdef bytes name
     cdef bytes payload
     cdef bint unsent                 # its request was not written yet
-    cdef Pending following           # in the queue of unsent requests
+    cdef Pending previous            # of those in flight, in the order of their requests
+    cdef Pending following
 
 # Where the payloads of one event go for one listener.
 cdef class Subscription:
@@ -28,8 +29,9 @@ cdef class Subscription:
     cdef int finish(self, object error) except -1
 
 cdef class ClientConnection(WatchedConnection):
-    cdef Pending first_unsent
-    cdef Pending last_unsent
+    cdef Pending first               # of those in flight: all that are in the table
+    cdef Pending last
+    cdef Pending first_unsent        # of those in flight, from here on none is written
     cdef dict subscriptions          # name -> list of Subscription
     cdef readonly object cause       # what the transport says was the end of it, an exception; None: nothing
     cdef Py_ssize_t forks            # how often this process had forked off another when it was made
@@ -37,6 +39,8 @@ cdef class ClientConnection(WatchedConnection):
     cpdef int check_place(self) except -1
     cdef int check_place_closely(self) except -1
 
+    # True if it was in flight; it is not any more.
+    cdef bint take(self, Pending pending) noexcept
     cdef int on_response(self, Frame *frame) except -1
     cdef int on_notify(self, Frame *frame) except -1
     cdef int write_requests(self) except -1

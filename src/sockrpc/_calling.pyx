@@ -25,9 +25,6 @@ from sockrpc._websocket cimport Parser
 
 from sockrpc.errors import ListenerOverflow, UsageError
 
-cdef extern from "Python.h":
-    Py_ssize_t Py_REFCNT(PyObject *)
-
 ctypedef int (*FrameHandler)(ClientConnection, Frame *) except -1
 
 cdef object running_loop = asyncio._get_running_loop
@@ -62,18 +59,9 @@ cdef class Pending(Entry):
     """One call that waits for its answer in `future`."""
 
     def __dealloc__(self):
-        cdef Pending pending = self.following
-        cdef Pending after
         # Before `future` goes: what is told of its end may look into the table, and would find this.
         if self.table is not None:
             self.table.take(self)
-        # A long queue one by one: each would free the next from inside its own end, down the stack.
-        self.following = None
-        while pending is not None and Py_REFCNT(<PyObject *> pending) == 1:
-            after = pending.following
-            pending.following = None
-            pending = after
-            after = None
 
 
 @cython.final
@@ -214,29 +202,43 @@ cdef class ClientConnection(WatchedConnection):
         pending.id = self.table.allocate()
         self.table.insert(pending)
         pending.unsent = True
-        if self.last_unsent is None:
-            self.first_unsent = pending
+        pending.previous = self.last
+        if self.last is None:
+            self.first = pending
         else:
-            self.last_unsent.following = pending
-        self.last_unsent = pending
+            self.last.following = pending
+        self.last = pending
+        if self.first_unsent is None:
+            self.first_unsent = pending
         if self.table.count == 1 and not self.in_feed:
             self.flush()
         else:
             self.context.schedule_flush(self)
         return pending
 
+    cdef bint take(self, Pending pending) noexcept:
+        if not self.table.take(pending):
+            return False
+        if self.first_unsent is pending:
+            self.first_unsent = pending.following
+        if pending.previous is None:
+            self.first = pending.following
+        else:
+            pending.previous.following = pending.following
+        if pending.following is None:
+            self.last = pending.previous
+        else:
+            pending.following.previous = pending.previous
+        pending.previous = pending.following = None
+        return True
+
     def abandon(self, Pending pending) -> None:
         """The waiter is no longer interested: one reset, at once, unless the answer or the end came first."""
         cdef uint8_t prefix[5]
         # Its exception, if it has one, refers to the frame that has waited, and so to this.
         pending.future = None
-        if pending.table is not self.table:
-            return
-        self.table.take(pending)
-        if pending.unsent:
-            # Its request was never written, so nothing is: `write_requests` passes it over.
-            pending.unsent = False
-            pending.name = pending.payload = None
+        # If its request was never written, nothing is.
+        if not self.take(pending) or pending.unsent:
             return
         self.send(prefix, write_reset(prefix, pending.id), b"")
         Connection.flush(self)
@@ -248,11 +250,8 @@ cdef class ClientConnection(WatchedConnection):
         while self.first_unsent is not None and not self.write_paused:
             pending = self.first_unsent
             self.first_unsent = pending.following
-            pending.following = None
-            if self.first_unsent is None:
-                self.last_unsent = None
             # Its waiter may have been cancelled without having run since; `abandon` finds it unsent then.
-            if pending.unsent and not pending.future.done():
+            if not pending.future.done():
                 pending.unsent = False
                 n = write_request(
                     prefix, pending.id, <const uint8_t *> PyBytes_AS_STRING(pending.name),
@@ -332,7 +331,7 @@ cdef class ClientConnection(WatchedConnection):
             # It crossed the reset, or it answers what was never asked.
             return 0
         pending = <Pending> entry
-        self.table.take(pending)
+        self.take(pending)
         if not pending.future.done():
             pending.future.set_result(
                 PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size))
@@ -374,7 +373,6 @@ cdef class ClientConnection(WatchedConnection):
         return self.flush()
 
     cdef int on_end(self) except -1:
-        self.first_unsent = self.last_unsent = None
         return self.fail_all()
 
     cdef int on_lost(self) except -1:
@@ -382,13 +380,10 @@ cdef class ClientConnection(WatchedConnection):
 
     cdef int fail_all(self) except -1:
         cdef Pending pending
-        cdef Py_ssize_t bucket = 0
         cdef dict subscriptions = self.subscriptions
-        while True:
-            pending = <Pending> self.table.next_entry(&bucket)
-            if pending is None:
-                break
-            self.table.take(pending)
+        while self.first is not None:
+            pending = self.first
+            self.take(pending)
             if pending.future.done():
                 continue
             try:
