@@ -272,6 +272,28 @@ async def test_a_call_and_a_listener_refer_to_it() -> None:
         assert await peer.nothing_more()
 
 
+async def test_a_call_in_flight_is_referred_to_by_its_connection() -> None:
+    """The loop refers to tasks only weakly; one that waits for an answer is kept all the same."""
+    answers: list[bytes] = []
+
+    async def call(client: sockrpc.Client) -> None:
+        answers.append(await client.call("x"))
+
+    async with RawServer() as server:
+        client, peer = await alone(server)
+        for _ in range(3):
+            await started(call(client))
+        ids = [await peer.request() for _ in range(3)]
+        del client
+        gc.collect()
+        for id, answer in zip((ids[1], ids[0], ids[2]), (b"1", b"2", b"3"), strict=True):
+            await peer.answer(id, answer)
+        with pytest.warns(ResourceWarning, match="a client was not closed"):
+            await until(lambda: answers == [b"1", b"2", b"3"])
+        assert await peer.closing() == (1000, "")
+        assert await peer.nothing_more()
+
+
 async def test_one_that_has_ended_goes_silently() -> None:
     async with RawServer() as server:
         client, peer = await alone(server)

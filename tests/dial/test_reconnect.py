@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -355,11 +354,8 @@ async def test_aclose_closes_what_is_open() -> None:
             await client.call("echo")
 
 
-# Before 3.13 a call that waits while its loop ends may still be told of as destroyed: open.
 @pytest.mark.parametrize("kind", LOOPS)
-@pytest.mark.parametrize(
-    "where", ["waiting", *(["calling"] if sys.version_info >= (3, 13) else []), "between"]
-)
+@pytest.mark.parametrize("where", ["waiting", "calling", "between"])
 def test_the_end_of_a_loop_within_the_body_leaves_no_task(kind: str, where: str) -> None:
     program = f"""
         import asyncio

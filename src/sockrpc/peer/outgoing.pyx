@@ -12,7 +12,7 @@ import sys
 from sockrpc._frames cimport MAX_PREFIX_BYTES, Frame, write_request, write_reset
 from sockrpc.peer.states cimport (
     CALLER_IDLE, CALLER_INPUTS, CALLER_NEVER, CALLER_ON_CALL, CALLER_ON_CANCEL, CALLER_ON_LOST, CALLER_ON_RESPONSE,
-    CALLER_ON_WRITE, CALLER_SEND_RESET, CALLER_SETTLE, CALLER_UNSENT, Cell,
+    CALLER_ON_WRITE, CALLER_QUEUE, CALLER_SEND_RESET, CALLER_SETTLE, Cell,
 )
 from sockrpc.peer.subscription cimport Subscription
 from sockrpc.peer.table cimport Entry, RequestTable
@@ -20,9 +20,6 @@ from sockrpc.websocket.connection cimport STATE_OPEN, Connection
 from sockrpc.websocket.liveness cimport WatchedConnection
 
 from sockrpc.errors import UsageError
-
-cdef extern from "Python.h":
-    Py_ssize_t Py_REFCNT(PyObject *)
 
 cdef object running_loop = asyncio._get_running_loop
 
@@ -45,18 +42,9 @@ cdef class OutgoingCall(Entry):
     """One call that waits for its answer in `future`."""
 
     def __dealloc__(self):
-        cdef OutgoingCall call = self.following
-        cdef OutgoingCall after
         # Before `future` goes: what is told of its end may look into the table, and would find this.
         if self.table is not None:
             self.table.take(self)
-        # A long queue one by one: each would free the next from inside its own end, down the stack.
-        self.following = None
-        while call is not None and Py_REFCNT(<PyObject *> call) == 1:
-            after = call.following
-            call.following = None
-            call = after
-            after = None
 
 
 cdef class Caller(WatchedConnection):
@@ -117,13 +105,7 @@ cdef class Caller(WatchedConnection):
         call.name = name
         call.payload = payload
         call.id = self.outgoing.allocate()
-        self.outgoing.insert(call)
         self.step(call, CALLER_ON_CALL)
-        if self.last_unsent is None:
-            self.first_unsent = call
-        else:
-            self.last_unsent.following = call
-        self.last_unsent = call
         if self.outgoing.count == 1 and not self.in_feed:
             self.flush()
         else:
@@ -144,11 +126,40 @@ cdef class Caller(WatchedConnection):
         cdef const Cell *cell = &self.life.caller[call.state * CALLER_INPUTS + input]
         assert cell.action != CALLER_NEVER, f"call {call.id}: input {input} in state {call.state}"
         call.state = cell.next
-        if cell.next == CALLER_IDLE and call.table is not None:
+        if cell.action == CALLER_QUEUE:
+            self.enter(call)
+        elif cell.next == CALLER_IDLE and call.table is not None:
             # Over: whoever comes first takes it out of the table.
-            self.outgoing.take(call)
-            call.name = call.payload = None
+            self.leave_table(call)
         return cell.action
+
+    cdef int enter(self, OutgoingCall call) except -1:
+        self.outgoing.insert(call)
+        call.previous = self.last
+        if self.last is None:
+            self.first = call
+        else:
+            self.last.following = call
+        self.last = call
+        if self.first_unsent is None:
+            self.first_unsent = call
+        return 0
+
+    cdef int leave_table(self, OutgoingCall call) noexcept:
+        self.outgoing.take(call)
+        if self.first_unsent is call:
+            self.first_unsent = call.following
+        if call.previous is None:
+            self.first = call.following
+        else:
+            call.previous.following = call.following
+        if call.following is None:
+            self.last = call.previous
+        else:
+            call.following.previous = call.previous
+        call.previous = call.following = None
+        call.name = call.payload = None
+        return 0
 
     cdef int write_requests(self) except -1:
         cdef uint8_t prefix[MAX_PREFIX_BYTES]
@@ -157,11 +168,8 @@ cdef class Caller(WatchedConnection):
         while self.first_unsent is not None and not self.write_paused:
             call = self.first_unsent
             self.first_unsent = call.following
-            call.following = None
-            if self.first_unsent is None:
-                self.last_unsent = None
             # Its waiter may have been cancelled without having run since; `abandon` finds it unsent then.
-            if call.state == CALLER_UNSENT and not call.future.done():
+            if not call.future.done():
                 self.step(call, CALLER_ON_WRITE)
                 n = write_request(
                     prefix, call.id, <const uint8_t *> PyBytes_AS_STRING(call.name),
@@ -260,13 +268,9 @@ cdef class Caller(WatchedConnection):
 
     cdef int fail_all(self) except -1:
         cdef OutgoingCall call
-        cdef Py_ssize_t bucket = 0
         cdef dict subscriptions = self.subscriptions
-        self.first_unsent = self.last_unsent = None
-        while True:
-            call = <OutgoingCall> self.outgoing.next_entry(&bucket)
-            if call is None:
-                break
+        while self.first is not None:
+            call = self.first
             self.step(call, CALLER_ON_LOST)
             if call.future.done():
                 continue
