@@ -93,12 +93,13 @@ cdef class Gate(Host):
         return 0
 
     cdef int check_waiting_room(self) except -1:
-        # With an empty queue parsing goes on, however much runs: resets must be seen.
-        if self.waiting.count and (
+        # With an empty queue parsing goes on, however much runs: resets must be seen. So it does after the end:
+        # the peer's close frame may be among what was read already.
+        if self.waiting.count and not self.ended and (
             self.waiting.count >= self.settings.max_waiting_calls
             or self.waiting_bytes + self.running_bytes >= self.settings.max_held_bytes
         ):
-            self.parsing_stopped = not self.ended
+            self.parsing_stopped = True
         else:
             self.restart_parsing()
         return 0
