@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.support import RawClient, Serving, notify, request, reset, serving, until
+from tests.support import RawClient, Serving, notify, request, reset, serving, until, working
 from tests.work import Work
 
 LIMIT = 1000
@@ -174,7 +174,35 @@ async def test_a_lost_connection_whose_notifications_take_several_turns_frees_it
             await waiting(here, 31)
             raw.reset_line()
             await until(lambda turn=turn: len(ran) == 30 * turn)
-            await until(lambda: here.server.statistics().connections == 0)
+            await until(lambda: not working(here.server))
+        # One slot, and not one more for each that was lost.
+        async with await here.raw():
+            with pytest.raises(sockrpc.HandshakeError, match="503"):
+                await here.connect()
+
+
+async def test_a_lost_connection_whose_notifications_still_run_keeps_its_slot() -> None:
+    """Whoever connects, notifies and leaves would get past every limit."""
+    app = sockrpc.App()
+    gate = asyncio.Event()
+
+    @app.on
+    async def note(notification: sockrpc.Notification) -> None:
+        await gate.wait()
+
+    async with serving(app, max_connections=1) as here:
+        raw = await here.raw()
+        await raw.send(notify("note"))
+        await until(lambda: here.server.statistics().notifications_running == 1)
+        raw.reset_line()
+        await until(lambda: not here.server.connections)
+        (connection,) = working(here.server)
+        await until(lambda: connection.transport is None)
+        with pytest.raises(sockrpc.HandshakeError, match="503"):
+            await here.connect()
+        gate.set()
+        await until(lambda: not working(here.server))
+        await (await here.raw()).close()
 
 
 async def test_in_the_socket_form_too_reading_goes_on_when_there_is_room_again() -> None:
