@@ -205,6 +205,20 @@ async def test_a_lost_connection_whose_notifications_still_run_keeps_its_slot() 
         await (await here.raw()).close()
 
 
+async def test_one_that_was_refused_before_its_request_came_keeps_nobody_out() -> None:
+    async with serving(sockrpc.App(), max_connections=1) as here:
+        raw = await here.raw()
+        # It has a second to send the request that nobody waits for.
+        reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
+        assert (await raw.wait(reader.readuntil(b"\r\n"))).startswith(b"HTTP/1.1 503 ")
+        await raw.close()
+        await until(lambda: len(working(here.server)) == 1)
+        async with await here.raw():
+            assert len(working(here.server)) == 2
+        writer.close()
+        await raw.wait(writer.wait_closed())
+
+
 async def test_in_the_socket_form_too_reading_goes_on_when_there_is_room_again() -> None:
     """Also while nobody takes: what waits may be reset meanwhile."""
     taken: list[Any] = []
@@ -226,3 +240,22 @@ async def test_in_the_socket_form_too_reading_goes_on_when_there_is_room_again()
         await waiting(here, 0)
         assert here.only_socket().in_flight == 1
         over.set()
+
+
+@pytest.mark.parametrize("limits", [{"max_waiting_calls": 2}, {"max_held_bytes": 20}])
+async def test_taking_makes_room_for_what_has_not_been_read(limits: dict[str, Any]) -> None:
+    gate = asyncio.Event()
+    taken: list[bytes] = []
+
+    async def handle(socket: sockrpc.Socket) -> None:
+        await gate.wait()
+        async for procedure in socket:
+            assert isinstance(procedure, sockrpc.Notification)
+            taken.append(procedure.payload)
+
+    sent = [b"payload %d" % n for n in range(10)]
+    async with serving(handle, **limits) as here, await here.raw() as raw:
+        await raw.send(*(notify("note", each) for each in sent))
+        await waiting(here, 3 if "max_held_bytes" in limits else 2)
+        gate.set()
+        await until(lambda: taken == sent)
