@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 from typing import Any
 
 import pytest
 
 import sockrpc
-from tests.support import request, serving, until
+from tests.support import notify, request, serving, until, working
 
 
 async def test_a_procedure_wakes_one_of_the_tasks_that_wait() -> None:
@@ -43,6 +44,29 @@ async def test_a_procedure_wakes_one_of_the_tasks_that_wait() -> None:
         assert {int(answer) for answer in together} <= {*range(count)}
 
 
+async def test_of_very_many_tasks_each_is_woken_by_those_before_it() -> None:
+    count = 200
+    taken: list[Any] = []
+    all_taken = asyncio.Event()
+
+    async def handle(socket: sockrpc.Socket) -> None:
+        async def take() -> None:
+            # It comes back for no other before all have one.
+            taken.append(await anext(aiter(socket)))
+            await all_taken.wait()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                group.create_task(take())
+
+    async with serving(handle) as here, await here.raw() as raw:
+        await raw.synchronize()
+        await raw.send(*[notify("x")] * count)
+        await until(lambda: len(taken) == count)
+        all_taken.set()
+        await raw.closing()
+
+
 async def test_a_task_that_is_cancelled_as_it_is_woken_leaves_the_procedure_to_the_next() -> None:
     """However often that happens: far more often than tasks are woken at a time."""
     rounds = 200
@@ -71,6 +95,39 @@ async def test_a_task_that_is_cancelled_as_it_is_woken_leaves_the_procedure_to_t
     async with serving(handle) as here, here.connect() as client:
         for _ in range(rounds):
             assert await client.call("x", timeout=10) == b"taken"
+
+
+@pytest.mark.parametrize("returns", [False, True], ids=["waits", "returns"])
+async def test_all_tasks_end_with_what_a_lost_connection_has_left(returns: bool) -> None:
+    """Also those that waited for another turn, in which nothing was left for them."""
+    gate = asyncio.Event()
+    taken: list[Any] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def handle(socket: sockrpc.Socket) -> None:
+        async def take() -> None:
+            await gate.wait()
+            async for procedure in socket:
+                taken.append(procedure)
+                turn = time.perf_counter() + 0.002
+                while time.perf_counter() < turn:
+                    pass
+
+        tasks.extend(asyncio.ensure_future(take()) for _ in range(100))
+        await asyncio.sleep(0)
+        await gate.wait()
+        if not returns:
+            await asyncio.wait(tasks)
+
+    async with serving(handle, blocked_warning=None) as here, await here.raw() as raw:
+        await raw.send(*[notify("x")] * 20)
+        await until(lambda: here.server.statistics().procedures_waiting == 20)
+        raw.reset_line()
+        await until(lambda: not here.server.connections)
+        gate.set()
+        await until(lambda: all(task.done() for task in tasks))
+        assert len(taken) < 20 if returns else len(taken) == 20
+        await until(lambda: not working(here.server))
 
 
 async def test_tasks_that_stop_waiting_are_forgotten() -> None:

@@ -213,14 +213,12 @@ cdef class Gate(Host):
         """The next procedure for the iterator, None if there is none yet."""
         cdef Procedure procedure = self.waiting.head
         self.woken -= self.woken > 0
-        self.take_later = False
         if procedure is None or not self.may_start(procedure):
             return None
         if self.waiting.count > 1:
             # Taking does not wait, so one task could take all that there is in one iteration.
             self.context.begin_turn(self)
             if self.context.tick() >= self.turn_until:
-                self.take_later = True
                 self.context.postpone(self)
                 return None
         procedure = self.next_waiting()
@@ -237,12 +235,13 @@ cdef class Gate(Host):
     def drop_waiting(self) -> None:
         """Nobody takes procedures any more: drop what waits."""
         self.drop_notifications(True)
+        self.wake_taker()
         self.advance()
 
     def wait_procedure(self):
         """A future that is done when `take` may have something, or the connection has ended; several may wait."""
         taker = self.context.loop.create_future()
-        if self.ended and not self.take_later:
+        if self.ended and self.waiting.head is None:
             taker.set_result(None)
             return taker
         if self.takers is None:
@@ -260,10 +259,13 @@ cdef class Gate(Host):
 
     @property
     def has_nothing_more(self) -> bool:
-        """True if the connection has ended, and not only the turn of those who take what it has left."""
-        return self.ended and not self.take_later
+        """True if the connection has ended and nothing of it waits, not even for another turn."""
+        return self.ended and self.waiting.head is None
 
     cdef int wake_taker(self) except -1:
+        if self.ended and self.waiting.head is None:
+            # Some may have waited for another turn, and others have left nothing for them.
+            return self.wake_takers(True)
         # Each wakes the next if it finds more than one procedure, so there is no need to wake all at once.
         if self.woken < WOKEN_AT_ONCE and self.waiting.head is not None and self.may_start(self.waiting.head):
             self.wake_takers(False)
