@@ -93,10 +93,10 @@ async def test_the_close_does_not_wait_for_work_that_goes_on_after_its_answer() 
 
 async def test_a_reset_behind_a_full_queue_is_seen_when_the_stop_empties_it() -> None:
     work = Work()
-    limits = {"max_in_flight": 1, "max_waiting_calls": 2, "stop_grace": 60}
+    limits = {"max_in_flight": 1, "max_waiting_calls": 1, "stop_grace": 60}
     async with serving(work.app(), **limits) as here, await here.raw() as raw:
-        await raw.send(*(request(n, "work") for n in range(1, 4)), reset(1))
-        await until(lambda: here.server.statistics().procedures_waiting == 2)
+        await raw.send(request(1, "work"), request(2, "work"), reset(1))
+        await until(lambda: here.server.statistics().procedures_waiting == 1)
         here.server.close()
         assert await raw.closing() == (1001, "server stopping")
         assert here.server.statistics().calls_reset == 1

@@ -13,7 +13,7 @@ import sockrpc
 import sockrpc.listening
 from tests.latecomers import NEVER, STOPPING, accepted, is_let_in_and_told, line_to, queue_up, raw_over
 from tests.narrow import LINE_BYTES, serving_narrowly, unsent_bytes
-from tests.support import CLOSE, PATIENCE, RawClient, frame, opening, request, serving, started, until
+from tests.support import CLOSE, PATIENCE, RawClient, frame, notify, opening, request, serving, started, until
 from tests.tls import client_context, server_context
 from tests.work import Stubborn, Work
 
@@ -63,6 +63,30 @@ async def test_a_line_whose_peer_does_not_close_is_cut_when_all_graces_are_over(
             assert await raw.nothing_more()
         work.may_unwind.set()
         await until(lambda: work.ended == 1)
+    assert "left behind" in caplog.text
+
+
+async def test_a_notification_handler_that_swallows_its_cancel_is_cancelled_once_more_and_left_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = sockrpc.App()
+    cancels: list[int] = []
+
+    @app.on
+    async def note(notification: sockrpc.Notification) -> None:
+        while len(cancels) < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancels.append(1)
+
+    async with serving(app, stop_grace=0.0, abort_grace=0.1) as here, await here.raw() as raw:
+        await raw.send(notify("note"))
+        await until(lambda: here.server.statistics().notifications_running == 1)
+        here.server.close()
+        await raw.wait(here.server.wait_closed())
+        await until(lambda: len(cancels) == 2)
+        await until(lambda: here.server.statistics().notifications_running == 0)
     assert "left behind" in caplog.text
 
 

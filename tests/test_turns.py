@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import sockrpc
+from sockrpc.lifetime import ENDED_AT_ONCE, in_turns
 from tests.support import notify, request, reset, serving, until, working
 
 MANY = 60
@@ -38,6 +39,9 @@ class Iterations:
         end = time.perf_counter() + 0.001
         while time.perf_counter() < end:
             pass
+        self.note()
+
+    def note(self, *_: Any) -> None:
         self.counts[-1] += 1
 
     async def all_of(self, count: int) -> int:
@@ -220,3 +224,12 @@ async def test_a_lost_connection_is_over_when_its_lines_are_written_and_not_befo
         slow.iterations = None
         # Its slot is free.
         await (await here.raw()).close()
+
+
+async def test_what_is_done_for_very_many_takes_several_turns() -> None:
+    there = Iterations()
+    await in_turns(range(MANY), there.spin)
+    assert await there.all_of(MANY) <= AT_ONCE
+    there = Iterations()
+    await in_turns(range(1000), there.note)
+    assert await there.all_of(1000) <= ENDED_AT_ONCE
