@@ -130,6 +130,27 @@ async def test_all_tasks_end_with_what_a_lost_connection_has_left(returns: bool)
         await until(lambda: not working(here.server))
 
 
+async def test_a_procedure_finds_a_task_however_many_are_cancelled_as_they_are_woken_for_it() -> None:
+    async def handle(socket: sockrpc.Socket) -> None:
+        tasks = [asyncio.ensure_future(anext(aiter(socket))) for _ in range(100)]
+        while not socket._connection.load[1]:
+            await asyncio.sleep(0)
+        # Each wakes the next as it gives up, which is cancelled before it runs.
+        for each in tasks[:80]:
+            each.cancel()
+            await asyncio.sleep(0)
+        while not (took := [each for each in tasks if each.done() and not each.cancelled()]):
+            await asyncio.sleep(0)
+        procedure: Any = took[0].result()
+        await procedure.respond(b"taken")
+        for each in tasks:
+            each.cancel()
+        await asyncio.wait(tasks)
+
+    async with serving(handle) as here, here.connect() as client:
+        assert await client.call("x", timeout=10) == b"taken"
+
+
 async def test_tasks_that_stop_waiting_are_forgotten() -> None:
     done, may_call = asyncio.Event(), asyncio.Event()
 
