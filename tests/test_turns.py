@@ -188,7 +188,7 @@ async def test_the_lines_of_many_calls_in_one_read_take_several_turns_and_keep_t
     async with serving(app, blocked_warning=None) as here, await here.raw() as raw:
         slow.iterations = there
         if why == "failed":
-            await raw.send(request(MANY, "failed"), *sent)
+            await raw.send(sent[0], request(MANY, "failed"), *sent[1:])
             await until(lambda: here.server.statistics().calls_running == MANY + 1)
             gate.set()
         else:
