@@ -258,7 +258,7 @@ OF_THE_PROCESS = {
 
 
 def log_calls() -> Iterable[tuple[str, ast.Call]]:
-    for path in sorted(SOURCE.glob("*.py")):
+    for path in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
                 isinstance(node, ast.Call)
@@ -266,7 +266,7 @@ def log_calls() -> Iterable[tuple[str, ast.Call]]:
                 and node.func.attr in ("debug", "info", "warning", "error", "exception", "critical")
                 and "log" in ast.unparse(node.func.value).lower()
             ):
-                yield f"{path.name}:{node.lineno}", node
+                yield f"{path.relative_to(SOURCE).as_posix()}:{node.lineno}", node
 
 
 def test_every_record_says_whose_it_is() -> None:
@@ -274,7 +274,7 @@ def test_every_record_says_whose_it_is() -> None:
     assert len(found) >= 10
     for where, node in found:
         # The demo tells of itself, and a supervisor has no connections.
-        if where.startswith(("demo.py", "supervisor.py")):
+        if where.startswith(("demo/", "process/supervisor.py")):
             continue
         text = node.args[0]
         if isinstance(text, ast.Constant) and text.value in OF_THE_PROCESS:

@@ -13,9 +13,20 @@ import sockrpc
 import sockrpc.listen.server_sockets
 from tests.kit.latecomers import NEVER, STOPPING, accepted, is_let_in_and_told, line_to, queue_up, raw_over
 from tests.kit.narrow import LINE_BYTES, serving_narrowly, unsent_bytes
-from tests.kit.support import CLOSE, PATIENCE, RawClient, frame, opening, request, serving, started, until
+from tests.kit.support import (
+    CLOSE,
+    PATIENCE,
+    RawClient,
+    frame,
+    notify,
+    opening,
+    request,
+    serving,
+    started,
+    until,
+)
 from tests.kit.tls import client_context, server_context
-from tests.kit.work import Work
+from tests.kit.work import Stubborn, Work
 
 
 @pytest.mark.parametrize("sent_before", [0, 30, len(opening())], ids=["nothing", "a part", "all of it"])
@@ -45,6 +56,49 @@ async def test_a_request_that_opens_nothing_is_answered_while_the_server_stops()
         here.server.close()
         await raw.send(b"GET /elsewhere HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert (await raw.wait(raw.reader.read())).startswith(b"HTTP/1.1 404 ")
+
+
+async def test_a_line_whose_peer_does_not_close_is_cut_when_all_graces_are_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """However much time it would have to close, once what has not ended is left behind."""
+    work = Stubborn()
+    limits = {"stop_grace": 0.0, "abort_grace": 0.1, "close_timeout": NEVER}
+    async with serving(work.app(), **limits) as here, await here.raw() as raw:
+        await raw.send(request(1, "work"))
+        await until(lambda: work.calls)
+        here.server.close()
+        await raw.wait(here.server.wait_closed())
+        assert await raw.closing() == (1001, "server stopping")
+        with contextlib.suppress(ConnectionResetError):
+            assert await raw.nothing_more()
+        work.may_unwind.set()
+        await until(lambda: work.ended == 1)
+    assert "left behind" in caplog.text
+
+
+async def test_a_notification_handler_that_swallows_its_cancel_is_cancelled_once_more_and_left_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = sockrpc.App()
+    cancels: list[int] = []
+
+    @app.on
+    async def note(notification: sockrpc.Notification) -> None:
+        while len(cancels) < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancels.append(1)
+
+    async with serving(app, stop_grace=0.0, abort_grace=0.1) as here, await here.raw() as raw:
+        await raw.send(notify("note"))
+        await until(lambda: here.server.statistics().notifications_running == 1)
+        here.server.close()
+        await raw.wait(here.server.wait_closed())
+        await until(lambda: len(cancels) == 2)
+        await until(lambda: here.server.statistics().notifications_running == 0)
+    assert "left behind" in caplog.text
 
 
 async def test_connections_that_wait_to_be_accepted_are_let_in() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -187,6 +188,48 @@ async def test_a_timeout_does_not_cancel_what_a_reset_has_cancelled() -> None:
         await until(lambda: work.ended == 1)
         assert here.server.statistics().calls_timed_out == 0
     assert work.reasons == ["reset"]
+
+
+async def test_work_that_runs_to_completion_does_so_after_its_answer_too() -> None:
+    work = Work()
+    app = sockrpc.App()
+
+    @app.method("pay", run_to_completion=True)
+    async def pay(call: sockrpc.Call) -> None:
+        assert await call.respond(b"early")
+        await work(call)
+
+    async with serving(app) as here, await here.raw() as raw:
+        await raw.send(request(1, "pay"))
+        assert await raw.answer() == (1, b"early")
+        await until(lambda: work.calls)
+        raw.reset_line()
+        await until(lambda: not here.server.connections)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert (work.ended, work.cancels) == (0, [])
+        work.may_answer.set()
+        await until(lambda: here.server.statistics().calls_running == 0)
+    assert (work.ended, work.cancels) == (1, [])
+
+
+@pytest.mark.parametrize("ending", ["answered", "reset"])
+async def test_the_timeout_holds_nothing_of_a_call_that_is_over(ending: str) -> None:
+    """It may be an hour away, and the payload large."""
+    work = Work()
+    async with serving(work.app(timeout=3600.0)) as here, await here.raw() as raw:
+        await raw.send(request(1, "work"))
+        await until(lambda: work.calls)
+        if ending == "answered":
+            work.may_answer.set()
+            assert await raw.answer() == (1, b"answer")
+        else:
+            await raw.send(reset(1))
+        await until(lambda: here.server.statistics().calls_running == 0)
+        await raw.synchronize()
+        work.calls.clear()
+        gc.collect()
+        assert not [each for each in gc.get_objects() if isinstance(each, sockrpc.Call)]
 
 
 async def test_the_timeout_covers_work_that_goes_on_after_its_answer() -> None:

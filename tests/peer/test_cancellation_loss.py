@@ -174,6 +174,26 @@ async def test_calls_in_the_same_read_as_the_loss() -> None:
     assert len(work.calls) == len(work.cancels) == work.ended <= 1
 
 
+@pytest.mark.parametrize("id", [0, 1000])
+async def test_what_starts_after_the_loss_finds_all_calls_aborted(id: int) -> None:
+    """Also those that the end comes to after the call that kept it waiting, in whatever order."""
+    work = Work()
+    app = work.app()
+    seen: list[str | None] = []
+
+    @app.on
+    def note(notification: sockrpc.Notification) -> None:
+        seen.extend(call.abort_reason for call in work.calls)
+
+    running = range(500, 510)
+    async with serving(app, max_in_flight=len(running)) as here, await here.raw() as raw:
+        await raw.send(*(request(n, "work") for n in running), request(id, "work"), notify("note"))
+        await until(lambda: here.server.statistics().procedures_waiting == 2)
+        await until(lambda: len(work.calls) == len(running))
+        raw.reset_line()
+        await until(lambda: seen == ["lost"] * len(running))
+
+
 async def test_work_that_goes_on_after_its_answer_ends_with_the_connection() -> None:
     """Row 14: nothing outlives its connection by accident; but that is no abort of the call."""
     app = sockrpc.App()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.kit.support import request, reset, serving, until
+from tests.kit.support import notify, request, reset, serving, until
 from tests.kit.work import Stubborn, Work
 
 
@@ -30,6 +30,19 @@ async def test_a_reset_of_an_id_that_is_not_in_flight_has_no_effect() -> None:
         statistics = here.server.statistics()
         assert (statistics.calls_reset, statistics.calls_answered, statistics.calls_failed) == (1, 1, 0)
     assert work.cancels == [1]
+
+
+async def test_a_reset_of_the_call_that_waits_first_lets_start_what_waits_behind_it() -> None:
+    work = Work()
+    app = work.app()
+    heard: list[bytes] = []
+    app.on("note")(lambda notification: heard.append(notification.payload))
+    async with serving(app, max_in_flight=1) as here, await here.raw() as raw:
+        await raw.send(request(1, "work"), request(2, "work"), notify("note", b"x"))
+        await until(lambda: here.server.statistics().procedures_waiting == 2)
+        await raw.send(reset(2))
+        await until(lambda: heard == [b"x"])
+        assert here.server.statistics().calls_running == 1
 
 
 async def test_a_reset_that_lands_between_the_return_and_the_answer() -> None:

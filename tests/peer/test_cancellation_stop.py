@@ -69,6 +69,58 @@ async def test_no_call_starts_while_the_server_stops() -> None:
     assert len(work.calls) == 1
 
 
+async def test_the_close_does_not_wait_for_work_that_goes_on_after_its_answer() -> None:
+    """Row 14: nothing is in flight any more, and the end cancels it."""
+    app = sockrpc.App()
+    work = Work()
+
+    @app.method("work")
+    async def answering(call: sockrpc.Call) -> None:
+        await work.may_answer.wait()
+        await call.respond(b"early")
+        work.may_answer.clear()
+        await work(call)
+
+    async with serving(app, stop_grace=60) as here, await here.raw() as raw:
+        await raw.send(request(1, "work"))
+        await raw.synchronize()
+        here.server.close()
+        work.may_answer.set()
+        assert await raw.answer() == (1, b"early")
+        assert await raw.closing() == (1001, "server stopping")
+    assert (work.cancels, work.ended) == ([1], 1)
+
+
+async def test_a_reset_behind_a_full_queue_is_seen_when_the_stop_empties_it() -> None:
+    work = Work()
+    limits = {"max_in_flight": 1, "max_waiting_calls": 1, "stop_grace": 60}
+    async with serving(work.app(), **limits) as here, await here.raw() as raw:
+        await raw.send(request(1, "work"), request(2, "work"), reset(1))
+        await until(lambda: here.server.statistics().procedures_waiting == 1)
+        here.server.close()
+        assert await raw.closing() == (1001, "server stopping")
+        assert here.server.statistics().calls_reset == 1
+    assert (work.cancels, work.reasons) == ([1], ["reset"])
+
+
+async def test_notifications_that_wait_do_not_start_after_the_grace() -> None:
+    app = sockrpc.App()
+    begun: list[bytes] = []
+
+    @app.on
+    async def note(notification: sockrpc.Notification) -> None:
+        begun.append(notification.payload)
+        await asyncio.Event().wait()
+
+    async with serving(app, stop_grace=0.05, max_notifications=1) as here, await here.raw() as raw:
+        await raw.send(*(notify("note", b"%d" % n) for n in range(3)))
+        await until(lambda: here.server.statistics().procedures_waiting == 2)
+        here.server.close()
+        await raw.wait(here.server.wait_closed())
+        assert here.server.statistics().notifications_dropped == 2
+    assert begun == [b"0"]
+
+
 async def test_one_cancel_when_the_grace_is_over() -> None:
     """Row 14: the stop is one more kind of loss; and row 9: clean-up may wait after it."""
     work = Work()

@@ -262,3 +262,51 @@ async def test_an_abort_in_the_middle_of_the_handler_s_first_step() -> None:
         await raw.close()
         await until(lambda: here.server.statistics().calls_running == 0)
     assert log == ["lost", "undone"]
+
+
+async def test_another_task_that_waits_for_the_reset_keeps_the_cancel_that_is_its_own() -> None:
+    app = sockrpc.App()
+    spawned: list[asyncio.Task[Any]] = []
+
+    @app.method
+    async def work(call: sockrpc.Call) -> None:
+        spawned.append(call.spawn_and_abort_on_reset(call.wait_reset()))
+        await call.wait_reset()
+
+    async with serving(app) as here, await here.raw() as raw:
+        await raw.send(request(1, "work"))
+        await until(lambda: spawned)
+        await raw.synchronize()
+        await raw.send(reset(1))
+        await until(lambda: here.server.statistics().calls_running == 0)
+    assert spawned[0].cancelled()
+
+
+@pytest.mark.parametrize("waits", ["abort_on_reset", "wait_reset"])
+async def test_a_cancel_by_somebody_else_beside_the_abort_is_not_taken_back(waits: str) -> None:
+    app = sockrpc.App()
+    tasks: list[asyncio.Task[Any]] = []
+
+    @app.method
+    async def work(call: sockrpc.Call) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.append(task)
+        if waits == "wait_reset":
+            await call.wait_reset()
+        else:
+            await call.abort_on_reset(asyncio.sleep(60))
+
+    @app.method
+    def cancel(call: sockrpc.Call) -> None:
+        tasks[0].cancel()
+
+    async with serving(app) as here, await here.raw() as raw:
+        await raw.send(request(1, "work"))
+        await until(lambda: tasks)
+        await raw.synchronize()
+        # In one read: it has not run since the abort.
+        await raw.send(reset(1), request(2, "cancel"))
+        assert await raw.answer() == (2, b"")
+        await until(lambda: here.server.statistics().calls_running == 0)
+    assert tasks[0].cancelled()

@@ -63,6 +63,7 @@ async def end(raw: RawClient, here: Serving, what: str) -> None:
                 "logged out": closing(4001, "logged\nout"),
                 "gone": closing(1001),
                 "silent": closing(None),
+                "dissatisfied": closing(1002, "your fault"),
                 "bad frame": frame(BINARY, b"\x09"),
                 "text": frame(TEXT, b"x"),
                 "not text": frame(TEXT, b"\xff"),
@@ -77,6 +78,8 @@ async def end(raw: RawClient, here: Serving, what: str) -> None:
         ("logged out", 4001, "logged\nout", "client", logging.DEBUG),
         ("gone", 1001, "", "client", logging.DEBUG),
         ("silent", 1005, "", "client", logging.DEBUG),
+        # Whatever the client says of us, it is no news for an operator.
+        ("dissatisfied", 1002, "your fault", "client", logging.DEBUG),
         ("server", 4000, "bye", "server", logging.DEBUG),
         ("lost", 1006, "connection closed without a close frame", "lost", logging.DEBUG),
         ("reset", 1006, "connection lost", "lost", logging.DEBUG),

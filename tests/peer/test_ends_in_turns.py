@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.kit.support import CLOSE, frame, request, reset, serving, until
+from tests.kit.support import CLOSE, frame, notify, request, reset, serving, until
 from tests.kit.work import Work
 
 # Of what one turn aborts almost eight times as much: the grace ends some turns later.
@@ -64,7 +64,7 @@ async def test_a_grace_that_ends_in_the_middle_of_the_aborts_of_a_loss_forgets_n
         await raw.wait(asyncio.gather(*waiters))
 
 
-@pytest.mark.parametrize("held", ["by a full queue", "for its turn"])
+@pytest.mark.parametrize("held", ["by a full queue", "by notifications", "for its turn"])
 async def test_a_close_frame_that_was_read_already_is_seen_when_the_server_closes(held: str) -> None:
     """Nothing comes behind it: the peer waits for the server to close the line."""
     there = Work()
@@ -81,14 +81,20 @@ async def test_a_close_frame_that_was_read_already_is_seen_when_the_server_close
         while asyncio.get_running_loop().time() < until_then:
             pass
 
+    @app.on
+    async def note(notification: sockrpc.Notification) -> None:
+        await there.may_answer.wait()
+
     limits: dict[str, Any] = {"close_timeout": LONG, "ping_interval": None}
-    if held == "by a full queue":
-        limits |= {"max_in_flight": 1, "max_waiting_calls": 2}
+    if held != "for its turn":
+        limits |= {"max_in_flight": 1, "max_notifications": 1, "max_waiting_calls": 2}
     async with serving(app, **limits) as here, await here.raw() as raw:
         socket = here.only_socket()
         behind = frame(CLOSE, b"\x03\xe8")
-        if held == "by a full queue":
-            await raw.send(*(request(n, "work") for n in range(20)), behind)
+        if held != "for its turn":
+            # Calls that wait go with the connection; notifications fill the queue until they have run.
+            what = [request(n, "work") if held == "by a full queue" else notify("note") for n in range(20)]
+            await raw.send(*what, behind)
             await until(lambda: here.server.statistics().procedures_waiting == 2)
             ended.append(asyncio.ensure_future(socket.close(1000, "enough")))
         else:
@@ -96,3 +102,4 @@ async def test_a_close_frame_that_was_read_already_is_seen_when_the_server_close
             await until(lambda: ended)
         await raw.wait(ended[0])
         assert (socket.close_code, socket.closed_by) == (1000, "server")
+        there.may_answer.set()

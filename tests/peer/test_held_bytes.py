@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.kit.support import RawClient, Serving, notify, request, reset, serving, until
+from tests.kit.support import RawClient, Serving, notify, request, reset, serving, until, working
 from tests.kit.work import Work
 
 LIMIT = 1000
@@ -174,7 +174,49 @@ async def test_a_lost_connection_whose_notifications_take_several_turns_frees_it
             await waiting(here, 31)
             raw.reset_line()
             await until(lambda turn=turn: len(ran) == 30 * turn)
-            await until(lambda: here.server.statistics().connections == 0)
+            await until(lambda: not working(here.server))
+        # One slot, and not one more for each that was lost.
+        async with await here.raw():
+            with pytest.raises(sockrpc.HandshakeError, match="503"):
+                await here.connect()
+
+
+async def test_a_lost_connection_whose_notifications_still_run_keeps_its_slot() -> None:
+    """Whoever connects, notifies and leaves would get past every limit."""
+    app = sockrpc.App()
+    gate = asyncio.Event()
+
+    @app.on
+    async def note(notification: sockrpc.Notification) -> None:
+        await gate.wait()
+
+    async with serving(app, max_connections=1) as here:
+        raw = await here.raw()
+        await raw.send(notify("note"))
+        await until(lambda: here.server.statistics().notifications_running == 1)
+        raw.reset_line()
+        await until(lambda: not here.server.connections)
+        (connection,) = working(here.server)
+        await until(lambda: connection.transport is None)
+        with pytest.raises(sockrpc.HandshakeError, match="503"):
+            await here.connect()
+        gate.set()
+        await until(lambda: not working(here.server))
+        await (await here.raw()).close()
+
+
+async def test_one_that_was_refused_before_its_request_came_keeps_nobody_out() -> None:
+    async with serving(sockrpc.App(), max_connections=1) as here:
+        raw = await here.raw()
+        # It has a second to send the request that nobody waits for.
+        reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
+        assert (await raw.wait(reader.readuntil(b"\r\n"))).startswith(b"HTTP/1.1 503 ")
+        await raw.close()
+        await until(lambda: len(working(here.server)) == 1)
+        async with await here.raw():
+            assert len(working(here.server)) == 2
+        writer.close()
+        await raw.wait(writer.wait_closed())
 
 
 async def test_in_the_socket_form_too_reading_goes_on_when_there_is_room_again() -> None:
@@ -198,3 +240,22 @@ async def test_in_the_socket_form_too_reading_goes_on_when_there_is_room_again()
         await waiting(here, 0)
         assert here.only_socket().in_flight == 1
         over.set()
+
+
+@pytest.mark.parametrize("limits", [{"max_waiting_calls": 2}, {"max_held_bytes": 20}])
+async def test_taking_makes_room_for_what_has_not_been_read(limits: dict[str, Any]) -> None:
+    gate = asyncio.Event()
+    taken: list[bytes] = []
+
+    async def handle(socket: sockrpc.Socket) -> None:
+        await gate.wait()
+        async for procedure in socket:
+            assert isinstance(procedure, sockrpc.Notification)
+            taken.append(procedure.payload)
+
+    sent = [b"payload %d" % n for n in range(10)]
+    async with serving(handle, **limits) as here, await here.raw() as raw:
+        await raw.send(*(notify("note", each) for each in sent))
+        await waiting(here, 3 if "max_held_bytes" in limits else 2)
+        gate.set()
+        await until(lambda: taken == sent)

@@ -53,6 +53,41 @@ async def test_a_handler_that_closes_its_own_connection_at_once_is_cancelled_onc
         await until(lambda: here.server.statistics().calls_running == 0)
 
 
+@pytest.mark.parametrize("completes", [False, True], ids=["ordinary", "run to completion"])
+async def test_a_handler_that_answers_and_closes_its_own_connection_at_once_goes_on_only_to_completion(
+    completes: bool,
+) -> None:
+    """The end finds nothing in flight, and no task to cancel yet."""
+    app = sockrpc.App()
+    gate = asyncio.Event()
+    ends: list[int] = []
+
+    @app.method("close", run_to_completion=completes)
+    async def close(call: sockrpc.Call) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            await call.respond("good-bye")
+            await call.socket.close()
+            await gate.wait()
+        finally:
+            ends.append(task.cancelling())
+
+    async with serving(app) as here, await here.raw() as raw:
+        await raw.send(request(1, "close"))
+        assert await raw.answer() == (1, b"good-bye")
+        assert await raw.closing() == (1000, "")
+        await raw.close()
+        if completes:
+            await until(lambda: not here.server.connections)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert (here.server.statistics().calls_running, ends) == (1, [])
+            gate.set()
+        await until(lambda: here.server.statistics().calls_running == 0)
+    assert ends == [0 if completes else 1]
+
+
 @pytest.mark.skipif(not EAGER, reason="on 3.11 a first step is the event loop's own")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 async def test_a_handler_that_answers_and_ends_the_process_has_answered(error: type[BaseException]) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import time
 from typing import Any
 
 import pytest
 
 import sockrpc
-from tests.kit.support import request, serving, until
+from tests.kit.support import notify, request, serving, until, working
 
 
 async def test_a_procedure_wakes_one_of_the_tasks_that_wait() -> None:
@@ -38,30 +40,115 @@ async def test_a_procedure_wakes_one_of_the_tasks_that_wait() -> None:
         assert answers == [*range(count), *range(count)]
         assert woken == answers
         together = await asyncio.gather(*(client.call("x") for _ in range(2 * count)))
-        assert sorted(together) == sorted(2 * [b"%d" % number for number in range(count)])
+        # Which of them answers how many is left to the turns that they take.
+        assert {int(answer) for answer in together} <= {*range(count)}
+
+
+async def test_of_very_many_tasks_each_is_woken_by_those_before_it() -> None:
+    count = 200
+    taken: list[Any] = []
+    all_taken = asyncio.Event()
+
+    async def handle(socket: sockrpc.Socket) -> None:
+        async def take() -> None:
+            # It comes back for no other before all have one.
+            taken.append(await anext(aiter(socket)))
+            await all_taken.wait()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                group.create_task(take())
+
+    async with serving(handle) as here, await here.raw() as raw:
+        await raw.synchronize()
+        await raw.send(*[notify("x")] * count)
+        await until(lambda: len(taken) == count)
+        all_taken.set()
+        await raw.closing()
 
 
 async def test_a_task_that_is_cancelled_as_it_is_woken_leaves_the_procedure_to_the_next() -> None:
-    taken = asyncio.Event()
+    """However often that happens: far more often than tasks are woken at a time."""
+    rounds = 200
 
     async def handle(socket: sockrpc.Socket) -> None:
-        first = asyncio.ensure_future(anext(aiter(socket)))
-        second = asyncio.ensure_future(anext(aiter(socket)))
-        await asyncio.sleep(0)
+        iterator = aiter(socket)
         connection = socket._connection
-        # Cancelled in the very iteration in which it is woken, before it runs.
-        while not connection.load[1]:
-            await asyncio.sleep(0)
-        first.cancel()
-        procedure: Any = await second
-        await procedure.respond(b"second")
-        assert first.cancelled() or first.done()
-        taken.set()
+        while True:
+            first, second = (asyncio.ensure_future(anext(iterator)) for _ in range(2))
+            # Cancelled in the very iteration in which it is woken, before it runs.
+            while not connection.load[1] and not connection.has_ended:
+                await asyncio.sleep(0)
+            first.cancel()
+            await asyncio.wait([first])
+            # Where a loop has let it run before, it has taken the only one.
+            taker = second if first.cancelled() else first
+            try:
+                procedure: Any = await taker
+            except StopAsyncIteration:
+                return
+            finally:
+                second.cancel()
+                await asyncio.wait([second])
+            await procedure.respond(b"taken")
 
-    async with serving(handle) as here, await here.raw() as raw:
-        await raw.send(request(1, "x"), request(2, "x"))
-        assert (await raw.answer())[1] == b"second"
-        await raw.wait(taken.wait())
+    async with serving(handle) as here, here.connect() as client:
+        for _ in range(rounds):
+            assert await client.call("x", timeout=10) == b"taken"
+
+
+@pytest.mark.parametrize("returns", [False, True], ids=["waits", "returns"])
+async def test_all_tasks_end_with_what_a_lost_connection_has_left(returns: bool) -> None:
+    """Also those that waited for another turn, in which nothing was left for them."""
+    gate = asyncio.Event()
+    taken: list[Any] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def handle(socket: sockrpc.Socket) -> None:
+        async def take() -> None:
+            await gate.wait()
+            async for procedure in socket:
+                taken.append(procedure)
+                turn = time.perf_counter() + 0.002
+                while time.perf_counter() < turn:
+                    pass
+
+        tasks.extend(asyncio.ensure_future(take()) for _ in range(100))
+        await asyncio.sleep(0)
+        await gate.wait()
+        if not returns:
+            await asyncio.wait(tasks)
+
+    async with serving(handle, blocked_warning=None) as here, await here.raw() as raw:
+        await raw.send(*[notify("x")] * 20)
+        await until(lambda: here.server.statistics().procedures_waiting == 20)
+        raw.reset_line()
+        await until(lambda: not here.server.connections)
+        gate.set()
+        await until(lambda: all(task.done() for task in tasks))
+        assert len(taken) < 20 if returns else len(taken) == 20
+        await until(lambda: not working(here.server))
+
+
+async def test_a_procedure_finds_a_task_however_many_are_cancelled_as_they_are_woken_for_it() -> None:
+    async def handle(socket: sockrpc.Socket) -> None:
+        tasks = [asyncio.ensure_future(anext(aiter(socket))) for _ in range(100)]
+        while not socket._connection.load[1]:
+            await asyncio.sleep(0)
+        # Each wakes the next as it gives up, which is cancelled before it runs.
+        for each in tasks[:80]:
+            each.cancel()
+            await asyncio.sleep(0)
+        while not (took := [each for each in tasks if each.done() and not each.cancelled()]):
+            await asyncio.sleep(0)
+        procedure: Any = took[0].result()
+        await procedure.respond(b"taken")
+        for each in tasks:
+            each.cancel()
+        await asyncio.wait(tasks)
+
+    async with serving(handle) as here, here.connect() as client:
+        assert await client.call("x", timeout=10) == b"taken"
 
 
 async def test_tasks_that_stop_waiting_are_forgotten() -> None:
@@ -74,6 +161,11 @@ async def test_tasks_that_stop_waiting_are_forgotten() -> None:
             waiting.cancel()
             await asyncio.wait([waiting])
             assert waiting.cancelled()
+        gc.collect()
+        cancelled = [
+            each for each in gc.get_objects() if isinstance(each, asyncio.Future) and each.cancelled()
+        ]
+        assert len(cancelled) < 100
         may_call.set()
         async for procedure in socket:
             assert isinstance(procedure, sockrpc.Call)

@@ -90,6 +90,18 @@ def test_a_shutdown_may_cancel_what_waits() -> None:
 
 
 @out_of_threads
+def test_what_was_cancelled_before_it_began_is_not_called_unfinished() -> None:
+    threads = LoopThreads(1)
+    gate = threading.Event()
+    running = threads.submit(gate.wait, PATIENCE)
+    waiting = threads.submit(int)
+    assert waiting.cancel()
+    assert [*threads.unfinished()] == [running]
+    gate.set()
+    threads.shutdown()
+    assert not threads.unfinished()
+
+
 def test_without_a_thread_to_be_had_the_submission_fails(no_more_threads: None) -> None:
     threads = LoopThreads(2)
     with pytest.raises(RuntimeError):

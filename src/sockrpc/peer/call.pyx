@@ -265,6 +265,8 @@ cdef class Call(Work):
             self.report("method %r raised after call %d was over", (self.name, self.id), error)
         return 0
 
+    # A Call that was made by hand has no connection.
+    @cython.nonecheck(True)
     cdef int step(self, int input, int outcome) except -1:
         # The index is within the table: both are numbers of its enums.
         cdef const Cell *cell = &self.connection.life.callee[self.state * CALLEE_INPUTS + input]

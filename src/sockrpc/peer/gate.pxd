@@ -13,7 +13,6 @@ cdef class Gate(Host):
     cdef bint grace_over             # of a stop: what had not ended by itself was aborted, and nothing starts
     cdef bint pumping
     cdef bint close_is_due           # `_close_drained` is to be called in this iteration
-    cdef bint take_later             # the last `take` found something, and the turn over
     cdef Py_ssize_t woken            # takers that were woken and have not run yet, at most
     cdef object takers               # OrderedDict, its keys futures of iterators that wait (socket form); None: none
 

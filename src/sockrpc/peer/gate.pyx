@@ -93,12 +93,13 @@ cdef class Gate(Host):
         return 0
 
     cdef int check_waiting_room(self) except -1:
-        # With an empty queue parsing goes on, however much runs: resets must be seen.
-        if self.waiting.count and (
+        # With an empty queue parsing goes on, however much runs: resets must be seen. So it does after the end:
+        # the peer's close frame may be among what was read already.
+        if self.waiting.count and not self.ended and (
             self.waiting.count >= self.settings.max_waiting_calls
             or self.waiting_bytes + self.running_bytes >= self.settings.max_held_bytes
         ):
-            self.parsing_stopped = not self.ended
+            self.parsing_stopped = True
         else:
             self.restart_parsing()
         return 0
@@ -212,14 +213,12 @@ cdef class Gate(Host):
         """The next procedure for the iterator, None if there is none yet."""
         cdef Procedure procedure = self.waiting.head
         self.woken -= self.woken > 0
-        self.take_later = False
         if procedure is None or not self.may_start(procedure):
             return None
         if self.waiting.count > 1:
             # Taking does not wait, so one task could take all that there is in one iteration.
             self.context.begin_turn(self)
             if self.context.tick() >= self.turn_until:
-                self.take_later = True
                 self.context.postpone(self)
                 return None
         procedure = self.next_waiting()
@@ -236,12 +235,13 @@ cdef class Gate(Host):
     def drop_waiting(self) -> None:
         """Nobody takes procedures any more: drop what waits."""
         self.drop_notifications(True)
+        self.wake_taker()
         self.advance()
 
     def wait_procedure(self):
         """A future that is done when `take` may have something, or the connection has ended; several may wait."""
         taker = self.context.loop.create_future()
-        if self.ended and not self.take_later:
+        if self.ended and self.waiting.head is None:
             taker.set_result(None)
             return taker
         if self.takers is None:
@@ -259,10 +259,13 @@ cdef class Gate(Host):
 
     @property
     def has_nothing_more(self) -> bool:
-        """True if the connection has ended, and not only the turn of those who take what it has left."""
-        return self.ended and not self.take_later
+        """True if the connection has ended and nothing of it waits, not even for another turn."""
+        return self.ended and self.waiting.head is None
 
     cdef int wake_taker(self) except -1:
+        if self.ended and self.waiting.head is None:
+            # Some may have waited for another turn, and others have left nothing for them.
+            return self.wake_takers(True)
         # Each wakes the next if it finds more than one procedure, so there is no need to wake all at once.
         if self.woken < WOKEN_AT_ONCE and self.waiting.head is not None and self.may_start(self.waiting.head):
             self.wake_takers(False)
