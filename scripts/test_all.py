@@ -193,16 +193,21 @@ class Testing:
         run.trouble = "set-up failed: its output stands above"
         self.runs.append(run)
 
-    def ordinary(self, interpreter: Interpreter, making: Job) -> Job:
-        marks = "not once"
-        if interpreter not in (self.interpreters[0], self.newest):
-            # What the oldest and the newest tell about processes, those between would only repeat.
-            marks += " and not command"
+    def marks(self, interpreter: Interpreter) -> str:
+        """What of the ordinary tests this interpreter runs."""
+        if interpreter is self.newest:
+            return "not once"
+        if interpreter is self.interpreters[0]:
+            return "not once and not newest"
+        # What the oldest and the newest tell about processes, those between would only repeat.
+        return "not once and not newest and not command"
 
+    def ordinary(self, interpreter: Interpreter, making: Job) -> Job:
         def act() -> bool:
             run = Run(interpreter.release, "tests")
             # All files, unless something was chosen: one may be read in another way by another Python.
-            self.test(run, self.pytest("test", interpreter), marks, {}, chosen=bool(self.arguments))
+            marks, chosen = self.marks(interpreter), bool(self.arguments)
+            self.test(run, self.pytest("test", interpreter), marks, {}, chosen=chosen)
             return True
 
         return Job(f"tests on {interpreter.minor}", act, *ORDINARY, after=(making,))

@@ -11,6 +11,8 @@ from examples import authentication
 from tests.http_peer import Answer, ask
 from tests.support import Serving, opening, serving
 
+pytestmark = pytest.mark.newest
+
 ALICE = {"Authorization": "Bearer alices-token"}
 
 

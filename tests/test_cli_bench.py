@@ -16,6 +16,8 @@ from sockrpc.bench.load import BITS, PERCENTILES, Histogram, Load, Measured, mea
 from tests.command import POSIX, Command, Served, failure, only_line, run_command, run_main
 from tests.support import Serving, serving, until
 
+pytestmark = pytest.mark.newest
+
 SERVER = """
 import asyncio
 import sockrpc

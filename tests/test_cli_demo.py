@@ -17,6 +17,8 @@ import sockrpc
 from tests.command import POSIX, Command, Served, failure, only_line, run_command, run_main
 from tests.raw_server import RawServer
 
+pytestmark = pytest.mark.newest
+
 T = TypeVar("T")
 
 

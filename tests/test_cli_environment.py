@@ -12,6 +12,8 @@ from sockrpc.cli import main, make_parser
 from sockrpc.flags import variable_of
 from tests.command import POSIX, Command, failure, run_main
 
+pytestmark = pytest.mark.newest
+
 NOWHERE = "ws://127.0.0.1:1/"
 REPOSITORY = Path(__file__).parents[1]
 

@@ -16,6 +16,8 @@ import trustme
 
 from tests.command import POSIX, Command, Served, failure, only_line, run_command, run_main
 
+pytestmark = pytest.mark.newest
+
 APP = """
 import asyncio
 import sockrpc

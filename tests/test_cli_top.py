@@ -15,7 +15,10 @@ import pytest
 from sockrpc import top
 from tests.command import Command, Served, failure, run_command, run_main
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no unix sockets here")
+pytestmark = [
+    pytest.mark.newest,
+    pytest.mark.skipif(sys.platform == "win32", reason="Windows has no unix sockets here"),
+]
 
 SERVER = """
 import asyncio

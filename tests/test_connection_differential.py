@@ -33,6 +33,8 @@ from tests.streams import LARGE_LIMIT, SMALL_LIMIT, Piece, Role, Stream, broken_
 from tests.support import BINARY, CLOSE, PATIENCE, PONG, Serving, opening, serving, started
 from tests.websocket_oracle import theirs, with_one_fault, written_by_theirs
 
+pytestmark = pytest.mark.newest
+
 Wire = list[tuple[int, bytes]]
 
 # The id of the one call that is in flight on a client while its stream arrives.

@@ -25,6 +25,8 @@ from tests.support import (
     until,
 )
 
+pytestmark = pytest.mark.newest
+
 VECTORS = json.loads(Path(__file__).with_name("vectors.json").read_text("utf-8"))
 MAX_MESSAGE_BYTES = 200
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sockrpc import inspection, prometheus
 from tests.support import request, reset, serving, until
 from tests.work import Work
+
+pytestmark = pytest.mark.newest
 
 TEXT = (Path(__file__).parents[1] / "docs" / "reference" / "metrics.md").read_text("utf-8")
 # Those of the format, not of the metric.

@@ -22,6 +22,8 @@ from tests.command import PATIENCE, Served, failure, run_command
 from tests.support import Serving, request, reset, serving, until
 from tests.work import Work
 
+pytestmark = pytest.mark.newest
+
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 

@@ -15,6 +15,8 @@ from tests.processes import ROOT, STOPPED, eventually, is_listening, reserved_po
 from tests.readme import block, on_port
 from tests.support import PATIENCE
 
+pytestmark = pytest.mark.newest
+
 
 @pytest.fixture
 def port() -> Iterator[int]:

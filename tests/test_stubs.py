@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.newest
+
 TPFLAGS_BASETYPE = 1 << 10
 # The declarations are not in an installed package.
 SOURCE = Path(__file__).parent.parent / "src" / "sockrpc"

@@ -13,6 +13,8 @@ from tests.faults.proxy import Direction, How, Side
 from tests.support import PATIENCE, started, until
 from tests.work import Work
 
+pytestmark = pytest.mark.newest
+
 CUTS: list[How] = ["fin", "rst"]
 WAYS: list[Side] = ["server", "client"]
 
