@@ -286,6 +286,9 @@ CYCLES = {"raw": raw_cycles, "client": client_cycles}
 
 async def all_cycles(role: str) -> dict[str, dict[str, dict[str, int]]]:
     """With each application, with and without TLS and compression; where nothing is left, nothing."""
+    # Neither collected nor counted each time: what was imported.
+    gc.collect()
+    gc.freeze()
     left = {}
     for app, tls, deflate in itertools.product(APPS, (False, True), (False, True)):
         found = await CYCLES[role](app, tls, deflate)
