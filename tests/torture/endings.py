@@ -28,7 +28,7 @@ MIB = 1 << 20
 CONNECTIONS = 1000
 # Where a connection takes long, as its handshake of TLS takes the time of twenty others, and on the first of
 # two loops: fewer, whose MiB each would still be far more than may be left.
-FEWER_CONNECTIONS = 100
+FEWER_CONNECTIONS = 50
 PENDING = bytes(MIB)
 TINY = {"stop_grace": 5.0, "abort_grace": 5.0, "close_timeout": 1.0, "blocked_warning": None}
 
