@@ -107,10 +107,10 @@ MARKED = (
     Group("node", 20, 0.5),
     Group("packaging", 30, 0.9),
     Group("tools", 80, 0.7, tools),
-    Group("torture", 160, 1.0),
+    Group("torture", 130, 0.8),
     Group("workers", 40, 0.4),
     # They judge how long others wait for an answer, which means nothing beside another suite.
-    Group("hostile", 50, 1.0, alone=True),
+    Group("hostile", 60, 1.0, alone=True),
 )
 
 

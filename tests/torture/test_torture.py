@@ -68,10 +68,17 @@ def test_ten_minutes_of_torture_leave_nothing_behind() -> None:
     torture(600.0)
 
 
-# Time of the processor that the loop's thread got is measured, so others may run beside it.
-@pytest.mark.torture
+# Time of the processor that the loop's thread got is measured, so others may run beside it. Where it comes
+# near to the bound, they may not, as they slow the processor down.
+NEAR = {"the_grace_of_a_stop_ends", "the_abort_grace_of_a_stop_ends"}
+RUNS = [
+    pytest.param(name, marks=pytest.mark.hostile if name in NEAR else pytest.mark.torture)
+    for name in SCENARIOS
+]
+
+
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", RUNS)
 def test_no_iteration_of_the_loop_takes_longer_than_ten_milliseconds(name: str, loop: str) -> None:
     took = []
     for _ in range(TIMES):
