@@ -43,7 +43,9 @@ INSTALLED = {"SOCKRPC_INSTALLED": "1"}
 
 # Seconds and loads are those of a `Job`, measured on two idle cores.
 SET_UP = (40.0, 0.8)
-ORDINARY = (250.0, 0.5)
+# The newest runs twice as much as the others.
+ORDINARY_NEWEST = (350.0, 0.6)
+ORDINARY = (220.0, 0.5)
 MAKE = (120.0, 0.95)
 # Loads are means: where one waits, another works.
 OVERBOOKING = 1.3
@@ -105,10 +107,10 @@ MARKED = (
     Group("node", 20, 0.5),
     Group("packaging", 30, 0.9),
     Group("tools", 80, 0.7, tools),
-    Group("torture", 150, 1.0),
+    Group("torture", 130, 0.8),
     Group("workers", 40, 0.4),
     # They judge how long others wait for an answer, which means nothing beside another suite.
-    Group("hostile", 95, 1.0, alone=True),
+    Group("hostile", 60, 1.0, alone=True),
 )
 
 
@@ -144,9 +146,12 @@ class Testing:
         after = tuple(before)
         jobs = [self.marked(group, after) for group in MARKED if group.name in wanted]
         if "tests" in wanted:
-            making = {i: self.environment(i, "test", ("test",)) for i in self.interpreters}
-            before += making.values()
-            jobs += [self.ordinary(interpreter, job) for interpreter, job in making.items()]
+            # What else the environment of those that run once has does not disturb these.
+            jobs.append(self.ordinary(self.newest, after[:1]))
+            for interpreter in self.interpreters:
+                if interpreter is not self.newest:
+                    before.append(self.environment(interpreter, "test", ("test",)))
+                    jobs.append(self.ordinary(interpreter, (before[-1],)))
         jobs += [self.make(target) for target in self.targets]
         self.is_only = len(jobs) == 1
         run_jobs([*before, *jobs], cores * OVERBOOKING, at_most)
@@ -193,19 +198,25 @@ class Testing:
         run.trouble = "set-up failed: its output stands above"
         self.runs.append(run)
 
-    def ordinary(self, interpreter: Interpreter, making: Job) -> Job:
-        marks = "not once"
-        if interpreter not in (self.interpreters[0], self.newest):
-            # What the oldest and the newest tell about processes, those between would only repeat.
-            marks += " and not command"
+    def marks(self, interpreter: Interpreter) -> str:
+        """What of the ordinary tests this interpreter runs."""
+        if interpreter is self.newest:
+            return "not once"
+        if interpreter is self.interpreters[0]:
+            return "not once and not newest"
+        # What the oldest and the newest tell about processes, those between would only repeat.
+        return "not once and not newest and not command"
 
+    def ordinary(self, interpreter: Interpreter, after: tuple[Job, ...]) -> Job:
         def act() -> bool:
             run = Run(interpreter.release, "tests")
             # All files, unless something was chosen: one may be read in another way by another Python.
-            self.test(run, self.pytest("test", interpreter), marks, {}, chosen=bool(self.arguments))
+            command = self.pytest("clients" if interpreter is self.newest else "test", interpreter)
+            self.test(run, command, self.marks(interpreter), {}, chosen=bool(self.arguments))
             return True
 
-        return Job(f"tests on {interpreter.minor}", act, *ORDINARY, after=(making,))
+        cost = ORDINARY_NEWEST if interpreter is self.newest else ORDINARY
+        return Job(f"tests on {interpreter.minor}", act, *cost, after=after)
 
     def marked(self, group: Group, after: tuple[Job, ...]) -> Job:
         def act() -> bool:

@@ -110,7 +110,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
                 if file not in runs.setdefault(run, []):
                     runs[run].append(file)
         target.write_text(json.dumps(runs))
-    # Every test ends with a collection; what all of them have in common need not be searched each time.
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_stays_is_searched_no_more() -> None:
+    """Every test ends with a collection, which leaves out what all share, and reports of tests."""
     gc.collect()
     gc.freeze()
 

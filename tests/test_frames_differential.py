@@ -11,6 +11,8 @@ from tests.kit.properties import examples
 from tests.kit.rpc_oracle import Fields, check_message, make, read, write
 from tests.kit.streams import IDS, Program, Role, programs, read_rpc
 
+pytestmark = pytest.mark.newest
+
 roles = pytest.mark.parametrize("role", ["server", "client"])
 
 ids = st.one_of(st.sampled_from(IDS), st.integers(0, 0xFFFFFFFF))

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.newest
+
 SOURCE = Path(__file__).parents[1] / "src" / "sockrpc"
 PACKAGE = "sockrpc"
 

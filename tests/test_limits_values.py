@@ -15,6 +15,8 @@ from sockrpc.limits import ClientLimits, ConnectionLimits, Limits, ServerLimits
 from sockrpc.listen.acceptor import descriptors_for_connections
 from tests.kit.support import serving
 
+pytestmark = pytest.mark.newest
+
 KIB, MIB = 1024, 1024 * 1024
 
 # The table of the API, word for word; None is what stands for the limit of descriptors.

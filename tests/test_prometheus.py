@@ -22,6 +22,8 @@ from tests.kit.command import PATIENCE, Served, failure, run_command
 from tests.kit.support import Serving, request, reset, serving, until
 from tests.kit.work import Work
 
+pytestmark = pytest.mark.newest
+
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 

@@ -14,6 +14,8 @@ from sockrpc.bench.cli import main
 from sockrpc.bench.comparison import BenchmarkError, Environment, Worker
 from sockrpc.bench.verdict import Attempt
 
+pytestmark = pytest.mark.newest
+
 # Workers import nothing that PYTHONPATH leads to; the package under test may stand there.
 PACKAGES = Path(sockrpc.__file__).parents[1]
 # As short as it can be: what is looked at here is not how steady the times are.

@@ -14,6 +14,8 @@ from sockrpc.bench.cli import main
 from sockrpc.bench.counts import Counted
 from sockrpc.bench.verdict import Outcome
 
+pytestmark = pytest.mark.newest
+
 PACKAGES = Path(sockrpc.__file__).parents[1]
 VALGRIND = pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
 

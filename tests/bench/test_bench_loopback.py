@@ -11,6 +11,8 @@ import sockrpc
 from sockrpc.bench import Bench
 from sockrpc.bench.fixtures import bench
 
+pytestmark = pytest.mark.newest
+
 __all__ = ["bench"]  # a fixture is found by its name in the module
 
 UNWINDING_SECONDS = 0.03

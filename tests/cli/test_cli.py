@@ -14,7 +14,7 @@ import pytest
 import sockrpc
 from sockrpc.cli import main
 from sockrpc.limits import SECONDS
-from tests.kit.command import PATIENCE, POSIX, Command, failure, run_command
+from tests.kit.command import PATIENCE, POSIX, Command, failure, run_command, run_main
 
 MIB = 1024 * 1024
 
@@ -70,14 +70,14 @@ def test_version() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["demo", "--nonsense"], ["call", NOWHERE]], ids=str)
 def test_a_wrong_command_line_is_told_in_one_line_which_says_where_help_is(arguments: list[str]) -> None:
-    told = failure(run_command(*arguments), 2)
+    told = failure((run_command if arguments else run_main)(*arguments), 2)
     command = " ".join(["sockrpc", *arguments[:1]]) if arguments[:1] in (["demo"], ["call"]) else "sockrpc"
     assert told.endswith(f"; {command} --help tells more")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_names_each_limit_with_its_default_and_the_exit_codes(name: str) -> None:
-    done = run_command(name, "--help")
+    done = (run_command if name == "demo" else run_main)(name, "--help")
     assert (done.returncode, done.stderr) == (0, b"")
     text = done.stdout.decode()
     limits = COMMANDS[name][1]
@@ -177,7 +177,7 @@ def test_an_app_that_can_not_be_found_is_told_in_one_line(name: str, told: str, 
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
 def test_other_mistakes_are_told_in_one_line(arguments: list[str], told: str, tmp_path: Path) -> None:
-    assert told in failure(run_command(*arguments, cwd=tmp_path), 2)
+    assert told in failure(run_main(*arguments, cwd=tmp_path), 2)
 
 
 @pytest.mark.parametrize("name", ["call", "notify", "listen"])
@@ -186,7 +186,7 @@ def test_a_refused_connection_is_told_in_one_line(name: str) -> None:
         # Bound, so that nobody else can take the port; not listening.
         unheard.bind(("127.0.0.1", 0))
         port = unheard.getsockname()[1]
-        told = failure(run_command(name, f"ws://127.0.0.1:{port}/socket", "name"), 1)
+        told = failure(run_main(name, f"ws://127.0.0.1:{port}/socket", "name"), 1)
     assert told.startswith("sockrpc: ConnectionRefusedError: ")
     assert str(port) in told
 
@@ -238,7 +238,7 @@ def test_an_error_of_the_system_names_what_it_is_about(
     if hasattr(socket, "AF_UNIX"):
         with socket.socket(socket.AF_UNIX) as left, contextlib.chdir(tmp_path):
             left.bind("stale")
-    told = failure(run_command(*arguments, cwd=tmp_path), 1)
+    told = failure(run_main(*arguments, cwd=tmp_path), 1)
     assert told.endswith(" " + named)
     assert told.count(named.strip("()")) == 1
 

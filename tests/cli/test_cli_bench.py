@@ -13,8 +13,10 @@ import pytest
 
 import sockrpc
 from sockrpc.bench.load import BITS, PERCENTILES, Histogram, Load, Measured, measure, put_load
-from tests.kit.command import POSIX, Command, Served, failure, only_line, run_command
+from tests.kit.command import POSIX, Command, Served, failure, only_line, run_command, run_main
 from tests.kit.support import Serving, serving, until
+
+pytestmark = pytest.mark.newest
 
 SERVER = """
 import asyncio
@@ -93,7 +95,7 @@ def test_it_tells_rate_and_percentiles(served: Served) -> None:
 
 def test_json_has_the_same_in_seconds(served: Served) -> None:
     with served:
-        done = run_command("bench", served.uri, "--seconds", "0.3", "--in-flight", "4", "--json")
+        done = run_main("bench", served.uri, "--seconds", "0.3", "--in-flight", "4", "--json")
     told = json.loads(only_line(done.stdout))
     assert set(told) == FIELDS
     assert (told["method"], told["connections"], told["in_flight"], told["payload_bytes"]) == (
@@ -153,7 +155,7 @@ def test_ctrl_c_ends_it_with_what_was_measured(tmp_path: Path) -> None:
 
 def test_a_method_that_never_answers_is_a_time_out(served: Served) -> None:
     with served:
-        done = run_command("bench", served.uri, "--method", "never", "--timeout", "0.2")
+        done = run_main("bench", served.uri, "--method", "never", "--timeout", "0.2")
     told = "no answer within 0.2 s; is there a method 'never'? --method names another"
     assert failure(done, 124) == f"sockrpc: {told}, and --timeout waits longer"
 
@@ -161,7 +163,7 @@ def test_a_method_that_never_answers_is_a_time_out(served: Served) -> None:
 def test_a_method_that_is_not_there_is_told_at_once(served: Served) -> None:
     began = time.monotonic()
     with served:
-        done = run_command("bench", served.uri, "--method", "absent", "--seconds", "600")
+        done = run_main("bench", served.uri, "--method", "absent", "--seconds", "600")
     told = "sockrpc: no answer within 2 s; is there a method 'absent'? --method names another"
     assert failure(done, 124).startswith(told)
     assert time.monotonic() - began < 20
@@ -170,7 +172,7 @@ def test_a_method_that_is_not_there_is_told_at_once(served: Served) -> None:
 def test_a_slow_method_has_the_time_that_it_is_given(served: Served) -> None:
     flags = ["--method", "slow", "--timeout", "20", "--in-flight", "1", "--seconds", "0.1", "--json"]
     with served:
-        done = run_command("bench", served.uri, *flags)
+        done = run_main("bench", served.uri, *flags)
     assert (done.returncode, done.stderr) == (0, b"")
     assert json.loads(only_line(done.stdout))["error"] is None
 
@@ -210,7 +212,7 @@ def test_a_server_that_does_nothing_any_more_holds_nobody_up(tmp_path: Path, end
 
 def test_a_connection_that_is_lost_ends_it_with_what_was_measured(served: Served) -> None:
     with served:
-        done = run_command("bench", served.uri, "--method", "hang up", "--seconds", "600", "--json")
+        done = run_main("bench", served.uri, "--method", "hang up", "--seconds", "600", "--json")
     assert done.returncode == 1
     told = json.loads(only_line(done.stdout))
     assert told["calls"] >= 1
@@ -219,7 +221,7 @@ def test_a_connection_that_is_lost_ends_it_with_what_was_measured(served: Served
 
 
 def test_no_server_is_a_failure() -> None:
-    assert "ConnectionRefusedError" in failure(run_command("bench", "ws://127.0.0.1:1/"), 1)
+    assert "ConnectionRefusedError" in failure(run_main("bench", "ws://127.0.0.1:1/"), 1)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +238,7 @@ def test_no_server_is_a_failure() -> None:
     ids=" ".join,
 )
 def test_what_can_not_be_is_a_usage_error(arguments: list[str]) -> None:
-    assert failure(run_command("bench", "ws://127.0.0.1:1/", *arguments), 2)
+    assert failure(run_main("bench", "ws://127.0.0.1:1/", *arguments), 2)
 
 
 def load(here: Serving, **changes: object) -> Load:

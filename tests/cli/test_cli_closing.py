@@ -13,6 +13,8 @@ from tests.kit.command import command_line
 from tests.kit.raw_server import Peer, RawServer, notification
 from tests.kit.support import PATIENCE
 
+pytestmark = pytest.mark.newest
+
 
 async def answer(peer: Peer, process: Any) -> None:
     await peer.answer(await peer.request(), b"done")

@@ -14,8 +14,10 @@ from typing import TypeVar
 import pytest
 
 import sockrpc
-from tests.kit.command import POSIX, Command, Served, failure, only_line, run_command
+from tests.kit.command import POSIX, Command, Served, failure, only_line, run_command, run_main
 from tests.kit.raw_server import RawServer
+
+pytestmark = pytest.mark.newest
 
 T = TypeVar("T")
 
@@ -46,7 +48,7 @@ def test_the_tutorial_s_calls(demo: Served) -> None:
         ("uppercase", "grüße", "GRÜSSE\n".encode()),
         ("uppercase", "", b"\n"),
     ]:
-        done = run_command("call", demo.uri, method, payload)
+        done = run_main("call", demo.uri, method, payload)
         assert (done.returncode, done.stdout, done.stderr) == (0, expected, b"")
     done = run_command("call", demo.uri, "myip")
     assert re.fullmatch(r"127\.0\.0\.1:[0-9]+", only_line(done.stdout))
@@ -97,7 +99,7 @@ def test_the_page_and_what_it_needs(demo: Served) -> None:
 
 
 def test_the_endpoint_is_socket_only(demo: Served) -> None:
-    told = failure(run_command("call", f"ws://127.0.0.1:{demo.port}/", "myip"), 1)
+    told = failure(run_main("call", f"ws://127.0.0.1:{demo.port}/", "myip"), 1)
     assert told == "sockrpc: HandshakeError: HTTP 404: There is nothing here."
 
 
@@ -108,15 +110,15 @@ def test_the_payload_may_be_standard_input(demo: Served) -> None:
 
 
 def test_json(demo: Served) -> None:
-    done = run_command("call", demo.uri, "uppercase", 'quo"ted', "--json")
+    done = run_main("call", demo.uri, "uppercase", 'quo"ted', "--json")
     assert json.loads(only_line(done.stdout)) == {"method": "uppercase", "payload": 'QUO"TED'}
-    done = run_command("notify", demo.uri, "ping", "-", "--json", given=b"\xff")
+    done = run_main("notify", demo.uri, "ping", "-", "--json", given=b"\xff")
     assert json.loads(only_line(done.stdout)) == {"event": "ping", "payload_base64": "/w=="}
 
 
 def test_a_name_that_is_too_long_is_a_usage_error(demo: Served) -> None:
     for name in ("call", "notify", "listen"):
-        assert "255" in failure(run_command(name, demo.uri, "x" * 256), 2)
+        assert "255" in failure(run_main(name, demo.uri, "x" * 256), 2)
 
 
 def test_an_answer_that_is_no_text_is_printed_as_it_is(tmp_path: Path) -> None:
@@ -127,7 +129,7 @@ def test_an_answer_that_is_no_text_is_printed_as_it_is(tmp_path: Path) -> None:
     with Served("serve", "served:app", cwd=tmp_path) as server:
         done = run_command("call", server.uri, "echo", "-", given=every_byte)
         assert (done.returncode, done.stdout) == (0, every_byte + b"\n")
-        done = run_command("call", server.uri, "echo", "-", "--json", given=every_byte)
+        done = run_main("call", server.uri, "echo", "-", "--json", given=every_byte)
         told = json.loads(only_line(done.stdout))
         assert list(told) == ["method", "payload_base64"]
         assert base64.b64decode(told["payload_base64"]) == every_byte
@@ -163,7 +165,7 @@ def test_ctrl_c_of_a_call_aborts_the_server_s_task() -> None:
 def test_a_time_out_aborts_the_server_s_task() -> None:
     with Served("demo") as demo:
         # Enough for the task to begin, and less than it takes.
-        done = run_command("call", demo.uri, "long_running_task", "--timeout", "1")
+        done = run_main("call", demo.uri, "long_running_task", "--timeout", "1")
         told = "no answer within 1 s; the call was reset. If it failed, the server's log says why"
         assert failure(done, 124) == f"sockrpc: {told}"
         demo.wait_log("call 1: the task is aborted (reset)")

@@ -10,7 +10,9 @@ import pytest
 
 from sockrpc.cli import main, make_parser
 from sockrpc.cli.flags import variable_of
-from tests.kit.command import POSIX, Command, failure, run_command
+from tests.kit.command import POSIX, Command, failure, run_main
+
+pytestmark = pytest.mark.newest
 
 NOWHERE = "ws://127.0.0.1:1/"
 REPOSITORY = Path(__file__).parents[2]
@@ -196,5 +198,5 @@ def test_a_server_that_is_set_up_by_variables_alone(tmp_path: Path) -> None:
 
 
 def test_the_payload_of_a_call_is_no_flag() -> None:
-    told = failure(run_command("call", NOWHERE), 2)
+    told = failure(run_main("call", NOWHERE), 2)
     assert told == ("sockrpc: the following arguments are required: METHOD; sockrpc call --help tells more")

@@ -17,6 +17,8 @@ from tests.kit.command import POSIX, Command, Served, failure, run_command
 from tests.kit.raw_server import Peer, RawServer
 from tests.kit.support import BINARY, CLOSE, PATIENCE, frame
 
+pytestmark = pytest.mark.newest
+
 
 def notification(event: str, payload: bytes) -> bytes:
     """A WebSocket message that holds a Notify of the server's."""

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.kit.command import POSIX, Command, Served, failure, only_line, run_command
+from tests.kit.command import POSIX, Command, Served, failure, only_line, run_command, run_main
+
+pytestmark = pytest.mark.newest
 
 APP = """
 import asyncio
@@ -44,13 +46,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def answer(uri: str, method: str = "echo", payload: str = "hello", *options: str | Path) -> str:
-    done = run_command("call", uri, method, payload, *options)
+    done = run_main("call", uri, method, payload, *options)
     assert (done.returncode, done.stderr) == (0, b""), done
     return only_line(done.stdout)
 
 
 def refusal(uri: str, *options: str | Path) -> str:
-    return failure(run_command("call", uri, "echo", *options), 1)
+    return failure(run_main("call", uri, "echo", *options), 1)
 
 
 def test_an_app_of_the_current_folder(folder: Path) -> None:
@@ -159,7 +161,7 @@ def test_a_unix_socket(folder: Path) -> None:
     with Command("serve", "served:app", "--uds", "here", cwd=folder) as server:
         assert server.line() == "unix:here"
         assert stat.S_ISSOCK(os.stat(folder / "here").st_mode)
-        done = run_command("call", "ws://localhost/", "echo", "hello", "--uds", "here", cwd=folder)
+        done = run_main("call", "ws://localhost/", "echo", "hello", "--uds", "here", cwd=folder)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"hello\n", b"")
         told = failure(run_command("serve", "served:app", "--uds", "here", cwd=folder), 1)
         assert "a server listens on here already" in told
@@ -174,13 +176,13 @@ def test_an_abstract_unix_socket(folder: Path, workers: tuple[str, ...]) -> None
     name = f"@sockrpc-{os.getpid()}"
     with Command("serve", "served:app", "--uds", name, *workers, cwd=folder) as server:
         assert server.line() == f"unix:{name}" + (" (2 workers)" if workers else "")
-        done = run_command("call", "ws://localhost/", "echo", "hello", "--uds", name, cwd=folder)
+        done = run_main("call", "ws://localhost/", "echo", "hello", "--uds", name, cwd=folder)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"hello\n", b"")
         told = failure(run_command("serve", "served:app", "--uds", name, *workers, cwd=folder), 1)
         assert "in use" in told
         server.process.terminate()
         assert server.end() == 0
-    told = failure(run_command("call", "ws://localhost/", "echo", "hello", "--uds", name, cwd=folder), 1)
+    told = failure(run_main("call", "ws://localhost/", "echo", "hello", "--uds", name, cwd=folder), 1)
     assert "refused" in told
 
 
@@ -261,7 +263,7 @@ def test_a_limit_at_its_edge(folder: Path) -> None:
     most = 100 - len(b"\x02" + bytes(4) + b"\x04echo")
     with Served("serve", "served:app", "--max-message-bytes", "100", cwd=folder) as server:
         assert answer(server.uri, "echo", "x" * most) == "x" * most
-        done = run_command("call", server.uri, "echo", "x" * (most + 1))
+        done = run_main("call", server.uri, "echo", "x" * (most + 1))
         assert failure(done, 1).startswith("sockrpc: ConnectionLost: 1009")
 
 

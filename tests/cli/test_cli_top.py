@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 
 from sockrpc.cli import top
-from tests.kit.command import Command, Served, failure, run_command
+from tests.kit.command import Command, Served, failure, run_command, run_main
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no unix sockets here")
+pytestmark = [
+    pytest.mark.newest,
+    pytest.mark.skipif(sys.platform == "win32", reason="Windows has no unix sockets here"),
+]
 
 SERVER = """
 import asyncio
@@ -52,9 +55,9 @@ def shown(terminal: int, text: bytes) -> bytes:
 
 def test_once_it_prints_one_view(served: Served, tmp_path: Path) -> None:
     with served, Command("call", served.uri, "wait") as calling:
-        assert run_command("call", served.uri, "echo", "x").stdout == b"x\n"
+        assert run_main("call", served.uri, "echo", "x").stdout == b"x\n"
         for uri in ("top.sock", "unix:top.sock", f"unix://{tmp_path}/top.sock"):
-            done = run_command("top", uri, "--once", cwd=tmp_path)
+            done = (run_command if uri == "top.sock" else run_main)("top", uri, "--once", cwd=tmp_path)
             assert (done.returncode, done.stderr) == (0, b"")
         assert b"\x1b" not in done.stdout
         text = done.stdout.decode()
@@ -74,7 +77,7 @@ def test_json_is_one_object_a_line_until_ctrl_c(served: Served, tmp_path: Path) 
             viewing.interrupt()
             assert viewing.end() == 0
             assert viewing.log == []
-        done = run_command("top", "top.sock", "--json", "--once", cwd=tmp_path)
+        done = run_main("top", "top.sock", "--json", "--once", cwd=tmp_path)
         assert json.loads(done.stdout)["pid"] == served.process.pid
 
 
@@ -122,12 +125,12 @@ def test_the_end_of_the_server_is_told(served: Served, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("uri", ["ws://127.0.0.1:3000/", "wss://example.org", "http://x", "WS://x"])
 def test_another_uri_is_a_usage_error_that_says_what_to_do(uri: str) -> None:
-    assert "--inspect-path" in failure(run_command("top", uri), 2)
+    assert "--inspect-path" in failure(run_main("top", uri), 2)
 
 
 @pytest.mark.parametrize("seconds", ["0.4", "3601"])
 def test_an_interval_has_bounds(seconds: str) -> None:
-    assert "0.5 to 3600" in failure(run_command("top", "x", "--interval", seconds), 2)
+    assert "0.5 to 3600" in failure(run_main("top", "x", "--interval", seconds), 2)
 
 
 def test_workers_need_sockets_of_their_own() -> None:
@@ -136,7 +139,7 @@ def test_workers_need_sockets_of_their_own() -> None:
 
 
 def test_where_nobody_listens_is_told(tmp_path: Path) -> None:
-    told = failure(run_command("top", str(tmp_path / "none")), 1)
+    told = failure(run_main("top", str(tmp_path / "none")), 1)
     assert told.startswith("sockrpc: FileNotFoundError: there is no ")
     assert "none; was the server started with --inspect-path?" in told
 
@@ -157,7 +160,7 @@ def test_what_is_no_server_of_ours_is_told(answer: bytes, tmp_path: Path) -> Non
 
         thread = threading.Thread(target=serve)
         thread.start()
-        assert "is not the --inspect-path" in failure(run_command("top", "other.sock", cwd=tmp_path), 1)
+        assert "is not the --inspect-path" in failure(run_main("top", "other.sock", cwd=tmp_path), 1)
         thread.join()
 
 

@@ -21,6 +21,8 @@ from sockrpc import cli
 from sockrpc.limits import ClientLimits, Limits, ServerLimits
 from tests.kit.pages import blocks
 
+pytestmark = pytest.mark.newest
+
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
 PAGES = ("index", "server", "cancellation", "client", "compression", "errors", "limits", "command-line")
 # One text, whose sections are the pages.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -12,6 +13,8 @@ from sockrpc import prometheus
 from sockrpc.observe import inspector as inspection
 from tests.kit.support import request, reset, serving, until
 from tests.kit.work import Work
+
+pytestmark = pytest.mark.newest
 
 TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text("utf-8")
 # Those of the format, not of the metric.

@@ -15,6 +15,8 @@ from tests.kit.processes import ROOT, STOPPED, eventually, is_listening, reserve
 from tests.kit.readme import block, on_port
 from tests.kit.support import PATIENCE
 
+pytestmark = pytest.mark.newest
+
 
 @pytest.fixture
 def port() -> Iterator[int]:

@@ -6,7 +6,11 @@ import dataclasses
 import re
 from pathlib import Path
 
+import pytest
+
 from sockrpc.limits import Limits
+
+pytestmark = pytest.mark.newest
 
 FOLDER = Path(__file__).parents[2] / "docs" / "explanation"
 TEXT = (FOLDER / "security.md").read_text("utf-8")

@@ -13,6 +13,8 @@ from tests.faults.proxy import Direction, How, Side
 from tests.kit.support import PATIENCE, started, until
 from tests.kit.work import Work
 
+pytestmark = pytest.mark.newest
+
 CUTS: list[How] = ["fin", "rst"]
 WAYS: list[Side] = ["server", "client"]
 

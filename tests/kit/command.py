@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import io
 import os
 import re
 import signal
@@ -11,8 +13,11 @@ import sys
 import threading
 from pathlib import Path
 from typing import Self
+from unittest import mock
 
 import pytest
+
+from sockrpc.cli import main
 
 # A process may take its time to begin on a loaded machine; nothing here waits this long unless it is broken.
 PATIENCE = 60.0
@@ -36,6 +41,34 @@ def run_command(
     return subprocess.run(
         command_line(*arguments), input=given, capture_output=True, timeout=PATIENCE, cwd=cwd, check=False
     )
+
+
+def run_main(
+    *arguments: str | Path, given: bytes = b"", cwd: Path | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """As `run_command`, but in this process, as a new one takes longer to begin than most commands run.
+
+    What serves has a process of its own all the same: it sets up logs and signals, and imports programs.
+    """
+    command = [str(argument) for argument in arguments]
+    if command[:1] in (["serve"], ["demo"]):
+        return run_command(*command, given=given, cwd=cwd)
+    told, complained = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for _ in range(2))
+    with (
+        contextlib.chdir(cwd or Path.cwd()),
+        contextlib.redirect_stdout(told),
+        contextlib.redirect_stderr(complained),
+        mock.patch("sys.stdin", io.TextIOWrapper(io.BytesIO(given), "utf-8")),
+    ):
+        try:
+            code: int | str | None = main(command)
+        except SystemExit as end:
+            code = end.code
+        told.flush()
+        complained.flush()
+    assert isinstance(code, int)
+    output, errors = (each.buffer.getvalue() for each in (told, complained))  # type: ignore[attr-defined]
+    return subprocess.CompletedProcess(command, code, output, errors)
 
 
 def only_line(text: bytes) -> str:

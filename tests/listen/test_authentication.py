@@ -11,6 +11,8 @@ from examples import authentication
 from tests.kit.http_peer import Answer, ask
 from tests.kit.support import Serving, opening, serving
 
+pytestmark = pytest.mark.newest
+
 ALICE = {"Authorization": "Bearer alices-token"}
 
 

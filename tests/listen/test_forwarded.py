@@ -9,6 +9,8 @@ from tests.kit.http_peer import ask
 from tests.kit.programs import load
 from tests.kit.support import serving
 
+pytestmark = pytest.mark.newest
+
 
 async def address(*values: str, proxies: tuple[str, ...] = ("127.0.0.1",)) -> str:
     program = load("behind_a_proxy")

@@ -353,6 +353,7 @@ class Held:
 
 
 TestModel = Model.TestCase
+TestModel.pytestmark = pytest.mark.newest
 # The machine may be busy, so nothing is timed; nothing is kept between runs.
 TestModel.settings = settings(
     deadline=None,

@@ -25,6 +25,8 @@ from tests.kit.support import (
     until,
 )
 
+pytestmark = pytest.mark.newest
+
 VECTORS = json.loads(Path(__file__).parents[1].joinpath("vectors.json").read_text("utf-8"))
 MAX_MESSAGE_BYTES = 200
 

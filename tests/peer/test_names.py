@@ -42,6 +42,7 @@ def test_it_grows_with_what_it_holds(count: int) -> None:
     assert [table.get(b"method_%d" % i) for i in range(count, 2 * count)] == [None] * count
 
 
+@pytest.mark.newest
 def test_names_whose_hashes_are_equal_are_told_apart() -> None:
     # Among 300,000 names about ten pairs have the same hash of 32 bits, and a third share a slot.
     some = random.Random(7)

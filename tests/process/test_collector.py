@@ -68,3 +68,9 @@ def test_a_collector_that_is_off_stays_off(tmp_path: Path) -> None:
     serving, after = settings(tmp_path, "gc.disable()")
     assert int(serving[1]) < 1000
     assert serving[1] == after[1]
+
+
+def test_what_was_frozen_before_stays_frozen_and_is_all(tmp_path: Path) -> None:
+    serving, after = settings(tmp_path, "gc.freeze()")
+    assert int(serving[1]) > 1000
+    assert serving[1] == after[1]

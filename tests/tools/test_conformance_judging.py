@@ -19,6 +19,8 @@ from tests.conformance.judging import (
     summary,
 )
 
+pytestmark = pytest.mark.newest
+
 OUTCOMES = [
     "FAILED",
     "UNCLEAN",

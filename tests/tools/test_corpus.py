@@ -12,6 +12,8 @@ import pytest
 
 from tests.kit.fuzz_targets import TARGETS, seeds
 
+pytestmark = pytest.mark.newest
+
 CORPUS = Path(__file__).parents[1].joinpath("corpus")
 FOUND = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
 SEEDS = [(target, name) for target in TARGETS for name in seeds(target)]

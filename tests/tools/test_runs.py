@@ -142,6 +142,24 @@ def test_each_file_is_in_one_share(jobs: types.ModuleType, count: int) -> None:
 
 
 def test_the_command_line_is_all_that_only_two_interpreters_run() -> None:
+    """Of what does not run on the newest one only, which those in between leave out as well."""
     left_out = run_pytest("--collect-only", "-qq", "-m", "command", "tests").split()[::2]
     files = {str(file.relative_to(ROOT)) for file in (ROOT / "tests").glob("test_cli*.py")}
     assert {file.rstrip(":") for file in left_out} == {file for file in files if "test_client" not in file}
+
+
+def test_the_newest_interpreter_leaves_out_no_ordinary_test(jobs: types.ModuleType) -> None:
+    make = importlib.import_module("interpreters").Interpreter
+    oldest, between, newest, coming = (
+        make("", (3, minor, 0, level, 0), "", has_venv=True, has_headers=True)
+        for minor, level in ((11, "final"), (12, "final"), (13, "final"), (14, "alpha"))
+    )
+    testing = importlib.import_module("test_all").Testing([oldest, between, newest, coming], [])
+    marks = [testing.marks(each) for each in (oldest, between, newest, coming)]
+    assert marks == [
+        "not once and not newest",
+        "not once and not newest and not command",
+        "not once",
+        "not once and not newest and not command",
+    ]
+    assert importlib.import_module("test_all").Testing([between], []).marks(between) == "not once"

@@ -11,18 +11,45 @@ import asyncio
 import collections
 import faulthandler
 import gc
+import linecache
 import os
 import random
+import re
 import sys
 import time
+import urllib.parse
+from collections.abc import Callable
 
 from tests.conftest import LOOPS, new_event_loop
 from tests.torture.rounds import Round
 
-# Blocks in use that a round may add, on average. For some fifty rounds caches still grow; what one connection
-# of a round would leave, if it were kept, is more.
-BLOCKS_A_ROUND = 400
-WARM = 10
+# The last rounds are repeated, so that all that is new is what was not given back; rounds of new seeds would
+# go on to fill caches. A connection may leave half a block of memory on average: one that leaves the smallest
+# object leaves a whole one, each time. So one repetition that adds less is enough.
+BLOCKS_A_CONNECTION = 0.5
+REPEATED = 8
+REPETITIONS = 6
+
+
+def blocks_in_use() -> int:
+    """Those of Python's allocator, without those of caches that can be emptied."""
+    re.purge()
+    linecache.clearcache()
+    urllib.parse.clear_cache()
+    # 3.13 has the second as well, and warns of it.
+    (getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache)()
+    gc.collect()
+    return sys.getallocatedblocks()
+
+
+def growth(run: Callable[[str], int], seeds: list[str]) -> list[float]:
+    """How many blocks each repetition of the rounds has added a connection, until one adds hardly any."""
+    grown: list[float] = []
+    while len(grown) < REPETITIONS and not (grown and grown[-1] <= BLOCKS_A_CONNECTION):
+        before = blocks_in_use()
+        connections = sum(run(seed) for seed in seeds)
+        grown.append(round((blocks_in_use() - before) / connections, 2))
+    return grown
 
 
 def main() -> int:
@@ -47,13 +74,13 @@ def main() -> int:
         loop = new_event_loop(kind)
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
-    until = time.monotonic() + options.seconds
+    # Neither collected nor counted after each round: what was imported.
+    gc.collect()
+    gc.freeze()
     faults: collections.Counter[str] = collections.Counter()
-    blocks: list[int] = []
-    n = 0
-    while (n < options.times) if options.round else (time.monotonic() < until):
-        this = Round(options.round or f"{options.seed}:{n}", options.loop, tame=options.tame)
-        n += 1
+
+    def run(seed: str) -> int:
+        this = Round(seed, options.loop, tame=options.tame)
         if options.verbose:
             print(this, flush=True)
         begun = time.monotonic()
@@ -66,16 +93,24 @@ def main() -> int:
                     f"FAULT {kind}, {count} times: {this.world.examples[kind][:700]}\n  in {this}", flush=True
                 )
             faults[kind] += count
-        del this
-        gc.collect()
-        blocks.append(sys.getallocatedblocks())
-    print(f"{n} rounds; blocks in use {blocks[: 2 * WARM : WARM]} at first, {blocks[-1]} at last", flush=True)
-    if len(blocks) > 3 * WARM:
-        # What is loaded and kept the first time it is needed comes in the first half.
-        middle = len(blocks) // 2
-        grown = min(blocks[-WARM:]) - min(blocks[middle : middle + WARM])
-        if grown > BLOCKS_A_ROUND * (len(blocks) - middle):
-            faults[f"the memory grows: {grown} blocks"] += 1
+        return this.connections
+
+    if options.round:
+        for _ in range(options.times):
+            run(options.round)
+    else:
+        seeds = []
+        # A quarter of the time is for the repetitions.
+        until = time.monotonic() + options.seconds * 0.75
+        while time.monotonic() < until or not seeds:
+            seeds.append(f"{options.seed}:{len(seeds)}")
+            run(seeds[-1])
+        repeated = seeds[-max(REPEATED, len(seeds) // 10) :]
+        print(f"{len(seeds)} rounds, of which {len(repeated)} are repeated", flush=True)
+        grown = growth(run, repeated)
+        print(f"blocks in use that each repetition has added, a connection: {grown}", flush=True)
+        if grown[-1] > BLOCKS_A_CONNECTION:
+            faults["the memory grows"] += 1
     for kind, count in faults.most_common():
         print(f"{count:6d} {kind}")
     return 1 if faults else 0

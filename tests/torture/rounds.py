@@ -63,7 +63,7 @@ def chance_limits(chance: random.Random) -> dict[str, Any]:
 
 
 class Round:
-    """One round; `faults` and `examples` are filled in by `run`."""
+    """One round; `connections` and what its world has seen are filled in by `run`."""
 
     def __init__(self, seed: str, loop: str | None = None, *, tame: bool = False) -> None:
         self.seed = seed
@@ -85,6 +85,7 @@ class Round:
             self.limits["output_high_bytes"] = max(self.limits["output_high_bytes"], 2)
             self.limits["output_max_bytes"] = max(self.limits["output_max_bytes"], 2)
         self.peers = self.chance.randrange(3, 14)
+        self.connections = 0
         self.world = World(tame=tame)
         self.logged: collections.Counter[str] = collections.Counter()
 
@@ -255,6 +256,7 @@ class Round:
     def count(self, server: sockrpc.Server) -> None:
         """What the statistics of a server that has stopped say of it."""
         counts = server.statistics()
+        self.connections += counts.connections_accepted
         now = {
             name: getattr(counts, name)
             for name in (

@@ -18,6 +18,8 @@ from tests.kit.http_peer import Answer, ask, line_to, parse_answer
 from tests.kit.support import PATIENCE, PING, PONG, frame, opening, serving, until
 from tests.kit.tls import client_context, server_context
 
+pytestmark = pytest.mark.newest
+
 HEAD = "POST /hook HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 # What the loop's one receive buffer holds.
 RECEIVE_BYTES = 256 * 1024

@@ -305,10 +305,11 @@ async def limited(uri: str) -> sockrpc.Client:
     return await sockrpc.connect(uri, compression="deflate", max_message_bytes=1000)
 
 
+@pytest.mark.newest
 async def test_a_bomb_takes_no_more_memory_than_the_limit() -> None:
     encoder = zlib.compressobj(9, wbits=-12)
-    bomb = b"".join(encoder.compress(bytes(MIB)) for _ in range(256)) + encoder.flush(zlib.Z_SYNC_FLUSH)
-    assert len(bomb) < MIB // 2
+    bomb = b"".join(encoder.compress(bytes(MIB)) for _ in range(64)) + encoder.flush(zlib.Z_SYNC_FLUSH)
+    assert len(bomb) < MIB // 8
     async with (
         serving(Work().app(), compression="deflate", max_message_bytes=MIB) as here,
         await deflating(here.port) as client,
@@ -358,6 +359,7 @@ async def test_compressed_text_is_text() -> None:
 # The command line
 
 
+@pytest.mark.newest
 def test_compression_on_the_command_line(tmp_path: Any) -> None:
     (tmp_path / "app.py").write_text(
         "import sockrpc\napp = sockrpc.App()\n"

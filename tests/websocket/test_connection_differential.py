@@ -33,6 +33,8 @@ from tests.kit.streams import LARGE_LIMIT, SMALL_LIMIT, Piece, Role, Stream, bro
 from tests.kit.support import BINARY, CLOSE, PATIENCE, PONG, Serving, opening, serving, started
 from tests.kit.websocket_oracle import theirs, with_one_fault, written_by_theirs
 
+pytestmark = pytest.mark.newest
+
 Wire = list[tuple[int, bytes]]
 
 # The id of the one call that is in flight on a client while its stream arrives.

@@ -22,6 +22,8 @@ from tests.kit.properties import examples
 from tests.kit.streams import Piece, Program, Role, Stream, programs, read_stream
 from tests.kit.websocket_oracle import KINDS, Events, fault, is_utf8, make_oracle, short, with_one_fault
 
+pytestmark = pytest.mark.newest
+
 TAIL = b"\x00\x00\xff\xff"
 BITS = 12
 roles = pytest.mark.parametrize("role", ["server", "client"])

@@ -18,6 +18,8 @@ from tests.kit.pair import MemoryServer
 from tests.kit.raw_server import connected
 from tests.kit.support import BINARY, PING, PONG, RawClient, Serving, frame, request, serving, until
 
+pytestmark = pytest.mark.newest
+
 KIB, MIB = 1024, 1024 * 1024
 # As sockrpc.websocket.buffers has it.
 MOST_SPARES, MOST_SPARE_BYTES = 8, 16 * MIB

@@ -12,6 +12,8 @@ import sockrpc
 from tests.kit.http_peer import Answer, ask_to_open
 from tests.kit.support import opening, serving
 
+pytestmark = pytest.mark.newest
+
 Origins = Collection[str] | Literal["*"] | None
 
 

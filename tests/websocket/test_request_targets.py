@@ -15,6 +15,8 @@ from sockrpc.websocket.uris import check_path, normal_path, read_target
 from tests.kit.http_peer import Answer, ask, ask_to_open
 from tests.kit.support import opening, serving
 
+pytestmark = pytest.mark.newest
+
 
 async def answer_to(target: str, path: str | None = "/socket", **headers: str) -> Answer:
     async with serving(sockrpc.App(), path=path) as here:

@@ -32,6 +32,8 @@ from tests.kit.websocket_oracle import (
     theirs,
 )
 
+pytestmark = pytest.mark.newest
+
 roles = pytest.mark.parametrize("role", ["server", "client"])
 some_cuts = st.lists(st.integers(0, 500), max_size=4)
 

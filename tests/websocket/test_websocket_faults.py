@@ -9,6 +9,8 @@ import pytest
 from sockrpc.websocket.parser import Parser
 from tests.kit.support import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 
+pytestmark = pytest.mark.newest
+
 VALID_CLOSE_CODES = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
 
 
