@@ -195,7 +195,8 @@ class Dead:
 
     def __getattr__(self, name: str) -> Any:
         def method(*arguments: object) -> None:
-            raise self.error
+            # A new one each time: what has been raised keeps the frames that it went through.
+            raise type(self.error)(*self.error.args)
 
         return method
 

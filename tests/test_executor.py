@@ -147,7 +147,7 @@ import threading
 import sockrpc
 
 app = sockrpc.App()
-go = threading.Event()
+go, has_begun = threading.Event(), threading.Event()
 
 def stuck():
     print("stuck", flush=True)
@@ -155,6 +155,7 @@ def stuck():
 
 def ends():
     print("begun", flush=True)
+    has_begun.set()
     go.wait()
     # The loop still turns, and this ends a hundred of its turns later.
     asyncio.run_coroutine_threadsafe(turns(), loop).result()
@@ -178,6 +179,8 @@ def stop(notification):
     global task, future
     task = asyncio.ensure_future(let_it_end())
     future = asyncio.get_running_loop().run_in_executor(None, ends)
+    # What has not begun at the end never does.
+    has_begun.wait()
     server.close()
 
 def started(started):
