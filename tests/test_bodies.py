@@ -15,7 +15,7 @@ import sockrpc
 from sockrpc.bodies import Framed, Refusal, take_framing
 from sockrpc.opening import MOST_UNREAD
 from tests.http_peer import Answer, ask, line_to, parse_answer
-from tests.support import PATIENCE, PING, PONG, frame, opening, serving, until
+from tests.support import PATIENCE, PING, PONG, frame, has_ended, opening, serving, until
 from tests.tls import client_context, server_context
 
 HEAD = "POST /hook HTTP/1.1\r\nHost: 127.0.0.1\r\n"
@@ -210,6 +210,28 @@ async def test_a_body_that_never_comes_is_awaited_for_close_timeout() -> None:
         assert 0.3 <= loop.time() - began < PATIENCE / 2
         assert here.server._service.attached == 0
         writer.close()
+
+
+async def test_a_large_answer_ends_when_it_has_left_though_the_body_never_comes() -> None:
+    # More than the systems at both ends take.
+    body = bytes(16 * 1024 * 1024)
+
+    def hook(socket: sockrpc.Socket, request: Request) -> Response:
+        return Response(200, "OK", Headers(), body)
+
+    async with (
+        serving(sockrpc.App(), process_request=hook, close_timeout=60.0) as here,
+        line_to(here.port) as (reader, writer),
+    ):
+        writer.write(HEAD.encode() + b"Content-Length: 10\r\n\r\n")
+        await until(lambda: here.server._service.working)
+        (connection,) = here.server._service.working
+        await until(lambda: has_ended(connection))
+        assert connection.transport.get_write_buffer_size() > 0
+        async with asyncio.timeout(PATIENCE):
+            answer = await reader.read()
+        assert answer.endswith(body)
+        assert here.server._service.working, "the body is still awaited"
 
 
 async def test_a_body_without_end_is_read_for_so_many_bytes_and_no_more() -> None:

@@ -152,8 +152,8 @@ cdef class WatchedConnection(Connection):
         cdef int descriptor = self.descriptor()
         cdef int seen = LINE_IS_QUIET if descriptor < 0 else sockrpc_look(descriptor)
         if seen == LINE_IS_UNKNOWN:
-            line = self.tell("get_extra_info", ("socket",))
-            return LINE_HAS_ENDED if has_nothing_to_read_but_the_end(line) else LINE_IS_QUIET
+            line = self.tell("get_extra_info", ("socket",))  # pragma: only windows
+            return LINE_HAS_ENDED if has_nothing_to_read_but_the_end(line) else LINE_IS_QUIET  # pragma: only windows
         return seen
 
     cdef bint find_overdue(self, double now) except -1:
