@@ -1,7 +1,7 @@
 """Runs tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer; any report is a failure.
 
-As a command: all tests but those of the clients and the long ones; with ``--quick`` first, the selection that
-is run with every change. Further arguments go to pytest.
+As a command: all tests but those of the clients, of the command line, and the long ones; with ``--quick``
+first, the selection that is run with every change. Further arguments go to pytest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from shares import PATIENT, run_shares
 
 REPORTS = ROOT / "build" / "sanitize"
 # Beside what each interpreter runs: what has a run of its own but needs nothing that is not here.
-MARKS = "not once or faults"
+# The command line is processes of Python's own code; others serve, stop and end in processes here as well.
+MARKS = "not once and not command or faults"
 # Millions of frames against the clock: a sanitized build takes minutes for what others do in a second.
 TOO_MUCH = "tests/hostile/test_floods.py"
 # Executed by each Python of the environment as it starts. The libubsan of gcc leaves `log_path` to libasan

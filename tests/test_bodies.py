@@ -100,7 +100,7 @@ async def test_a_body_that_comes_while_process_request_waits_is_dropped(
 
 async def test_what_a_peer_sends_while_process_request_waits_is_bounded() -> None:
     may_go_on, begun = asyncio.Event(), asyncio.Event()
-    pings = 200_000
+    pings = 100_000
 
     async def hook(socket: sockrpc.Socket, request: Request) -> None:
         begun.set()

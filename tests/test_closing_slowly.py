@@ -22,10 +22,11 @@ from tests.support import CLOSE, PATIENCE, PING, cut, frame, opening, request, s
 from tests.tls import client_context, server_context
 
 PAGE = bytes(range(256)) * 6_000  # 1.5 MB, which take as many seconds
-PAUSE = 0.03
+# All of it takes longer where the machine is slower, too.
+PAUSE = 0.003 * PATIENCE
 STEP = 30_000
 # Longer than a client's TLS takes to get rid of the 256 KiB that it holds.
-CLOSE_TIMEOUT = 0.4
+CLOSE_TIMEOUT = 0.04 * PATIENCE
 
 secure = pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 
