@@ -1,7 +1,7 @@
 """Runs tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer; any report is a failure.
 
-As a command: all tests but those of the clients and the long ones; with ``--quick`` first, the selection that
-is run with every change. Further arguments go to pytest.
+As a command: all tests but those of the clients, of the command line, and the long ones; with ``--quick``
+first, the selection that is run with every change. Further arguments go to pytest.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from pathlib import Path
 from common import ROOT, SetUpError, clean_environ, say
 from environments import choose_interpreter
 from interpreters import Interpreter
-from shares import run_shares
+from shares import PATIENT, run_shares
 
 REPORTS = ROOT / "build" / "sanitize"
 # Beside what each interpreter runs: what has a run of its own but needs nothing that is not here.
-MARKS = "not once or faults"
-# Millions of frames against the clock: a sanitized build takes minutes for what others do in a second.
-TOO_MUCH = "tests/hostile/test_floods.py"
+# The command line is processes of Python's own code; others serve, stop and end in processes here as well.
+MARKS = "not once and not command or faults or torture"
+# Millions of frames against the clock, for which a sanitized build takes minutes; and what is left in memory,
+# where a sanitizer keeps all that was freed for a while.
+TOO_MUCH = ("tests/hostile/test_floods.py", "tests/torture/test_endings.py")
 # Executed by each Python of the environment as it starts. The libubsan of gcc leaves `log_path` to libasan
 # where that is loaded, and would write to standard error: that of a child process may be read by nobody.
 SITE = """\
@@ -129,11 +131,12 @@ def main() -> None:
         sys.exit(f"error: {error}")
     clear_reports()
     arguments = sys.argv[1:]
-    command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", f"--ignore={TOO_MUCH}"]
+    command = [str(python), "-m", "pytest", "-p", "no:cacheprovider"]
+    command += [f"--ignore={file}" for file in TOO_MUCH]
     if arguments[:1] == ["--quick"]:
         command += ["-m", MARKS, "-q", *SELECTION, *arguments[1:]]
         code = subprocess.run(
-            command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, check=False
+            command, cwd=ROOT, env=environ | PATIENT, stdin=subprocess.DEVNULL, check=False
         ).returncode
     else:
         # What judges how long others wait runs when nothing else does.

@@ -12,8 +12,10 @@ from runs import NO_TESTS_COLLECTED, Run
 
 # More than run at a time, as nobody knows which files take long.
 SHARES_PER_CORE = 3
-# What follows or checks each step of the compiled code makes it many times slower.
+# What follows or checks each step of the compiled code makes it many times slower: for a test as a whole, and
+# for whatever it waits for (tests/support.py).
 PATIENCE = "--timeout=600"
+PATIENT = {"SOCKRPC_PATIENCE": "60"}
 
 
 def deal(count: int) -> dict[str, list[str]]:
@@ -49,7 +51,9 @@ def run_shares(
             run = Run(what, name, folder)
             report = folder / f"{name}.xml"
             chosen = [f"--runs={written}", f"--run={name}", "-m", marks, f"--junitxml={report}"]
-            code = run.execute([*command, "-p", "no:cacheprovider", "-q", PATIENCE, *chosen], environ)
+            code = run.execute(
+                [*command, "-p", "no:cacheprovider", "-q", PATIENCE, *chosen], PATIENT | environ
+            )
             if report.exists():
                 run.read_report(report)
             if code not in (0, NO_TESTS_COLLECTED) and run.is_good:

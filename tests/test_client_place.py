@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import threading
 import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -79,6 +80,41 @@ async def test_waiting_for_a_payload_is_refused_elsewhere_and_what_is_there_is_g
         assert said.startswith("this client belongs to another event loop")
         await peer.send(notification("event", b"2"))
         assert await anext(payloads) == b"2"
+
+
+@pytest.mark.parametrize("use", ["call", "notify", "on"])
+async def test_one_that_has_ended_says_so_wherever_it_is_used(use: str) -> None:
+    async with connected() as (client, peer):
+        await peer.finish()
+        await client.wait_closed()
+        other = new_event_loop("asyncio")
+        with pytest.raises(sockrpc.ConnectionLost):
+            await asyncio.to_thread(refusal, USES[use], client, other)
+
+
+def test_one_that_nobody_refers_to_while_its_loop_is_closed_in_its_own_thread() -> None:
+    class Closing(asyncio.SelectorEventLoop):
+        def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> Any:
+            # Its own thread has closed it since somebody asked whether it is closed.
+            if threading.get_ident() != own:
+                raise RuntimeError("Event loop is closed")
+            return super().call_soon_threadsafe(*args, **kwargs)
+
+    async def use() -> None:
+        async with connected() as (client, peer):
+            thread = threading.Thread(target=lambda: left.append(client._connection.leave()))
+            thread.start()
+            thread.join(PATIENCE)
+            await peer.finish()
+            await client.wait_closed()
+
+    own = threading.get_ident()
+    left: list[bool] = []
+    loop = Closing()
+    loop.run_until_complete(use())
+    loop.close()
+    # There was something to close, and nothing is raised where nobody could catch it.
+    assert left == [True]
 
 
 @every_use

@@ -209,7 +209,7 @@ async def test_random_faults_under_random_calls(seed: int, monkeypatch: pytest.M
     outcomes = sum((here.outcomes for here in heres), Counter[str]())
     # It was a storm, and work was done in it.
     assert outcomes["connected"] > len(heres)
-    assert outcomes["answered"] > 20
+    assert outcomes["answered"] > 5
     # Each client numbers its calls anew; none was started twice.
     assert max(there.seen.values()) <= len(heres)
     # Each work ended once; whatever aborted it cancelled it once and undid it once, and nothing else.

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,42 @@ async def test_work_that_does_not_end_is_cancelled_again_named_and_left_behind(
         assert all("'mule'" in record.getMessage() for record in caplog.records)
         stubborn.may_unwind.set()
         await until(lambda: stubborn.ended == 2)
+
+
+async def test_of_very_many_that_do_not_end_some_are_cancelled_again_in_each_turn_of_the_loop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = sockrpc.App()
+    turn = begun = 0
+    turns: list[int] = []
+    count = 300
+
+    @app.method
+    async def mule(call: sockrpc.Call) -> None:
+        nonlocal begun
+        begun += 1
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        turns.append(turn)
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while len(turns) < count:
+            turn += 1
+            await asyncio.sleep(0)
+
+    async with serving(app, stop_grace=0.05, abort_grace=0.1) as here, await here.raw() as raw:
+        await raw.send(*(request(n, "mule") for n in range(count)))
+        await until(lambda: begun == count)
+        here.server.close()
+        counting = asyncio.create_task(count_turns())
+        async with asyncio.timeout(PATIENCE):
+            await here.server.wait_closed()
+            await counting
+    assert max(Counter(turns).values()) < count / 2
+    assert len(caplog.records) == count
 
 
 @pytest.mark.parametrize("how", ["wait_reset", "abort_on_reset"])

@@ -12,7 +12,7 @@ import pytest
 import sockrpc
 from sockrpc.testing.memory import Pair
 from tests.kit.pair import MemoryServer
-from tests.kit.support import request, reset, serving, started, until
+from tests.kit.support import PATIENCE, request, reset, serving, started, until
 
 HIGH = 200
 
@@ -60,9 +60,8 @@ async def main():
 
 asyncio.run(main())
 """
-    done = subprocess.run(
-        [sys.executable, "-P", "-W", "error", "-c", program], capture_output=True, timeout=100, check=False
-    )
+    command = [sys.executable, "-P", "-W", "error", "-c", program]
+    done = subprocess.run(command, capture_output=True, timeout=10 * PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 
 

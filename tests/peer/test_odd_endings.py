@@ -9,19 +9,23 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.kit.support import request, serving, until
+from tests.kit.http_peer import ask
+from tests.kit.support import opening, request, serving, until
 
 
 class Custom(BaseException):
     """An exception that `except Exception` does not catch."""
 
 
-class Proxy:
-    """Raises when it is looked at, as werkzeug's LocalProxy does outside of a request."""
+def proxy(error: type[BaseException]) -> Callable[[], object]:
+    """Makes what raises when it is looked at, as werkzeug's LocalProxy does outside of a request."""
 
-    @property
-    def __class__(self) -> Any:
-        raise RuntimeError("working outside of request context")
+    class Proxy:
+        @property
+        def __class__(self) -> Any:
+            raise error("working outside of request context")
+
+    return Proxy
 
 
 class OddBytes(bytes):
@@ -36,7 +40,9 @@ def released() -> memoryview:
 
 
 RESULTS: dict[str, Callable[[], Any]] = {
-    "a proxy": Proxy,
+    "a proxy": proxy(RuntimeError),
+    "an odd proxy": proxy(Custom),
+    "a proxy that is cancelled": proxy(asyncio.CancelledError),
     "odd bytes": lambda: OddBytes(b"x"),
     "a released view": released,
     "a surrogate": lambda: "\udc80",
@@ -120,6 +126,40 @@ async def test_a_handler_of_notifications_that_ends_oddly_is_counted(
 
 
 @pytest.mark.parametrize("kind", ["plain", "coroutine", "suspending"])
+async def test_what_a_handler_of_notifications_returns_is_nothing_to_look_at(kind: str) -> None:
+    app = sockrpc.App()
+    app.on("odd")(ending(proxy(Custom), kind))
+    app.method("echo")(lambda call: call.payload)
+    async with serving(app) as here, here.connect() as client:
+        await client.notify("odd")
+        assert await client.call("echo", b"x") == b"x"
+        await until(lambda: here.server.statistics().notifications_running == 0)
+        assert here.server.statistics().notifications_failed == 0
+
+
+@pytest.mark.parametrize("kind", ["plain", "coroutine", "suspending"])
+@pytest.mark.parametrize("error", [RuntimeError, Custom, GeneratorExit, asyncio.CancelledError])
+async def test_a_process_request_whose_answer_can_not_be_looked_at_has_failed(
+    error: type[BaseException], kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    hook = ending(proxy(error), kind)
+    async with serving(sockrpc.App(), process_request=lambda socket, request: hook(socket)) as here:
+        assert (await ask(here.port, opening())).status == 500
+    assert [record.getMessage() for record in caplog.records] == ["process_request failed"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, Custom, GeneratorExit, asyncio.CancelledError])
+async def test_a_hook_whose_result_can_not_be_looked_at_closes_its_connection_with_1011(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    app = sockrpc.App()
+    app.on_connect(ending(proxy(error), "plain"))
+    async with serving(app) as here, await here.raw() as raw:
+        assert await raw.closing() == (1011, "on_connect failed")
+    assert "on_connect" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["plain", "coroutine", "suspending"])
 @pytest.mark.parametrize("error", [Custom, GeneratorExit, asyncio.CancelledError])
 async def test_a_hook_that_ends_oddly_closes_its_connection_with_1011(
     error: type[BaseException], kind: str, caplog: pytest.LogCaptureFixture
@@ -165,12 +205,16 @@ async def test_an_undo_hook_that_ends_oddly_does_not_stop_the_next(
     assert "undo hook" in caplog.text
 
 
-@pytest.mark.parametrize("error", [Custom, GeneratorExit, ExceptionGroup("some", [ValueError()])])
+def some_have_failed() -> ExceptionGroup:
+    return ExceptionGroup("some", [ValueError()])
+
+
+@pytest.mark.parametrize("error", [Custom, GeneratorExit, some_have_failed])
 async def test_a_coroutine_of_a_socket_that_ends_oddly_closes_it_with_1011(
-    error: Any, caplog: pytest.LogCaptureFixture
+    error: Callable[[], BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def handle(socket: sockrpc.Socket) -> None:
-        raise error
+        raise error()
 
     async with serving(handle) as here, await here.raw() as raw:
         assert await raw.closing() == (1011, "internal error")

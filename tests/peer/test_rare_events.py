@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import weakref
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 import sockrpc
 from sockrpc.limits import Limits
+from sockrpc.listen.acceptor import serve_line
 from sockrpc.peer.peer import Peer
 from sockrpc.peer.service import Service
 from sockrpc.testing.memory import End, Pair
@@ -124,6 +126,35 @@ async def test_a_connection_that_was_given_up_before_its_transport_was_made_clos
     pair = Pair(RawEnd(), protocol)
     assert pair.client.lost
     await until(lambda: protocol.wait_lost().done())
+
+
+async def test_accepting_that_is_cancelled_when_the_transport_has_been_made_gives_the_place_back() -> None:
+    class Arriving(ServerProtocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            accepting.cancel()
+
+    loop = asyncio.get_running_loop()
+    async with serving(echo_app(), max_connections=1) as here:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        accepting = loop.create_task(serve_line(loop, lambda: Arriving(here.server._service), ours, {}))
+        with pytest.raises(asyncio.CancelledError):
+            await accepting
+        assert not here.server._service.working
+        assert here.server._service.attached == 0
+        with theirs:
+            await until(lambda: has_been_closed(theirs))
+        async with here.connect() as client:
+            assert await client.call("echo", b"x") == b"x"
+
+
+def has_been_closed(line: socket.socket) -> bool:
+    line.setblocking(False)
+    try:
+        return line.recv(1) == b""
+    except BlockingIOError:
+        return False
 
 
 async def test_bytes_that_a_transport_delivers_after_the_loss_are_dropped() -> None:

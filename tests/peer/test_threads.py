@@ -201,6 +201,7 @@ def test_clients_in_several_threads_call_one_server_in_another(kind: str) -> Non
     assert served == [THREADS * CALLS]
 
 
+@pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer lets other threads in between any two lines")
 def test_no_two_threads_use_the_same_masks() -> None:
     # One of 2**32 each, so a pair that is equal by chance is rare; a pool that two threads take from at
     # once gives hundreds.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from typing import Any
 
 import pytest
 
@@ -12,8 +14,9 @@ from sockrpc.peer.names import NameTable
 from sockrpc.peer.notification import Notification
 from sockrpc.peer.table import Table
 from sockrpc.websocket.parser import Parser
+from tests.kit.handlers import EAGER
 from tests.kit.pair import MemoryServer
-from tests.kit.support import PATIENCE, notify, request, until
+from tests.kit.support import PATIENCE, notify, request, reset, until
 
 
 @pytest.mark.parametrize("kind", [Call, Notification])
@@ -85,6 +88,89 @@ async def test_a_handler_that_ends_the_process_fails_its_call_and_nothing_else(
         raw.send(request(2, "echo", b"on"))
         await here.settle()
         assert raw.answers == [(2, b"on")]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+async def test_a_notification_handler_that_ends_the_process_is_over(error: type[BaseException]) -> None:
+    app = sockrpc.App()
+    app.method("echo")(lambda call: call.payload)
+
+    @app.on("end")
+    def end(notification: sockrpc.Notification) -> None:
+        raise error
+
+    async with MemoryServer(app, close_timeout=0.1) as here:
+        raw, _ = here.raw()
+        raw.send(notify("end"))
+        with pytest.raises(error):
+            await here.settle()
+        raw.send(request(1, "echo", b"on"))
+        await here.settle()
+        assert raw.answers == [(1, b"on")]
+        statistics = here.server.statistics()
+        assert (statistics.notifications_running, statistics.notifications_failed) == (0, 0)
+
+
+@pytest.mark.parametrize("when", ["its class", "its bytes"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+async def test_a_result_that_ends_the_process_when_it_is_looked_at_fails_its_call_and_nothing_else(
+    error: type[BaseException], when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Class:
+        @property
+        def __class__(self) -> Any:
+            raise error
+
+    class Bytes(bytes):
+        def __bytes__(self) -> bytes:
+            raise error
+
+    app = sockrpc.App()
+    app.method("echo")(lambda call: call.payload)
+    app.method("end")(lambda call: Class() if when == "its class" else Bytes())
+    async with MemoryServer(app, close_timeout=0.1) as here:
+        raw, _ = here.raw()
+        raw.send(request(1, "end"))
+        with pytest.raises(error):
+            await here.settle()
+        assert "was ended by the process's own end" in caplog.text
+        raw.send(request(2, "echo", b"on"))
+        await here.settle()
+        assert raw.answers == [(2, b"on")]
+        statistics = here.server.statistics()
+        assert (statistics.calls_failed, statistics.calls_running) == (1, 0)
+
+
+@pytest.mark.skipif(not EAGER, reason="on 3.11 a first step is the event loop's own")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+async def test_an_undo_hook_that_ends_the_process_is_the_last_and_its_call_is_over(
+    error: type[BaseException],
+) -> None:
+    undone: list[str] = []
+
+    def end() -> None:
+        undone.append("last")
+        raise error
+
+    async def handle(socket: sockrpc.Socket) -> None:
+        async for call in socket:
+            call.on_abort(undone.append, "first")
+            call.on_abort(end)
+
+    # The constructor of the eager task raises, so nobody but asyncio ever sees that task.
+    untold: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: untold.append(context["message"]))
+    async with MemoryServer(handle, close_timeout=0.1) as here:
+        raw, _ = here.raw()
+        raw.send(request(1, "work"))
+        await here.settle()
+        raw.send(reset(1))
+        with pytest.raises(error):
+            await here.settle()
+        assert undone == ["last"]
+        assert here.server.statistics().calls_running == 0
+        gc.collect()
+    assert set(untold) <= {"Task exception was never retrieved"}
 
 
 async def test_what_waits_for_nothing_more_does_not_wait() -> None:

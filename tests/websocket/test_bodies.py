@@ -15,7 +15,7 @@ import sockrpc
 from sockrpc.listen.opening import MAX_UNREAD_BYTES
 from sockrpc.websocket.bodies import Framed, Refusal, take_framing
 from tests.kit.http_peer import Answer, ask, line_to, parse_answer
-from tests.kit.support import PATIENCE, PING, PONG, frame, opening, serving, until
+from tests.kit.support import PATIENCE, PING, PONG, frame, has_ended, opening, serving, until
 from tests.kit.tls import client_context, server_context
 
 pytestmark = pytest.mark.newest
@@ -102,6 +102,7 @@ async def test_a_body_that_comes_while_process_request_waits_is_dropped(
 
 async def test_what_a_peer_sends_while_process_request_waits_is_bounded() -> None:
     may_go_on, begun = asyncio.Event(), asyncio.Event()
+    pings = 100_000
 
     async def hook(socket: sockrpc.Socket, request: Request) -> None:
         begun.set()
@@ -114,7 +115,7 @@ async def test_what_a_peer_sends_while_process_request_waits_is_bounded() -> Non
         writer.write(opening())
         await begun.wait()
         (connection,) = here.server._service.working
-        writer.write(frame(PING, b"x") * 1_000_000)
+        writer.write(frame(PING, b"x") * pings)
         await until(lambda: not connection.transport.is_reading())
         for _ in range(50):
             await asyncio.sleep(0)
@@ -125,7 +126,7 @@ async def test_what_a_peer_sends_while_process_request_waits_is_bounded() -> Non
         async with asyncio.timeout(PATIENCE):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
             # All of it is read and answered then.
-            await reader.readexactly(1_000_000 * len(frame(PONG, b"x", masked=False)))
+            await reader.readexactly(pings * len(frame(PONG, b"x", masked=False)))
 
 
 @pytest.mark.parametrize(
@@ -211,6 +212,28 @@ async def test_a_body_that_never_comes_is_awaited_for_close_timeout() -> None:
         assert 0.3 <= loop.time() - began < PATIENCE / 2
         assert here.server._service.attached == 0
         writer.close()
+
+
+async def test_a_large_answer_ends_when_it_has_left_though_the_body_never_comes() -> None:
+    # More than the systems at both ends take.
+    body = bytes(16 * 1024 * 1024)
+
+    def hook(socket: sockrpc.Socket, request: Request) -> Response:
+        return Response(200, "OK", Headers(), body)
+
+    async with (
+        serving(sockrpc.App(), process_request=hook, close_timeout=60.0) as here,
+        line_to(here.port) as (reader, writer),
+    ):
+        writer.write(HEAD.encode() + b"Content-Length: 10\r\n\r\n")
+        await until(lambda: here.server._service.working)
+        (connection,) = here.server._service.working
+        await until(lambda: has_ended(connection))
+        assert connection.transport.get_write_buffer_size() > 0
+        async with asyncio.timeout(PATIENCE):
+            answer = await reader.read()
+        assert answer.endswith(body)
+        assert here.server._service.working, "the body is still awaited"
 
 
 async def test_a_body_without_end_is_read_for_so_many_bytes_and_no_more() -> None:

@@ -22,10 +22,11 @@ from tests.kit.support import CLOSE, PATIENCE, PING, cut, frame, opening, reques
 from tests.kit.tls import client_context, server_context
 
 PAGE = bytes(range(256)) * 6_000  # 1.5 MB, which take as many seconds
-PAUSE = 0.03
+# All of it takes longer where the machine is slower, too.
+PAUSE = 0.003 * PATIENCE
 STEP = 30_000
-# Longer than a client's TLS takes to get rid of the 256 KiB that it holds.
-CLOSE_TIMEOUT = 0.4
+# Longer than a client's TLS takes to get rid of the 256 KiB that it holds, in which nothing is seen to leave.
+CLOSE_TIMEOUT = 0.04 * PATIENCE
 
 secure = pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 
@@ -84,6 +85,15 @@ async def test_a_page_arrives_whole_however_long_its_reader_takes(secure: bool) 
         assert head.startswith(b"HTTP/1.1 200 ")
         assert body == PAGE
         await until(lambda: not here.server._service.working)
+
+
+async def test_what_tls_has_encrypted_is_seen_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its transport does not tell of it; the reader takes some of it at a time, and long pauses between.
+    monkeypatch.setattr("tests.test_closing_slowly.PAUSE", 3 * PAUSE)
+    monkeypatch.setattr("tests.test_closing_slowly.CLOSE_TIMEOUT", 3 * CLOSE_TIMEOUT)
+    async with slow_line(True) as (_, reader, writer), asyncio.timeout(6 * PATIENCE):
+        writer.write(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await read_slowly(reader)).endswith(PAGE)
 
 
 @secure
@@ -195,7 +205,8 @@ class Dead:
 
     def __getattr__(self, name: str) -> Any:
         def method(*arguments: object) -> None:
-            raise self.error
+            # A new one each time: what has been raised keeps the frames that it went through.
+            raise type(self.error)(*self.error.args)
 
         return method
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -12,7 +14,8 @@ import sockrpc
 from tests.conftest import LOOPS
 from tests.kit.clock import new_still_loop
 from tests.kit.pair import MemoryServer
-from tests.kit.support import PING
+from tests.kit.support import PING, request
+from tests.kit.work import Work
 
 INTERVAL, TIMEOUT, STALL, CLOSE_TIMEOUT = 20.0, 12.0, 40.0, 8.0
 # The sweep looks once a second, and carries out its verdict at the second look.
@@ -53,12 +56,17 @@ class Line:
         return bool(self.here.server.connections)
 
 
-def played(kind: str, test: Callable[[Line], Coroutine[Any, Any, None]], **limits: Any) -> None:
+def played(
+    kind: str,
+    test: Callable[[Line], Coroutine[Any, Any, None]],
+    app: sockrpc.App | None = None,
+    **limits: Any,
+) -> None:
     """Run a test on a loop whose clock is its own."""
     loop = new_still_loop(kind)
 
     async def play() -> None:
-        here = MemoryServer(sockrpc.App(), **(LIMITS | limits))
+        here = MemoryServer(app or sockrpc.App(), **(LIMITS | limits))
         line = Line(loop, here)
         try:
             await test(line)
@@ -150,3 +158,38 @@ def test_one_that_does_not_read_the_close_frame_is_not_closed_for_being_slow(kin
         assert line.here.server.statistics().slow_peers_closed == 0
 
     played(kind, test, output_high_bytes=1000, output_low_bytes=500, close_timeout=CLOSE_TIMEOUT)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell what a look is for")
+@by_loop
+def test_of_more_paused_connections_than_are_pinged_at_once_each_has_its_turn(kind: str) -> None:
+    at_once, count, looks = 256, 600, 50
+    ours, theirs = socket.socketpair()
+    theirs.send(b"unread")
+
+    async def test(line: Line) -> None:
+        pairs = [line.here.raw() for _ in range(count)]
+        for raw, pair in pairs:
+            # All have bytes that wait in the system: those of one and the same socket.
+            pair.server.get_extra_info = lambda name, default=None: ours
+            raw.send(request(1, "work"), request(2, "work"))
+        await line.here.settle()
+        assert not any(pair.server.is_reading() for _, pair in pairs)
+        # The first look is at what may be a pause of a moment.
+        await line.pass_time(1)
+        for raw, _ in pairs:
+            raw.frames.clear()
+        for _ in range(looks):
+            line.loop.advance(0.4)
+            await line.here.settle()
+        pings = [sum(opcode == PING for opcode, _ in raw.frames) for raw, _ in pairs]
+        assert sum(pings) == looks * at_once
+        # Who comes first is drawn: one in a billion misses all of them.
+        assert min(pings) > 0
+        there.may_answer.set()
+        for raw, _ in pairs:
+            raw.transport.abort()
+
+    there = Work()
+    with ours, theirs:
+        played(kind, test, there.app(), max_in_flight=1, max_waiting_calls=1, ping_interval=3600.0)

@@ -201,7 +201,7 @@ async def test_a_message_that_never_ends_leaves_with_its_connection() -> None:
 
 
 async def test_what_fragments_were_put_together_in_is_freed_with_their_message() -> None:
-    parts, connections = 64, 4
+    parts, connections = 16, 4
     part = bytes(64 * KIB)
     async with serving(app()) as here:
         raws = [await here.raw() for _ in range(connections)]

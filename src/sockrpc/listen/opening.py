@@ -240,16 +240,17 @@ class ServerOpening:
             return
         try:
             result = self.connection.call_hook(self.policy.process_request, self.connection.socket, outcome)
+            waiting = result if inspect.isawaitable(result) else None
         except ENDS_PROCESS:
             raise
         except BaseException as error:
             self.failed(error)
             return
-        if inspect.isawaitable(result):
-            self.task = self.connection.create_task(self.wait(result, outcome))
-            if inspect.iscoroutine(result):
+        if waiting is not None:
+            self.task = self.connection.create_task(self.wait(waiting, outcome))
+            if inspect.iscoroutine(waiting):
                 # A task that is cancelled before its first step never awaits it.
-                self.task.add_done_callback(lambda _: result.close())
+                self.task.add_done_callback(lambda _: waiting.close())
         else:
             self.decide(outcome, result)
 
@@ -287,17 +288,23 @@ class ServerOpening:
         if more is not None:
             LOG.warning("refused: %s%s", text, more, extra=self.log_fields)
 
-    def decide(self, request: Request, response: Response | None) -> None:
+    def decide(self, request: Request, response: object) -> None:
         """Open the connection, or send a response that opens none."""
         connection = self.connection
         if connection is None:
             return
         head = request.method == "HEAD"
         if response is not None:
-            if isinstance(response, Response):
-                self.refuse(response, head=head)
+            try:
+                if not isinstance(response, Response):
+                    raise TypeError(f"process_request returned {response!r}, not a Response or None")
+            except ENDS_PROCESS:
+                raise
+            except BaseException as error:
+                # Looking at it runs code of its own, which may raise anything.
+                self.failed(error)
             else:
-                self.failed(TypeError(f"process_request returned {response!r}, not a Response or None"))
+                self.refuse(response, head=head)
             return
         response = self.handshake.answer(request, path=self.policy.path, origins=self.policy.origins)
         if response.status_code != 101:

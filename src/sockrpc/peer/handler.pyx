@@ -58,7 +58,9 @@ cdef bint is_coroutine(object result) except -1:
         return False
     try:
         return asyncio.iscoroutine(result)
-    except Exception:
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException:
         # It raises when it is looked at, which `encode_payload` will say.
         return False
 

@@ -52,10 +52,6 @@ cdef class Notification(Procedure):
     cdef int broke_off(self, object error) except -1:
         return self.over()
 
-    cdef int taken(self) except -1:
-        # The iterator has it: it counts no more.
-        return 0
-
     cdef int over(self) except -1:
         if not self.is_over:
             self.is_over = True

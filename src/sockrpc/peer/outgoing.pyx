@@ -30,7 +30,7 @@ cdef Py_ssize_t forks = 0
 def count_fork() -> None:
     """This process is a new one."""
     global forks
-    forks += 1
+    forks += 1  # pragma: no trace
 
 
 if hasattr(os, "register_at_fork"):
@@ -68,7 +68,8 @@ cdef class Caller(WatchedConnection):
             # Whatever comes next says so.
             return 0
         if self.forks != forks:
-            raise UsageError("this client was made before os.fork(); its connection is the parent process's")
+            raise UsageError(  # pragma: no trace
+                "this client was made before os.fork(); its connection is the parent process's")
         if running_loop() is None and not loop.is_running() and not loop.is_closed():
             return 0
         raise UsageError(
@@ -83,7 +84,7 @@ cdef class Caller(WatchedConnection):
         if not self.context.loop.is_closed():
             try:
                 self.context.call_in_loop(self.close_unwaited)
-            except RuntimeError:  # pragma: no trace
+            except RuntimeError:
                 # The loop was closed in this moment, by its own thread.
                 pass
         return True

@@ -37,7 +37,7 @@ cdef class Procedure(Entry):
             # The task copies them.
             return self.service.context.start_task(coroutine, True)
         finally:
-            exit_variables(variables)
+            exit_variables(variables)  # pragma: no trace
 
     cdef bint owns(self, object task) except -1:
         raise NotImplementedError

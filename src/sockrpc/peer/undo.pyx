@@ -46,7 +46,7 @@ cdef class UndoHooks:
         try:
             return self.service.context.start_task(self._run(), False)
         finally:
-            exit_variables(self.variables)
+            exit_variables(self.variables)  # pragma: no trace
 
     async def _run(self) -> None:
         while self.hooks:

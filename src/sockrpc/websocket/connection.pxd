@@ -55,7 +55,8 @@ cdef class Connection(Output):
     cdef int64_t ping_position       # where its end is in `written_bytes`; 0: nothing stood before it
     cdef double output_stalled_since
     cdef double reading_stalled_since
-    cdef int64_t left_mark           # what had left this host, and
+    cdef int64_t left_mark           # what had left this host (-1: not known yet),
+    cdef int64_t moved_mark          # a number that changes whenever something leaves it, and
     cdef uint64_t started_mark       # what had left the waiting queue, at the last sweep
     cdef uint64_t left_queue         # procedures that have left the waiting queue
 

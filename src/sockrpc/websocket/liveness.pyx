@@ -103,26 +103,32 @@ cdef class WatchedConnection(Connection):
 
     cdef int watch_output(self, double now) except -1:
         cdef int64_t left
+        cdef int64_t moved
         if not self.write_paused:
             self.output_stalled_since = 0.0
             if not self.awaiting_pong or not self.ping_position:
                 return 0
         left = self.left_bytes()
-        if self.write_paused and (left != self.left_mark or not self.output_stalled_since):
+        moved = self.moved_bytes(left)
+        if self.write_paused and (moved != self.moved_mark or not self.output_stalled_since):
             self.output_stalled_since = now
         if self.awaiting_pong and left != self.left_mark and self.left_mark < self.ping_position:
             # The line is slow, not dead: what was written before the ping is still on its way.
             self.pinged_at = now
         self.left_mark = left
+        self.moved_mark = moved
         return 0
 
     cdef int watch_closing(self, double now) except -1:
-        # Who reads on has the time it takes: `close_timeout` is that without progress. It is not of those
-        # who are refused before their request came, for they count nowhere.
+        # Who reads on has the time it takes: `close_timeout` is that without progress, also of the last that
+        # was here. It is not of those who are refused before their request came, for they count nowhere.
         cdef int64_t left = self.left_bytes()
-        if left != self.left_mark and left < <int64_t> self.written_bytes and not self.is_brief:
+        cdef int64_t moved = self.moved_bytes(left)
+        cdef bint had_output = 0 <= self.left_mark < <int64_t> self.written_bytes
+        if moved != self.moved_mark and had_output and not self.is_brief:
             self.deadline = max(self.deadline, now + self.settings.close_timeout)
         self.left_mark = left
+        self.moved_mark = moved
         if self.fin_is_due:
             self.end_output()
         return 0
@@ -152,8 +158,8 @@ cdef class WatchedConnection(Connection):
         cdef int descriptor = self.descriptor()
         cdef int seen = LINE_IS_QUIET if descriptor < 0 else sockrpc_look(descriptor)
         if seen == LINE_IS_UNKNOWN:
-            line = self.tell("get_extra_info", ("socket",))
-            return LINE_HAS_ENDED if has_nothing_to_read_but_the_end(line) else LINE_IS_QUIET
+            line = self.tell("get_extra_info", ("socket",))  # pragma: only windows
+            return LINE_HAS_ENDED if has_nothing_to_read_but_the_end(line) else LINE_IS_QUIET  # pragma: only windows
         return seen
 
     cdef bint find_overdue(self, double now) except -1:

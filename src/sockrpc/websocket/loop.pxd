@@ -61,4 +61,3 @@ cdef class LoopContext:
     cdef object start_task(self, object coroutine, bint by_factory)
 
 cdef LoopContext context_of(object loop)
-cdef double clock() noexcept nogil   # monotonic seconds; for measuring, not comparable with loop time

@@ -58,10 +58,6 @@ cdef object Task = asyncio.Task
 cdef dict contexts = {}
 
 
-cdef double clock() noexcept nogil:
-    return sockrpc_clock()
-
-
 cdef class Member:
     """A connection as its loop sees it."""
 

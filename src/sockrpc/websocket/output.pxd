@@ -54,4 +54,5 @@ cdef class Output(Member):
     cdef int descriptor(self) except -2   # of the socket; -1: there is none any more
     # How many of `written_bytes` have left this host for good, as far as the system tells.
     cdef int64_t left_bytes(self) except? -1
+    cdef int64_t moved_bytes(self, int64_t left) except? -1
     cdef int append_frame(self, bytes frame) except -1
