@@ -129,7 +129,7 @@ async def test_a_connection_that_was_given_up_before_its_transport_was_made_clos
 
 
 async def test_accepting_that_is_cancelled_when_the_transport_has_been_made_gives_the_place_back() -> None:
-    class Arriving(ServerProtocol):
+    class Arriving(Peer):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             accepting.cancel()
@@ -138,7 +138,7 @@ async def test_accepting_that_is_cancelled_when_the_transport_has_been_made_give
     async with serving(echo_app(), max_connections=1) as here:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        accepting = loop.create_task(serve_line(loop, lambda: Arriving(here.server._service), ours, {}))
+        accepting = loop.create_task(serve_line(loop, lambda: Arriving("server", here.server._service), ours, {}))
         with pytest.raises(asyncio.CancelledError):
             await accepting
         assert not here.server._service.working

@@ -27,7 +27,7 @@ from sockrpc.websocket.connection cimport STATE_CLOSING, STATE_CONNECTING, Conne
 from sockrpc.websocket.liveness cimport WatchedConnection
 from sockrpc.websocket.parser cimport Parser, copy_part
 
-from sockrpc._frames import SUBPROTOCOL
+from sockrpc._frames import SUBPROTOCOL as _SUBPROTOCOL
 
 cdef enum:
     # Of a connection that ends, so many calls are cancelled before other connections get their turn:
@@ -81,7 +81,7 @@ cdef class PeerBase(Gate):
         self.closes_tcp_first = self.role.closes_tcp_first
         self.parser = Parser(role, self.settings.max_message_bytes)
         self.incoming = RequestTable()
-        self.life = life_of(SUBPROTOCOL)
+        self.life = life_of(_SUBPROTOCOL)
 
     def connection_made(self, transport) -> None:
         """Called by the transport: it is connected; the opening handshake begins."""

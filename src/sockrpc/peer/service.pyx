@@ -17,7 +17,7 @@ from sockrpc.websocket.loop cimport LoopContext
 from sockrpc.websocket.output cimport Settings
 
 from sockrpc.peer.rate_limited_log import RateLimitedLog
-from sockrpc.peer.tally import OUTCOMES
+from sockrpc.peer.tally import OUTCOMES as _OUTCOMES
 
 
 # What a client serves, so far.
@@ -107,7 +107,7 @@ cdef class Service:
             sent += connection.written_bytes
         return {
             "calls_started": self.calls_started,
-            **{each.counter: total.ended[number] for number, each in enumerate(OUTCOMES, 1)},
+            **{each.counter: total.ended[number] for number, each in enumerate(_OUTCOMES, 1)},
             "connections_accepted": self.accepted,
             "slow_peers_closed": self.slow_peers_closed,
             "bytes_received": self.bytes_received + received,

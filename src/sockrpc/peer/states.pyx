@@ -104,6 +104,7 @@ cdef int fill(Cell *cells, tuple rows, int column, dict states, dict inputs, dic
 for column in range(COLUMNS):
     fill(LIVES[column].callee, CALLEE, column, CALLEE_STATE_NUMBERS, CALLEE_INPUT_NUMBERS, CALLEE_ACTION_NUMBERS)
     fill(LIVES[column].caller, CALLER, column, CALLER_STATE_NUMBERS, CALLER_INPUT_NUMBERS, CALLER_ACTION_NUMBERS)
+del column
 
 
 cdef const Life *life_of(str protocol) except NULL:

@@ -1,7 +1,6 @@
 """One connection: a transport joined to the WebSocket level, with one closing path.
 
-Output is gathered and written once per read or loop iteration, and flow control stands here; keepalive
-and stalls are watched one class further on; what messages mean is for the subclasses of the two roles.
+Output is gathered and written once per read or loop iteration. Subclasses give messages their meaning.
 """
 
 cimport cython
@@ -341,8 +340,7 @@ cdef class Connection(Output):
     cdef int restart_parsing(self) except -1:
         # The caller may be deep inside a handler of this very connection.
         if self.parsing_stopped:
-            self.parsing_stopped = False
-            self.yielded = True
+            self.parsing_stopped, self.yielded = False, True
             self.context.postpone(self)
 
     cdef int proceed(self) except -1:
