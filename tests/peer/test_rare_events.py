@@ -138,7 +138,10 @@ async def test_accepting_that_is_cancelled_when_the_transport_has_been_made_give
     async with serving(echo_app(), max_connections=1) as here:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        accepting = loop.create_task(serve_line(loop, lambda: Arriving("server", here.server._service), ours, {}))
+        service = here.server._service
+        accepting = loop.create_task(serve_line(loop, lambda: Arriving("server", service), ours, {}))
+            serve_line(loop, lambda: Arriving("server", here.server._service), ours, {})
+        )
         with pytest.raises(asyncio.CancelledError):
             await accepting
         assert not here.server._service.working
