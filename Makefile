@@ -1,10 +1,10 @@
-## Everything is set up as needed, in virtual environments of its own below .venv/.
+## Every target sets up the virtual environment that it needs, below .venv/.
 ##
 ##   make demo    build, install and run the demo server     (ARGS="--port 8000")
 ##   make test    the tests on every CPython >= 3.11 found   (PYTHONS="3.11 3.13"  PYTEST_ARGS="-k reset"  JOBS=1)
 ##   make dev     the environment for one test at a time, built in the source tree; again after a .pyx changed
 ##   make check   static checks: lint, format, types on all systems, stubs, workflows
-##   make lint    the part of it that is about pyproject.toml and .github
+##   make lint    the part of it for pyproject.toml and .github
 ##   make docs    the documentation, built strictly, into build/docs/
 ##   make bench   benchmarks on the newest interpreter       (ARGS="-k frames")
 ##   make conformance   every case of Autobahn's test-suite, both roles (needs a Python 2.7, or WSTEST)
@@ -20,12 +20,12 @@
 ##   make cover   line coverage; fails if a line of a .pyx is not executed
 ##   make wheel   source distribution and wheel into dist/    (PYTHONS=3.11: for that Python)
 ##   make wheels  both proved: tags, contents, installing, the tests, a build for aarch64  (ARGS="sdist wheel")
-##   make clean   remove all that the others made
+##   make clean   remove everything that the other targets made
 ##
 ## PYTHONS also chooses the interpreter of the other targets; the newest released one is the default.
 ## SOCKRPC_DEBUG=1 builds with assertions and debug symbols: SOCKRPC_DEBUG=1 make test
 
-# Thin on purpose: how environments are made and tests are run stands in scripts/, typed and linted.
+# This file is thin on purpose: scripts/ makes the environments and runs the tests, typed and linted.
 .DEFAULT_GOAL := help
 .PHONY: help demo test dev check lint wheels docs bench conformance soak fuzz cover wheel clean asan asan-quick bench-targets bench-workers bench-peers guard guard-selftest
 export PYTHONS PYTEST_ARGS JOBS
@@ -65,7 +65,7 @@ ifneq ($(wildcard tests/typing),)
 endif
 	@$(MAKE) --no-print-directory docs
 
-# -E: what an earlier build has read is read again, or its warnings would be told once only.
+# -E reads every page anew; otherwise the warnings of an earlier build would not appear again.
 docs:
 	@$(IN) --group docs 'docs-{minor}' -- python -P -m sphinx -W --keep-going -n -q -E -b html \
 	    -d build/doctrees docs build/docs

@@ -38,7 +38,7 @@ OTHERS = [
     # Names of types that stand for others.
     r"(CompressionName|Headers|Origins|ProcessRequest|SocketHandler)",
     # The same classes under the names of private modules, and type variables.
-    r"sockrpc\.(_statistics|testing\.joined)\.\w+",
+    r"sockrpc\.(observe\.statistics|peer\.tally|testing\.joined)\.\w+",
     r"sockrpc\.app\.[A-Z]",
 ]
 nitpick_ignore_regex = [("py:.*", others) for others in OTHERS]

@@ -153,30 +153,36 @@ def endings() -> Picture:
 
 
 def layers() -> Picture:
-    picture = Picture("The layers", 720, 390)
-    picture.box(250, 20, 220, 44, "cli, js", "the outside")
-    picture.box(120, 94, 220, 44, "server", "accept, limits, signals, drain")
-    picture.box(380, 94, 220, 44, "client", "connect, calls, reconnect")
-    picture.box(30, 168, 200, 44, "app", "which handler answers")
-    picture.box(260, 168, 200, 44, "rooms", "membership")
-    picture.box(490, 168, 200, 44, "connection", "writes, flow control, keepalive")
-    picture.box(30, 252, 200, 44, "handshake", "the opening, both sides")
-    picture.box(260, 252, 200, 44, "dispatch", "id → call, mass abort", kind="mark")
-    picture.box(490, 252, 200, 44, "frames, WebSocket", "bytes in, verdicts out", kind="mark")
-    picture.box(260, 326, 200, 44, "errors", "by whose fault")
+    picture = Picture("The layers", 720, 510)
+    picture.box(250, 16, 220, 44, "cli, demo", "the outside")
+    picture.box(130, 88, 220, 44, "process", "serves until a signal")
+    picture.box(130, 160, 220, 44, "server", "accept, limits, drain")
+    picture.box(430, 160, 220, 44, "connect", "connect, reconnect")
+    picture.box(10, 232, 160, 44, "observe", "statistics, inspector")
+    picture.box(190, 232, 160, 44, "app", "name → handler")
+    picture.box(370, 232, 160, 44, "listen", "OS socket → open")
+    picture.box(550, 232, 160, 44, "dial", "URI → open")
+    picture.box(220, 304, 280, 44, "peer", "calls, notifications, cancelling", kind="mark")
+    picture.box(220, 376, 280, 44, "websocket", "RFC 6455: bytes, messages, closing", kind="mark")
+    picture.box(220, 448, 280, 44, "_frames, limits, errors", "the contract")
     for x1, y1, x2, y2 in (
-        (330, 64, 260, 94),
-        (390, 64, 460, 94),
-        (200, 138, 140, 168),
-        (270, 138, 350, 168),
-        (500, 138, 570, 168),
-        (590, 212, 590, 252),
-        (540, 212, 400, 252),
-        (500, 212, 200, 252),
-        (360, 296, 360, 326),
+        (320, 60, 250, 88),
+        (420, 60, 530, 160),
+        (240, 132, 240, 160),
+        (190, 204, 100, 232),
+        (240, 204, 265, 232),
+        (310, 204, 430, 232),
+        (590, 204, 625, 232),
+        (550, 254, 532, 254),
+        (90, 276, 250, 304),
+        (270, 276, 320, 304),
+        (450, 276, 400, 304),
+        (630, 276, 470, 304),
+        (360, 348, 360, 376),
+        (360, 420, 360, 448),
     ):
         picture.arrow(x1, y1, x2, y2)
-    picture.text(30, 352, "blue: compiled", "small")
+    picture.text(30, 474, "blue: compiled, and so is _frames", "small")
     return picture
 
 

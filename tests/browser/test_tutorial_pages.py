@@ -55,7 +55,7 @@ def test_the_page_shows_the_answer(tabs: Tabs) -> None:
     page = tabs.open()
     expect(page.locator("#address")).to_have_text("127.0.0.1")
     page.get_by_role("button", name="uppercase").click()
-    expect(page.locator("#answer")).to_have_text(told("request-and-response", r"beside it stands (\w+)\."))
+    expect(page.locator("#answer")).to_have_text(told("request-and-response", r"(\w+) appears beside it\."))
 
 
 @pytest.mark.parametrize("tabs", ["notifications"], indirect=True)

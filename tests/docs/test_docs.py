@@ -147,8 +147,8 @@ def test_each_limit_has_its_default_and_its_sides(field: dataclasses.Field[objec
 
 def test_which_limits_may_be_none_or_zero() -> None:
     table, _, _ = TEXT.partition("## Limits")[2].partition("\n## Command line")
-    (may_be_none,) = re.findall(r"\. ((?:`\w+`(?:, | and\s+)?)+)\s+may be None", table)
-    (may_be_zero,) = re.findall(r"\. ((?:`\w+`(?:, |\s+and\s+)?)+)\s+may be 0", table)
+    (may_be_none,) = re.findall(r"\. ((?:`\w+`(?:,\s+|\s+and\s+)?)+)\s+may be None", table)
+    (may_be_zero,) = re.findall(r"\. ((?:`\w+`(?:,\s+|\s+and\s+)?)+)\s+may be 0", table)
     for field in dataclasses.fields(Limits):
         for value, told in ((None, may_be_none), (0, may_be_zero)):
             # The order of the output limits is another rule.
@@ -193,7 +193,7 @@ def test_the_help_of_each_command_is_shown() -> None:
 
 
 def test_the_exit_codes() -> None:
-    section = " ".join(TEXT.partition("Exit codes: ")[2].split())
+    section = " ".join(TEXT.partition("The exit codes are ")[2].split())
     codes = [0, cli.EXIT_FAILED, cli.EXIT_USAGE, cli.EXIT_TIMED_OUT, cli.EXIT_INTERRUPTED]
     assert [int(part.split()[0]) for part in section.split("; ")] == codes
     assert f"{cli.DEFAULT_TIMEOUT:g} by default" in TEXT

@@ -16,7 +16,8 @@ from tests.kit.transcript import LOG_CAPTION, SERVER_CAPTION, Transcript
 pytestmark = pytest.mark.docs
 
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "PROTOCOL.md", "SECURITY.md", "CHANGELOG.md")),
+    *sorted(ROOT.glob("*.md")),
+    ROOT / "tests" / "README.md",
     ROOT / "src" / "sockrpc" / "js" / "README.md",
     *sorted(DOCS.rglob("*.md")),
 ]

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.docs
 
 PAGES = sorted(
     page
-    for folder in (".", "bench", "docs", "src/sockrpc/js")
+    for folder in (".", "bench", "docs", "src/sockrpc/js", "tests")
     for page in (ROOT / folder).glob("**/*.md" if folder == "docs" else "*.md")
 )
 

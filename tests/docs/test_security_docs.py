@@ -22,7 +22,7 @@ NOT_AGAINST_PEERS = {"stop_grace", "abort_grace", "max_threads", "output_low_byt
 
 
 def rows() -> list[list[str]]:
-    table = TEXT.partition("## Threats")[2].partition("\n\nWhat an exception")[0]
+    table = TEXT.partition("## Threats")[2].partition("\n\nA handler's exception")[0]
     lines = [line for line in table.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
 
