@@ -1,5 +1,4 @@
-"""Which thread and process an object of an event loop may be used from, and how other threads call into
-it."""
+"""Checks that objects are used only in their event loop, and calls into it from other threads."""
 
 from __future__ import annotations
 

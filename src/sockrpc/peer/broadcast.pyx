@@ -1,4 +1,4 @@
-"""One notification to many connections: the part of a broadcast that runs for each of them."""
+"""A notification to many connections: the part of a broadcast that runs for each of them."""
 
 cimport cython
 

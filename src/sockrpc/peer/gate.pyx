@@ -40,7 +40,7 @@ cdef class Gate(Host):
     cdef bint may_start(self, Procedure procedure) noexcept:
         if self.shut:
             return False
-        # One payload may always run, whatever its size; otherwise it would wait for ever.
+        # A payload of any size may run alone; otherwise it would wait for ever.
         if self.running_bytes and (
             self.running_bytes + PyBytes_GET_SIZE(procedure.payload) > self.settings.max_held_bytes
         ):
@@ -239,8 +239,7 @@ cdef class Gate(Host):
         self.advance()
 
     def wait_procedure(self):
-        """Return a future that is done when `take` may have something, or the connection has ended; several may
-        wait."""
+        """Return a future that is done when `take` may have something or the connection has ended."""
         taker = self.context.loop.create_future()
         if self.ended and self.waiting.head is None:
             taker.set_result(None)

@@ -7,7 +7,7 @@ from sockrpc.peer.states cimport Life
 from sockrpc.peer.table cimport Entry, RequestTable
 from sockrpc.websocket.liveness cimport WatchedConnection
 
-# One call that waits for its answer. The connection holds it; otherwise nothing would hold a task that waits in it.
+# A call that waits for its answer. The connection holds it; otherwise nothing would hold a task that waits in it.
 cdef class OutgoingCall(Entry):
     cdef readonly object future      # of the payload
     cdef bytes name

@@ -39,7 +39,7 @@ if hasattr(os, "register_at_fork"):
 
 @cython.final
 cdef class OutgoingCall(Entry):
-    """One call that waits for its answer in `future`."""
+    """A call that waits for its answer in `future`."""
 
     def __dealloc__(self):
         # Remove it before `future` goes: code that runs then may look into the table and would find this entry.

@@ -1,4 +1,4 @@
-# One connection with RPC, in either role.
+# A connection with RPC, in either role.
 
 from sockrpc._frames cimport Frame
 from sockrpc.peer.gate cimport Gate

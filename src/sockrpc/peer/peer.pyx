@@ -1,4 +1,4 @@
-"""One connection with RPC, in either role: the meaning of frames, and the start and end of calls."""
+"""A connection with RPC, in either role: the meaning of frames, and the start and end of calls."""
 
 cimport cython
 from cpython.bytes cimport PyBytes_GET_SIZE
@@ -63,7 +63,7 @@ RECEIVE[<int> OPCODE_RESPONSE] = PeerBase.receive_response
 
 # Peer, at the end of this file, joins it to asyncio.BufferedProtocol.
 cdef class PeerBase(Gate):
-    """One end of a connection.
+    """An end of a connection.
 
     Args:
         role: "server" or "client".
@@ -379,7 +379,7 @@ cdef class PeerBase(Gate):
 
 
 class Peer(PeerBase, asyncio.BufferedProtocol):
-    """One end of a connection, as asyncio recognises it.
+    """An end of a connection, as asyncio recognises it.
 
     asyncio asks `isinstance(protocol, BufferedProtocol)`, which a compiled class cannot inherit from.
     """

@@ -1,5 +1,7 @@
-"""Worker threads for blocking handlers. They are daemonic so that a stuck one cannot keep a stopped server
-alive; the interpreter joins those of concurrent.futures when it ends.
+"""Worker threads for blocking handlers.
+
+They are daemonic so that a stuck one cannot keep a stopped server alive; the interpreter joins those of
+concurrent.futures when it ends.
 
 All state belongs to the event loop's thread; a worker only runs functions and reports back.
 """
@@ -46,8 +48,7 @@ class Job:
 
 
 class PendingJobs:
-    """Jobs that wait for a thread. The keys take turns, so that no job waits for all that another key has
-    sent.
+    """Jobs that wait for a thread; their keys take turns, so that no key holds up the others.
 
     Every operation takes constant time.
     """

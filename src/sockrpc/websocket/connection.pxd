@@ -1,4 +1,4 @@
-# One connection, which joins a transport to the WebSocket level. Both roles are subclasses.
+# A connection, which joins a transport to the WebSocket level. Both roles are subclasses.
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 

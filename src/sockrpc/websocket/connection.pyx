@@ -1,4 +1,4 @@
-"""One connection: a transport joined to the WebSocket level, with a single closing path.
+"""A connection: a transport joined to the WebSocket level, with a single closing path.
 
 Output is gathered and written once per read or loop iteration. Subclasses give messages their meaning.
 """

@@ -1,4 +1,4 @@
-"""One HTTP request of a client and its response, by h11; bytes in, bytes out."""
+"""An HTTP request of a client and its response, by h11; bytes in, bytes out."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Answer(NamedTuple):
 
 
 class Exchange:
-    """One request and its response.
+    """A request and its response.
 
     Interim responses (RFC 9110 15.2) are skipped. A refusal is complete once its body is, or enough of it.
 

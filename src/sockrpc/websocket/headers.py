@@ -39,7 +39,7 @@ def check_headers(headers: Headers, origin: str | None) -> list[tuple[str, str]]
     """Return the caller's headers as pairs, with the Origin among them.
 
     Raises:
-        UsageError: One is not a valid header, or the caller must not set it.
+        UsageError: A header is not valid, or the caller must not set it.
     """
     pairs = (
         list(headers.items()) if isinstance(headers, Mapping) else [(name, value) for name, value in headers]

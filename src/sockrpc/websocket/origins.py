@@ -36,7 +36,7 @@ def check_origins(origins: Origins) -> Origins:
     """Return the origins unchanged if each could be that of a page.
 
     Raises:
-        UsageError: One could never be; the message shows how to write it.
+        UsageError: An entry can never be an origin; the message shows how to write it.
     """
     if origins is None or origins == "*":
         return origins

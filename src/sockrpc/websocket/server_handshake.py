@@ -126,8 +126,7 @@ class ServerHandshake:
         self.body_size: int | None = None
 
     def receive(self, data: bytes) -> Request | Response | None:
-        """Feed received bytes. Returns None while the request is incomplete, and a Response for an early
-        refusal."""
+        """Feed received bytes; None while the request is incomplete, a Response if it is refused early."""
         searched = max(0, len(self.received) - len(BLANK_LINE) + 1)
         is_beginning = len(self.received) < BEGINNING_BYTES
         self.received += data

@@ -36,8 +36,7 @@ BLANK = re.compile(r"[\x00-\x20\x7f]")
 
 
 def is_authority(text: str) -> bool:
-    """Return whether the text is a host, possibly empty, with an optional port, as in the Host of a
-    request."""
+    """Return whether the text is a Host header's value: a host, possibly empty, with an optional port."""
     found = AUTHORITY.fullmatch(text)
     if found is None:
         return False
