@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(error.details)
         return complain(str(error), EXIT_USAGE)
     except OSError as error:
-        # A Python that can not be run, a report that can not be written.
+        # The Python may not run, or the report may not be writable.
         return complain(str(error), EXIT_USAGE)
     except KeyboardInterrupt:
         return complain("interrupted", EXIT_INTERRUPTED)
@@ -52,7 +52,7 @@ def complain(text: str, code: int) -> int:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that says in one line what is wrong, and where help is."""
+    """A parser that reports errors in one line, with a pointer to the help."""
 
     def error(self, message: str) -> NoReturn:
         """End the process with one line."""
@@ -123,7 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def add_sides(parser: argparse.ArgumentParser) -> None:
-    """What is compared."""
+    """Add the options for the environments and scripts to compare."""
     for side in ("base", "head"):
         parser.add_argument(
             f"--{side}", type=Path, required=True, metavar="VENV", help="a virtual environment, or its Python"
@@ -176,13 +176,13 @@ def write_outputs(options: argparse.Namespace, text: str, told: dict[str, Any]) 
 
 
 class Progress:
-    """One line that changes, where somebody looks at it."""
+    """A status line that changes in place, shown only on a terminal."""
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()
 
     def __call__(self, text: str) -> None:
-        """Show the text in the place of the last one."""
+        """Replace the previous text."""
         if self._shown:
             sys.stderr.write(f"\r\x1b[K{text}")
             sys.stderr.flush()
@@ -193,7 +193,7 @@ class Progress:
 
 
 def run_ab(options: argparse.Namespace) -> int:
-    """`ab`."""
+    """Run the command `ab`."""
     base, head = sides(options)
     more = {} if options.seed is None else {"seed": options.seed}
     plan = Plan(
@@ -218,14 +218,14 @@ def run_ab(options: argparse.Namespace) -> int:
 
 
 def run_count(options: argparse.Namespace) -> int:
-    """`count`."""
+    """Run the command `count`."""
     base, head = sides(options)
     scripts = tuple(options.script)
     names: list[list[str]] = []
     for side, environment in (("base", base), ("head", head)):
         with Worker(environment.command(scripts), side, timeout=60.0) as worker:
             names.append(worker.ask("names"))
-    # What only one side has can not be compared; `ab` tells of it.
+    # Benchmarks of only one side cannot be compared; `ab` reports them.
     wanted = [name for name in names[1] if name in names[0] and options.only in name]
     if not wanted or options.loops < 1:
         raise UsageError("there is nothing to count")
@@ -238,7 +238,7 @@ def run_count(options: argparse.Namespace) -> int:
 
 
 def run_selftest(options: argparse.Namespace) -> int:
-    """`selftest`."""
+    """Run the command `selftest`."""
     environment = Environment.at(options.venv, tuple(options.path))
     scripts = tuple(options.script or [Path(__file__).with_name("example.py")])
     proof = prove(
