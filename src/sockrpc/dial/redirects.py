@@ -32,8 +32,7 @@ class Target(NamedTuple):
 
     @property
     def where(self) -> str:
-        """The URI for logs and messages: without credentials, and without the query, which may contain
-        some."""
+        """The URI for logs and messages, without credentials and the query, which may contain some."""
         # An unescaped slash in a password puts part of it into the path.
         _, at, path = self.uri.path.rpartition("@")
         return self.origin + (f"/...@{path}" if at else path or "/")

@@ -88,8 +88,7 @@ class Arrivals:
         self._left[weakref.ref(opening, self._gone)] = time.monotonic()
 
     def settled(self, opening: ServerOpening) -> None:
-        """Remove a connection that was admitted, refused or lost, without waiting for the garbage
-        collector."""
+        """Remove a connection that was admitted, refused or lost, before the garbage collector would."""
         self._gone(weakref.ref(opening))
 
     def _gone(self, opening: weakref.ref[ServerOpening]) -> None:

@@ -92,8 +92,7 @@ def hooks_fail_visibly() -> Iterator[None]:
 
 
 async def run_stop_hooks(hooks: Sequence[ServerHook], seconds: float, hurry: asyncio.Event) -> None:
-    """Run hooks one after another, the last first; when time is up, cancel the current one and leave it
-    behind.
+    """Run hooks one after another, the last first; the end of their time cancels the rest.
 
     Args:
         hooks: In order of registration.

@@ -144,8 +144,7 @@ class Listening:
             yield functools.partial(unix if each.family == AF_UNIX else tcp, sock=each)
 
     def stop(self, queue: Queue | None = None) -> asyncio.Task[None] | None:
-        """Stop listening, but admit clients already connected; returns the task that does so, if there is
-        one.
+        """Stop listening, but admit clients already connected; returns the task that does so, or None.
 
         Args:
             queue: The fate of the queue if other processes hold the same sockets: "ours" is admitted, as all

@@ -160,7 +160,7 @@ class Inspector:
 
 
 class Viewer(asyncio.Protocol):
-    """One connected viewer."""
+    """A connected viewer."""
 
     def __init__(self, inspector: Inspector) -> None:
         self._inspector = inspector

@@ -27,8 +27,7 @@ STILL_BLOCKED = 3
 
 
 class Culprit(NamedTuple):
-    """The blocking work: its `id` instead of a reference, which would keep it alive, its name and its
-    place."""
+    """The blocking work: its name, its place, and its `id`, as a reference would keep it alive."""
 
     id: int
     who: str
