@@ -1,6 +1,6 @@
-"""sockrpc beside what else there is, in one run: `python -m bench.compare`, or `make bench-peers`.
+"""A comparison of sockrpc with its alternatives in one run: `python -m bench.compare`, or `make bench-peers`.
 
-bench/README.md says what each server does and what each column means.
+bench/README.md describes the servers and the columns.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ SOCKETIO = Contender("python-socketio", "socketio_server", "socketio", path=SOCK
 GRPC = Contender("grpc.aio", "grpc_server", "grpc")
 
 FAN_OUT_LIMIT = Contender("limit", "fanout_limit", "echo")
-# Not a server of anything: what a connection costs before there is one.
+# This is no server; it shows the cost of a bare connection.
 TRANSPORT = "uvloop transport alone"
 EVERYBODY = [LIMIT, *OURS, PICOWS, AIOHTTP, WEBSOCKETS, FASTAPI, BY_HAND, SOCKETIO, GRPC]
-# That many calls of 32 bytes at a time, by connections and calls on each.
+# Numbers of connections, and of calls in flight on each, for payloads of 32 bytes.
 SIZES = [(1, 1), (1, 256), (64, 1), (64, 16)]
 LARGE = {"64 KiB": (64 * 1024, 16, 4), "1 MiB": (1024 * 1024, 4, 2)}
 FAN_OUT = 1000
 BUSY = 32
-# What the smaller picture shows.
+# Titles in the smaller picture.
 HEADLINES = (
     *("32 B, 1 × 1", "32 B, 64 × 16", "1 MiB", "reset → abort seen, idle", "fan-out", "memory of an idle"),
 )
@@ -66,7 +66,7 @@ HEADLINES = (
 
 @dataclass(frozen=True)
 class Measure:
-    """One column, or several of the same rounds: a name, a unit, and where the figure stands in a result."""
+    """A column, or several of the same rounds: name, unit, and the place of the figure in a result."""
 
     name: str
     unit: str
@@ -85,7 +85,7 @@ class Settings:
 
 @dataclass
 class Bout:
-    """What is measured in rounds of its own, and what is read off it."""
+    """Measurements that share their rounds, and the figures read from them."""
 
     title: str
     measures: list[Measure]
@@ -250,7 +250,7 @@ def median_of(results: list[Result], measure: Measure) -> float:
 
 
 def summarize(bout: Bout, rounds: Rounds) -> dict[str, dict[str, float]]:
-    """Medians by contender, and the ratio of each first figure to the first of ours."""
+    """Return medians by contender, and the ratio of each first figure to the first of ours."""
     found = {
         name: {f"{m.name}, {m.unit}": median_of(results, m) for m in bout.measures}
         for name, results in rounds.items()
