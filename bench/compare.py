@@ -276,11 +276,13 @@ def chart(bout: Bout, summary: Mapping[str, Mapping[str, float]]) -> Chart:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each server in each round")
-    parser.add_argument("--connections", type=int, default=1000, help="idle ones, for their memory")
-    parser.add_argument("--calls", type=int, default=20_000, help="suspended ones")
-    parser.add_argument("--only", default="", help="a regular expression on the titles")
-    parser.add_argument("--into", type=Path, default=Path("build/bench"), help="a folder")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds for each server in each round")
+    parser.add_argument(
+        "--connections", type=int, default=1000, help="idle connections, whose memory is measured"
+    )
+    parser.add_argument("--calls", type=int, default=20_000, help="suspended calls, whose memory is measured")
+    parser.add_argument("--only", default="", help="a regular expression for the titles")
+    parser.add_argument("--into", type=Path, default=Path("build/bench"), help="the folder of the results")
     options = parser.parse_args()
     machine.refuse_unfit_build()
     settings = Settings(options.rounds, options.seconds, options.connections, options.calls)
@@ -301,7 +303,7 @@ def main() -> None:
         tables.append(f"### {bout.title}\n\n{table_of(medians[bout.title], 'server')}")
         charts.append(chart(bout, medians[bout.title]))
     if not tables:
-        sys.exit("nothing was measured: --only fits no title")
+        sys.exit("nothing was measured: --only matches no title")
     note = describe(described, settings)
     options.into.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join([*tables, note.replace("\n", "  \n")]) + "\n"

@@ -69,7 +69,7 @@ class Grpc:
         """
         rate, outcomes, data = (pattern.search(output) for pattern in (SUMMARY, OUTCOMES, DATA))
         if not rate or not outcomes or not data:
-            raise LoadError(f"h2load said what nobody expected:\n{output}")
+            raise LoadError(f"unexpected output of h2load:\n{output}")
         succeeded, *others = (int(count) for count in outcomes.groups())
         each = PREFIX_BYTES + size
         # Bytes of unfinished answers count too; those of calls from before its count began do not.

@@ -351,9 +351,13 @@ def table(targets: list[Target]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.targets", description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each contender in each round")
-    parser.add_argument("--connections", type=int, default=5000, help="idle ones, for their memory")
-    parser.add_argument("--calls", type=int, default=100_000, help="suspended ones")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds for each contender in each round")
+    parser.add_argument(
+        "--connections", type=int, default=5000, help="idle connections, whose memory is measured"
+    )
+    parser.add_argument(
+        "--calls", type=int, default=100_000, help="suspended calls, whose memory is measured"
+    )
     parser.add_argument("--only", default="", help=f"a regular expression; of {', '.join(MEASUREMENTS)}")
     parser.add_argument("--json", type=Path, default=Path("build/bench/targets.json"))
     options = parser.parse_args()

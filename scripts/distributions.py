@@ -74,7 +74,7 @@ def check_wheel(wheel: Path, root: Path = ROOT) -> None:
     for name, content in contents.items():
         # These are names of sections, which a stripped file lacks.
         if name.endswith(".so") and (b"\0.symtab\0" in content or b"\0.debug_info\0" in content):
-            raise Wrong(f"{wheel.name}: {name} has symbols that nobody needs")
+            raise Wrong(f"{wheel.name}: {name} has symbols that should have been stripped")
 
 
 def check_sdist(sdist: Path, root: Path = ROOT) -> None:

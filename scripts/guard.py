@@ -187,7 +187,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("base", metavar="BASE", nargs="?", help="the revision to compare with")
     parser.add_argument("--selftest", action="store_true", help="find a slowdown that is built in")
-    parser.add_argument("--only", default="", metavar="TEXT", help="benchmarks whose names hold this")
+    parser.add_argument("--only", default="", metavar="TEXT", help="run benchmarks whose names contain this")
     parser.add_argument("--no-counts", action="store_true", help="do without valgrind")
     options = parser.parse_args()
     if (options.base is None) != options.selftest:
@@ -196,7 +196,7 @@ def main() -> int:
         name for name in ("SOCKRPC_DEBUG", "SOCKRPC_TRACE") if os.environ.get(name, "0") not in ("", "0")
     ]
     if wrong:
-        parser.error(f"{wrong[0]} is set: nobody should measure such a build")
+        parser.error(f"{wrong[0]} is set: the speed of such a build means nothing")
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name in ("exit-code", "time.json", "counts.json", "summary.md"):
         (RESULTS / name).unlink(missing_ok=True)

@@ -142,7 +142,7 @@ cdef bytes encode_name(object name):
     try:
         encoded = (<str> name).encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"the name {name!r} can not be encoded as UTF-8: {error}") from None
+        raise UsageError(f"the name {name!r} cannot be encoded as UTF-8: {error}") from None
     if len(encoded) > MAX_NAME_BYTES:
         raise UsageError(f"a name is at most {MAX_NAME_BYTES} bytes of UTF-8, this one has {len(encoded)}")
     return encoded

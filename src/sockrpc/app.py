@@ -96,7 +96,7 @@ class App:
                 raise UsageError("thread=True is for plain functions; a coroutine function runs on the loop")
             if timeout is not None:
                 if not coroutine and not thread:
-                    raise UsageError("a plain function runs inline and can not be interrupted by a timeout")
+                    raise UsageError("a plain function runs inline and cannot be interrupted by a timeout")
                 check_seconds("timeout", timeout)
             handler = Handler(
                 found,

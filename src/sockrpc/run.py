@@ -20,7 +20,7 @@ from sockrpc.sockets import SocketHandler
 
 __all__ = ["run"]
 
-RUNNING = "run can not be called in a running event loop; serve can"
+RUNNING = "run cannot be called in a running event loop; serve can"
 
 LOG = logging.getLogger("sockrpc.server")
 

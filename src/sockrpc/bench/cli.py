@@ -24,7 +24,7 @@ EXIT_INTERRUPTED = 130
 
 EPILOG = """
 exit codes: 0 ok, 1 slower, 2 used wrongly or a benchmark failed, 3 inconclusive: the machine was
-too noisy, or the base can not run a benchmark; 130 interrupted
+too noisy, or the base cannot run a benchmark; 130 interrupted
 """
 
 
@@ -63,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = CommandParser(
         prog="python -m sockrpc.bench",
-        description="Guards a server against getting slower.",
+        description="Guards the speed of a server against regressions.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -82,8 +82,10 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PERCENT",
         help="how much slower is too slow (%(default)g)",
     )
-    comparing.add_argument("--only", default="", metavar="TEXT", help="benchmarks whose names hold this")
-    comparing.add_argument("--seed", type=int, metavar="N", help="of the order of rounds (drawn)")
+    comparing.add_argument(
+        "--only", default="", metavar="TEXT", help="run benchmarks whose names contain this"
+    )
+    comparing.add_argument("--seed", type=int, metavar="N", help="the seed for the order of rounds (random)")
     add_outputs(comparing)
 
     counting = command(
@@ -94,13 +96,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--limit", type=float, default=3.0, metavar="PERCENT", help="how many more are too many (%(default)g)"
     )
     counting.add_argument("--loops", type=int, default=20, metavar="N", help="operations (%(default)d)")
-    counting.add_argument("--only", default="", metavar="TEXT", help="benchmarks whose names hold this")
+    counting.add_argument(
+        "--only", default="", metavar="TEXT", help="run benchmarks whose names contain this"
+    )
     add_outputs(counting)
 
     testing = command(
         "selftest",
         run_selftest,
-        "prove on this machine that a slowdown is found, and that noise is not blamed",
+        "prove on this machine that a slowdown is found and noise is not taken for one",
     )
     testing.add_argument(
         "--venv", type=Path, metavar="VENV", default=Path(sys.executable), help="the environment (this one)"
@@ -109,7 +113,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--path", type=Path, action="append", default=[], metavar="FOLDER", help="import from here too"
     )
     testing.add_argument(
-        "--script", type=Path, action="append", metavar="FILE", help="(one that comes with it)"
+        "--script",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="a file with functions bench_* (the included one)",
     )
     testing.add_argument("--limit", type=float, default=10.0, metavar="PERCENT", help="(%(default)g)")
     testing.add_argument(
@@ -139,21 +147,23 @@ def add_sides(parser: argparse.ArgumentParser) -> None:
 
 
 def add_rounds(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, default=60, metavar="N", help="of each side (%(default)d)")
     parser.add_argument(
-        "--round-ms", type=float, default=2.0, metavar="MS", help="how long one takes (%(default)g)"
+        "--rounds", type=int, default=60, metavar="N", help="rounds of each side (%(default)d)"
+    )
+    parser.add_argument(
+        "--round-ms", type=float, default=2.0, metavar="MS", help="the length of a round (%(default)g)"
     )
     parser.add_argument(
         "--confirm",
         type=int,
         default=2,
         metavar="N",
-        help="further attempts at what is slow or noisy (%(default)d)",
+        help="further attempts for slow or noisy benchmarks (%(default)d)",
     )
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements")
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="append the table, as to a job's summary"
     )

@@ -74,7 +74,7 @@ class Benchmark:
         else:
             self._operation = function
         if not callable(self._operation):
-            raise ScriptError(f"it yields {self._operation!r}, which can not be called")
+            raise ScriptError(f"it yields {self._operation!r}, which cannot be called")
         self._self_timed = bool(getattr(self._operation, "is_self_timed", False))
         self._run(self._try())
 

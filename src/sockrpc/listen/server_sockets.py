@@ -135,7 +135,7 @@ class Listening:
         unix = functools.partial(loop.create_unix_server, self._make_protocol, **common, **kept)
         if place.uds is not None:
             if AF_UNIX is None:
-                raise UsageError("this system has no unix sockets: `uds` can not be used")
+                raise UsageError("this system has no unix sockets: `uds` cannot be used")
             remove_stale_socket(place.uds)
             yield functools.partial(unix, place.uds)
         for each in place.sockets:

@@ -56,7 +56,7 @@ def connected(uds: str) -> socket_module.socket:
         UsageError: This system has no unix sockets.
     """
     if AF_UNIX is None:
-        raise UsageError("this system has no unix sockets: `uds` can not be used")
+        raise UsageError("this system has no unix sockets: `uds` cannot be used")
     line = socket_module.socket(AF_UNIX)
     try:
         line.setblocking(False)
