@@ -44,7 +44,7 @@ class ProtocolError(SockRPCError):
 
     Attributes:
         code: The WebSocket close code that was sent (RFC 6455 section 7.4.1).
-        reason: What was wrong with the bytes.
+        reason: The fault of the bytes.
     """
 
     def __init__(self, code: int, reason: str) -> None:

@@ -37,7 +37,7 @@ KEPT = ("peername", "sockname", "peercert", "peercred", "cipher")
 
 
 class Socket:
-    """One connection of a server.
+    """A connection of a server.
 
     In the socket form it is also an asynchronous iterator over what the client sends: `Call` and
     `Notification` objects in order of arrival. The iteration ends when the connection is lost.

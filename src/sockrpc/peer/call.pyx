@@ -37,7 +37,7 @@ cdef int cancels_of_task() except -1:
 
 @cython.final
 cdef class Call(Work):
-    """One call, as its handler sees it. It is in flight until it is answered or reset."""
+    """A call, as its handler sees it. It is in flight until it is answered or reset."""
 
     def __init__(self, *args, **kwargs):
         raise TypeError("a Call is made by the server that received it")

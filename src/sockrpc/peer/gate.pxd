@@ -4,13 +4,13 @@ from sockrpc.peer.procedure cimport Host, Procedure, ProcedureQueue
 
 cdef class Gate(Host):
     cdef ProcedureQueue waiting      # calls and notifications that may not start yet, in order of arrival
-    cdef Py_ssize_t waiting_bytes    # of their payloads
-    cdef Py_ssize_t running_bytes    # of the payloads of calls and notifications that have started and not ended
+    cdef Py_ssize_t waiting_bytes    # the size of their payloads
+    cdef Py_ssize_t running_bytes    # the payloads of calls and notifications that have started and not ended
     cdef Py_ssize_t active_count     # calls that have started and not ended, limited by max_in_flight
     cdef bint is_attached            # counts in `service.attached`
     cdef bint shut                   # on_connect has not finished
     cdef bint draining               # the server stops: no call starts
-    cdef bint grace_over             # of a stop: all that was left has been aborted, and nothing starts
+    cdef bint grace_over             # the stop grace is over: all work left was aborted, and nothing starts
     cdef bint pumping
     cdef bint close_is_due           # `_close_drained` is to be called in this iteration
     cdef Py_ssize_t woken            # an upper bound of the takers that were woken and have not run yet

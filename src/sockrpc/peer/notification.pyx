@@ -19,7 +19,7 @@ cdef object CancelledError = asyncio.CancelledError
 
 @cython.final
 cdef class Notification(Procedure):
-    """One notification, as its handler sees it. It is never answered."""
+    """A notification, as its handler sees it. It is never answered."""
 
     def __init__(self, *args, **kwargs):
         raise TypeError("a Notification is made by the server that received it")

@@ -9,7 +9,7 @@ from sockrpc.websocket.liveness cimport WatchedConnection
 
 # A call that waits for its answer. The connection holds it; otherwise nothing would hold a task that waits in it.
 cdef class OutgoingCall(Entry):
-    cdef readonly object future      # of the payload
+    cdef readonly object future      # gets the payload of the answer
     cdef bytes name
     cdef bytes payload
     cdef uint8_t state               # a CallerState

@@ -12,7 +12,7 @@ from sockrpc.websocket.output cimport Settings
 cdef class Service:
     cdef Settings settings
     cdef readonly LoopContext context
-    cdef NameTable methods         # of Handler; None in the socket form
+    cdef NameTable methods         # a Handler by name; None in the socket form
     cdef NameTable events
     cdef readonly object threads           # sockrpc.peer.threads.WorkerThreads
     cdef readonly object make_socket       # Connection -> sockrpc.Socket

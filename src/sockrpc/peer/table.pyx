@@ -49,7 +49,7 @@ def live_entries() -> int:
 # dangling pointer would stay in the bucket. (No cycle can run through it: a table refers to nothing.)
 @cython.no_gc_clear
 cdef class Entry:
-    """One call in flight under one id."""
+    """A call in flight under its id."""
 
     def __cinit__(self):
         if DEBUG:

@@ -19,7 +19,7 @@ __all__ = ["Job", "WorkerThreads"]
 
 
 class Job:
-    """One function call that waits for a thread or runs in one."""
+    """A function call that waits for a thread or runs in one."""
 
     __slots__ = ("argument", "context", "done", "function", "key", "started")
 

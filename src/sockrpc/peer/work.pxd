@@ -8,7 +8,7 @@ from sockrpc.peer.states cimport CALLEE_IDLE
 
 cdef class Work(Procedure):
     cdef Handler handler             # None in the socket form
-    cdef object task                 # of a coroutine handler, None before it suspends
+    cdef object task                 # the task of a coroutine handler, None before it suspends
     cdef list spawned                # running tasks of spawn_and_abort_on_reset
     cdef object timer                # the timer of the method's own timeout
     cdef object job                  # a job of the worker threads

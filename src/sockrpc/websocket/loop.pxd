@@ -38,7 +38,7 @@ cdef class LoopContext:
     cdef list dirty
     cdef list postponed
     cdef list turns                  # members whose turn began in this iteration
-    cdef object timer                # of the sweep
+    cdef object timer                # calls the sweep
     cdef int probes_left             # pings that the current look may still send
     cdef object look_timer           # the timer of looks at `paused`, None while that is empty
     cdef double interval             # seconds between two sweeps

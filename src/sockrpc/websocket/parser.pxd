@@ -39,7 +39,7 @@ cdef enum:
     CLEAR_BYTES = 512
 
 cdef class Parser:
-    cdef readonly str close_reason     # of EVENT_CLOSE and EVENT_FAULT
+    cdef readonly str close_reason     # the reason of EVENT_CLOSE and EVENT_FAULT
     # Data of the last event, valid until the next call on this parser. After EVENT_BINARY only the first
     # CLEAR_BYTES may be read directly; use `copy_part` for the rest, or call `unmask` first.
     cdef uint8_t *data
