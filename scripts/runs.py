@@ -13,8 +13,8 @@ from pathlib import Path
 from common import ROOT, clean_environ
 
 REPORTS = ROOT / "build" / "test"
-# Three times what the longest run takes beside the others, the ordinary tests of the newest interpreter: some
-# 400 s. Single tests have time-outs of their own.
+# Three times the longest parallel run, the ordinary tests of the newest interpreter, which takes about 400 s.
+# Single tests have time-outs of their own.
 LIMIT_SECONDS = 1800
 # pytest's own exit code.
 NO_TESTS_COLLECTED = 5

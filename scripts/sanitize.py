@@ -1,7 +1,7 @@
 """Runs tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer; any report is a failure.
 
-As a command: all tests but those of the clients, of the command line, and the long ones; with ``--quick``
-first, the selection that is run with every change. Further arguments go to pytest.
+As a command it runs all tests but those of the clients, of the command line, and the long ones; with
+``--quick`` first, the selection for every change. Further arguments go to pytest.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from interpreters import Interpreter
 from shares import PATIENT, run_shares
 
 REPORTS = ROOT / "build" / "sanitize"
-# Beside what each interpreter runs: what has a run of its own but needs nothing that is not here.
-# The command line is processes of Python's own code; others serve, stop and end in processes here as well.
+# In addition to the tests of each interpreter: those with a run of their own that need nothing more. The
+# command line is left out: it is Python code, and other tests have processes that serve, stop and end too.
 MARKS = "not once and not command or faults or torture"
-# Millions of frames against the clock, for which a sanitized build takes minutes; and what is left in memory,
-# where a sanitizer keeps all that was freed for a while.
+# Floods send millions of frames against the clock, for which a sanitized build takes minutes. The others look
+# at memory, where a sanitizer keeps freed blocks for a while.
 TOO_MUCH = ("tests/hostile/test_floods.py", "tests/torture/test_endings.py")
-# Executed by each Python of the environment as it starts. The libubsan of gcc leaves `log_path` to libasan
-# where that is loaded, and would write to standard error: that of a child process may be read by nobody.
+# Each Python of the environment executes this at its start. The libubsan of gcc leaves `log_path` to libasan
+# if that is loaded, and would write to standard error, which may be lost in a child process.
 SITE = """\
 import ctypes, os; \
 path = [o[9:] for o in os.environ.get("UBSAN_OPTIONS", "").split(":") if o.startswith("log_path=")]; \

@@ -12,8 +12,8 @@ from runs import NO_TESTS_COLLECTED, Run
 
 # There are more shares than processes, because it is unknown which files take long.
 SHARES_PER_CORE = 3
-# What follows or checks each step of the compiled code makes it many times slower: for a test as a whole, and
-# for whatever it waits for (tests/support.py).
+# Tracing or checking each step makes the compiled code many times slower. The first is for a test as a whole,
+# the second for everything that it waits for (tests/support.py).
 PATIENCE = "--timeout=600"
 PATIENT = {"SOCKRPC_PATIENCE": "60"}
 

@@ -43,7 +43,7 @@ INSTALLED = {"SOCKRPC_INSTALLED": "1"}
 
 # The seconds and loads of each `Job` were measured on two idle cores.
 SET_UP = (40.0, 0.8)
-# The newest runs twice as much as the others.
+# The newest interpreter runs twice as many tests as the others.
 ORDINARY_NEWEST = (350.0, 0.6)
 ORDINARY = (220.0, 0.5)
 MAKE = (120.0, 0.95)
@@ -109,7 +109,7 @@ MARKED = (
     Group("tools", 80, 0.7, tools),
     Group("torture", 130, 0.8),
     Group("workers", 40, 0.4),
-    # They judge how long others wait for an answer, which means nothing beside another suite.
+    # These tests judge how long others wait for an answer, which means nothing beside another suite.
     Group("hostile", 60, 1.0, alone=True),
 )
 
@@ -146,7 +146,7 @@ class Testing:
         after = tuple(before)
         jobs = [self.marked(group, after) for group in MARKED if group.name in wanted]
         if "tests" in wanted:
-            # What else the environment of those that run once has does not disturb these.
+            # Additional packages in the environment of the tests that run once do not disturb these.
             jobs.append(self.ordinary(self.newest, after[:1]))
             for interpreter in self.interpreters:
                 if interpreter is not self.newest:
@@ -199,18 +199,18 @@ class Testing:
         self.runs.append(run)
 
     def marks(self, interpreter: Interpreter) -> str:
-        """What of the ordinary tests this interpreter runs."""
+        """Return the marks of the ordinary tests that this interpreter runs."""
         if interpreter is self.newest:
             return "not once"
         if interpreter is self.interpreters[0]:
             return "not once and not newest"
-        # What the oldest and the newest tell about processes, those between would only repeat.
+        # Interpreters between the oldest and the newest would only repeat their results about processes.
         return "not once and not newest and not command"
 
     def ordinary(self, interpreter: Interpreter, after: tuple[Job, ...]) -> Job:
         def act() -> bool:
             run = Run(interpreter.release, "tests")
-            # All files, unless something was chosen: one may be read in another way by another Python.
+            # Run all files unless something was chosen: another Python may collect them differently.
             command = self.pytest("clients" if interpreter is self.newest else "test", interpreter)
             self.test(run, command, self.marks(interpreter), {}, chosen=bool(self.arguments))
             return True

@@ -249,7 +249,7 @@ class ServerOpening:
         if waiting is not None:
             self.task = self.connection.create_task(self.wait(waiting, outcome))
             if inspect.iscoroutine(waiting):
-                # A task that is cancelled before its first step never awaits it.
+                # A task that is cancelled before its first step never awaits the coroutine.
                 self.task.add_done_callback(lambda _: waiting.close())
         else:
             self.decide(outcome, result)
@@ -289,7 +289,7 @@ class ServerOpening:
             LOG.warning("refused: %s%s", text, more, extra=self.log_fields)
 
     def decide(self, request: Request, response: object) -> None:
-        """Open the connection, or send a response that opens none."""
+        """Open the connection, or send a response that refuses it."""
         connection = self.connection
         if connection is None:
             return
@@ -301,7 +301,7 @@ class ServerOpening:
             except ENDS_PROCESS:
                 raise
             except BaseException as error:
-                # Looking at it runs code of its own, which may raise anything.
+                # The check runs code of the object itself, which may raise anything.
                 self.failed(error)
             else:
                 self.refuse(response, head=head)

@@ -61,7 +61,7 @@ cdef bint is_coroutine(object result) except -1:
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException:
-        # It raises when it is looked at, which `encode_payload` will say.
+        # Looking at it raises; `encode_payload` reports that.
         return False
 
 

@@ -85,7 +85,7 @@ cdef class Caller(WatchedConnection):
             try:
                 self.context.call_in_loop(self.close_unwaited)
             except RuntimeError:
-                # The loop was closed in this moment, by its own thread.
+                # The loop's own thread closed it at this very moment.
                 pass
         return True
 

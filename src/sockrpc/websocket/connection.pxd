@@ -55,9 +55,9 @@ cdef class Connection(Output):
     cdef int64_t ping_position       # position of its end in `written_bytes`; 0 if no output stood before it
     cdef double output_stalled_since
     cdef double reading_stalled_since
-    cdef int64_t left_mark           # what had left this host (-1: not known yet),
-    cdef int64_t moved_mark          # a number that changes whenever something leaves it, and
-    cdef uint64_t started_mark       # what had left the waiting queue, at the last sweep
+    cdef int64_t left_mark           # at the last sweep: bytes that had left this host; -1: unknown
+    cdef int64_t moved_mark          # at the last sweep: a number that changes when bytes leave this host
+    cdef uint64_t started_mark       # at the last sweep: the value of `left_queue`
     cdef uint64_t left_queue         # procedures that have left the waiting queue
 
     # The methods of a role

@@ -401,7 +401,7 @@ cdef class Connection(Output):
         try:
             if self.state != STATE_CLOSED:
                 self.state = STATE_CLOSING
-                # The first sweep finds out what is still here.
+                # The first sweep determines how much output is still here.
                 self.left_mark = -1
                 self.deadline = self.context.loop.time() + self.settings.close_timeout
             if self.handshake is not None:
