@@ -296,8 +296,7 @@ cdef class Connection(Output):
         return self.on_text(data, PyBytes_GET_SIZE(message))
 
     cdef int handle_isolated(self) except -1:
-        # The message gets a block of its own, so that a sanitizer catches reads beyond its ends, and reads of it
-        # once it has been handled.
+        # A block of its own lets a sanitizer catch reads beyond the message, or after it has been handled.
         cdef Py_ssize_t size = self.parser.size
         cdef const uint8_t *data
         self.parser.unmask()
