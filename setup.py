@@ -1,4 +1,4 @@
-"""Compiles the extensions; everything else about the package stands in pyproject.toml."""
+"""Compiles the extensions; pyproject.toml has everything else about the package."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def switched_on(variable: str) -> bool:
     return os.environ.get(variable, "") not in ("", "0")
 
 
-# A build that coverage or sanitizers can follow is a debug build, too: nobody should measure it.
+# A build for coverage or sanitizers is a debug build too, whose speed must not be measured.
 TRACE = switched_on("SOCKRPC_TRACE")
 SANITIZE = switched_on("SOCKRPC_SANITIZE")
 DEBUG = TRACE or SANITIZE or switched_on("SOCKRPC_DEBUG")
 MODE = "trace" if TRACE else "sanitize" if SANITIZE else "debug" if DEBUG else "release"
-# The promise that no lock of the interpreter is needed. Only builds that are tested without it make it:
-# tests/peer/test_threads.py; any other makes a free-threaded Python take its lock back.
+# Declares that the modules do not need the interpreter's lock. Only builds that are tested without it do so
+# (tests/peer/test_threads.py); any other makes a free-threaded Python enable its lock.
 FREE_THREADED = switched_on("SOCKRPC_FREE_THREADED")
 MODE += "-free-threaded" if FREE_THREADED else ""
-# What is found ends the process: a report that the program survives is a report that is overlooked.
-# Python's own flags bring -fwrapv along, with which no signed overflow is one.
+# Any finding ends the process, because a report that the program survives is easily overlooked. Python's own
+# flags contain -fwrapv, with which no signed overflow is one.
 SANITIZERS = [
     "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-fno-wrapv",
 ]  # fmt: skip
@@ -38,9 +38,9 @@ CORES = os.cpu_count() or 1
 
 
 def require_compiler() -> None:
-    """Says in one sentence what is missing; compilers and setuptools say it in a hundred lines."""
+    """Report missing tools in one sentence; compilers and setuptools take a hundred lines."""
     if sys.platform == "win32":
-        # What setuptools says of a missing Visual C++ is a sentence already.
+        # For a missing Visual C++, setuptools prints one sentence already.
         return
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
     if shutil.which(compiler) is None:
@@ -59,7 +59,7 @@ def require_compiler() -> None:
 
 class Build(build):
     def run(self) -> None:
-        # Before anything is copied: the last line is what people read, and the first is what they wait for.
+        # Check before anything is copied: people read the last line, and wait for the first.
         require_compiler()
         super().run()
 
@@ -74,19 +74,20 @@ class BuildExtensions(build_ext):
         super().run()
 
     def build_extensions(self) -> None:
-        # By compiler, not by platform: clang and MinGW run on Windows as well.
+        # Decide by compiler instead of platform: clang and MinGW run on Windows as well.
         if self.compiler.compiler_type == "msvc":
             arguments = ["/O2"]
         elif SANITIZE:
-            # A report names lines only; to optimize the checks would take half of the compiler's time.
+            # Reports need only line numbers, and optimising the checks would take half of the compiler's
+            # time.
             arguments = ["-Og", "-g1", *SANITIZERS]
         else:
             arguments = ["-O1", "-g"] if DEBUG else ["-O3", "-g0", "-fvisibility=hidden"]
-        # Only here: what asks for metadata or makes an sdist needs no C.
+        # Import Cython only here: commands for metadata or an sdist need no C.
         translated = cythonize(
             self.extensions,
             nthreads=CORES,
-            # A folder, which builds for several versions of Python share: the C is the same for all.
+            # Builds for several versions of Python share this folder, because the C is the same for all.
             cache=os.environ.get("SOCKRPC_CYTHON_CACHE") or False,
             # coverage finds the C of a .pyx only beside it.
             build_dir=None if TRACE else "build/cython-free-threaded" if FREE_THREADED else "build/cython",
@@ -123,20 +124,21 @@ def extensions() -> list[Extension]:
             ".".join(source.relative_to("src").with_suffix("").parts),
             [source.as_posix()],
             define_macros=macros,
-            # Python's own compiler flags bring -DNDEBUG along.
+            # Python's own compiler flags contain -DNDEBUG.
             undef_macros=["NDEBUG"] if DEBUG else [],
-            # Its flags went into what is compiled.
+            # The flags in setup.py affect the compiled files.
             depends=["setup.py"],
         )
         for source in sorted(Path("src/sockrpc").rglob("*.pyx"))
     ]
 
 
-# Processes that compile side by side may import this file again.
+# Parallel compiler processes may import this file again.
 if __name__ == "__main__":
     setup(
         cmdclass={"build": Build, "build_ext": BuildExtensions},
-        # What is newer than its source is not compiled again, whatever the flags: so one place per mode.
+        # Files newer than their source are not compiled again, whatever the flags, so each mode has its own
+        # place.
         options={"build": {"build_base": f"build/{MODE}"}},
         ext_modules=extensions(),
     )

@@ -27,7 +27,7 @@ Rounds = dict[str, list[Result]]
 
 @dataclass(frozen=True)
 class Contender:
-    """One that is measured: a server, and how it is spoken to."""
+    """A server to measure, and the protocol that its clients use."""
 
     name: str
     module: str
@@ -38,12 +38,12 @@ class Contender:
 
     @property
     def process(self) -> tuple[object, ...]:
-        """Contenders for which this is the same share a server."""
+        """Contenders with an equal value share a server."""
         return (self.module, *sorted(self.arguments.items()))
 
 
 def limit(payload: int = 32) -> Contender:
-    """The uvloop protocol that does not parse; what it is asked must be as long as what it counts."""
+    """Return the uvloop protocol that does not parse; all requests must have the length that it counts."""
     request = request_bytes("plain", payload)
     return Contender("limit", "limit", "ready", arguments={"request": request, "payload": payload})
 
@@ -53,7 +53,7 @@ def python(module: str, *words: str) -> list[str]:
 
 
 class Server:
-    """A server in a process of its own, ready to be connected to."""
+    """A server in a process of its own, ready for connections."""
 
     def __init__(self, contender: Contender) -> None:
         words = [] if SERVER_CORE is None else ["--core", str(SERVER_CORE)]
@@ -81,7 +81,7 @@ class Server:
 
 
 class Arena:
-    """The servers of a comparison, started when they are first wanted, and all there until it ends."""
+    """The servers of a comparison, each started when it is first needed and kept until the end."""
 
     def __init__(self) -> None:
         self.servers: dict[tuple[object, ...], Server] = {}
@@ -97,16 +97,16 @@ class Arena:
         return self.servers[contender.process].port
 
     def calls(self, contender: Contender, **options: object) -> Result:
-        """The load generator's calls against one of them."""
+        """Run the load generator's calls against a contender."""
         return self.load("calls", contender, **options)
 
     def fan_out(self, contender: Contender, connections: int) -> FanOut:
-        """Connections to one of them that wait for broadcasts."""
+        """Open connections to a contender that wait for broadcasts."""
         path = contender.path if contender.dialect == "socketio" else "/fanout"
         return FanOut(self.port(contender), connections, contender.dialect, path)
 
     def broadcasts(self, contender: Contender, receivers: FanOut, count: int) -> Result:
-        """So many broadcasts: how long one takes, and how long the server itself works for each receiver."""
+        """Measure `count` broadcasts: the time of one, and the server's own time for each receiver."""
         server = self.servers[contender.process]
         before = processor_seconds(server.process.pid)
         seconds = [receivers.broadcast() for _ in range(count)]
@@ -122,7 +122,7 @@ class Arena:
         return load(mode, port, **known, **options)
 
     def stop(self) -> None:
-        # Connections before their servers; whatever goes wrong, every server is stopped.
+        # Close connections before their servers; every server is stopped even if something fails.
         with contextlib.ExitStack() as stack:
             for server in self.servers.values():
                 stack.callback(server.stop)
@@ -141,7 +141,7 @@ def arena() -> Iterator[Arena]:
 def alternate(
     rounds: int, contenders: Mapping[str, Callable[[], Result]], say: Callable[[str], None] = print
 ) -> Rounds:
-    """Measure each once a round, in an order that turns by one from round to round."""
+    """Measure each contender once per round, in an order that rotates by one from round to round."""
     results: Rounds = {name: [] for name in contenders}
     names = list(contenders)
     for number in range(rounds):
@@ -154,7 +154,7 @@ def alternate(
 
 @contextlib.contextmanager
 def alone(contender: Contender) -> Iterator[Server]:
-    """A fresh server: what it needs of memory nobody has touched before."""
+    """Start a fresh server, whose memory has not been used before."""
     server = Server(contender)
     try:
         yield server
@@ -163,9 +163,9 @@ def alone(contender: Contender) -> Iterator[Server]:
 
 
 def idle_bytes(contender: Contender, connections: int) -> Result:
-    """What the server has more of for each connection that is open and idle."""
+    """Return the additional memory of the server for each open and idle connection."""
     with alone(contender) as server:
-        # The first connection brings what all of them share.
+        # The first connection allocates everything that all of them share.
         how = (contender.dialect, contender.path)
         with Held(server.port, 1, 0, *how):
             before = server.private_bytes()
@@ -175,7 +175,7 @@ def idle_bytes(contender: Contender, connections: int) -> Result:
 
 
 def call_bytes(contender: Contender, connections: int, calls: int) -> Result:
-    """What the server has more of for each call that is suspended."""
+    """Return the additional memory of the server for each suspended call."""
     how = (contender.dialect, contender.path)
     with alone(contender) as server, Held(server.port, 1, 1, *how):
         before = server.private_bytes()
@@ -185,14 +185,14 @@ def call_bytes(contender: Contender, connections: int, calls: int) -> Result:
 
 
 def task_bytes(count: int) -> Result:
-    """What a process of asyncio alone has more of for each task that is suspended."""
-    # A fresh one: what was freed before is still resident, and would be used again without being counted.
+    """Return the additional memory of a process of plain asyncio for each suspended task."""
+    # Use a fresh process: memory freed before stays resident, and its reuse would not be counted.
     with Tasks() as tasks:
         return tasks.bytes(count)
 
 
 def client_calls(kind: str, port: int, seconds: float, in_flight: int) -> Result:
-    """A Python client in a process of its own, on the load's core."""
+    """Run a Python client in a process of its own, on the load's core."""
     command = on_core(LOAD_CORE, python("peers.client", kind, str(port), str(seconds), str(in_flight)))
     return one_shot(command, seconds)
 
@@ -207,7 +207,7 @@ def one_shot(command: list[str], seconds: float) -> Result:
 
 
 class Tasks(Conversation):
-    """asyncio alone, on the servers' core."""
+    """Plain asyncio on the servers' core."""
 
     def __init__(self) -> None:
         words = [] if SERVER_CORE is None else ["--core", str(SERVER_CORE)]

@@ -1,6 +1,6 @@
-"""sockrpc beside what else there is, in one run: `python -m bench.compare`, or `make bench-peers`.
+"""A comparison of sockrpc with its alternatives in one run: `python -m bench.compare`, or `make bench-peers`.
 
-bench/README.md says what each server does and what each column means.
+bench/README.md describes the servers and the columns.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ SOCKETIO = Contender("python-socketio", "socketio_server", "socketio", path=SOCK
 GRPC = Contender("grpc.aio", "grpc_server", "grpc")
 
 FAN_OUT_LIMIT = Contender("limit", "fanout_limit", "echo")
-# Not a server of anything: what a connection costs before there is one.
+# This is no server; it shows the cost of a bare connection.
 TRANSPORT = "uvloop transport alone"
 EVERYBODY = [LIMIT, *OURS, PICOWS, AIOHTTP, WEBSOCKETS, FASTAPI, BY_HAND, SOCKETIO, GRPC]
-# That many calls of 32 bytes at a time, by connections and calls on each.
+# Numbers of connections, and of calls in flight on each, for payloads of 32 bytes.
 SIZES = [(1, 1), (1, 256), (64, 1), (64, 16)]
 LARGE = {"64 KiB": (64 * 1024, 16, 4), "1 MiB": (1024 * 1024, 4, 2)}
 FAN_OUT = 1000
 BUSY = 32
-# What the smaller picture shows.
+# Titles in the smaller picture.
 HEADLINES = (
     *("32 B, 1 × 1", "32 B, 64 × 16", "1 MiB", "reset → abort seen, idle", "fan-out", "memory of an idle"),
 )
@@ -66,7 +66,7 @@ HEADLINES = (
 
 @dataclass(frozen=True)
 class Measure:
-    """One column, or several of the same rounds: a name, a unit, and where the figure stands in a result."""
+    """A column, or several of the same rounds: name, unit, and the place of the figure in a result."""
 
     name: str
     unit: str
@@ -85,7 +85,7 @@ class Settings:
 
 @dataclass
 class Bout:
-    """What is measured in rounds of its own, and what is read off it."""
+    """Measurements that share their rounds, and the figures read from them."""
 
     title: str
     measures: list[Measure]
@@ -250,7 +250,7 @@ def median_of(results: list[Result], measure: Measure) -> float:
 
 
 def summarize(bout: Bout, rounds: Rounds) -> dict[str, dict[str, float]]:
-    """Medians by contender, and the ratio of each first figure to the first of ours."""
+    """Return medians by contender, and the ratio of each first figure to the first of ours."""
     found = {
         name: {f"{m.name}, {m.unit}": median_of(results, m) for m in bout.measures}
         for name, results in rounds.items()
@@ -276,11 +276,13 @@ def chart(bout: Bout, summary: Mapping[str, Mapping[str, float]]) -> Chart:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each server in each round")
-    parser.add_argument("--connections", type=int, default=1000, help="idle ones, for their memory")
-    parser.add_argument("--calls", type=int, default=20_000, help="suspended ones")
-    parser.add_argument("--only", default="", help="a regular expression on the titles")
-    parser.add_argument("--into", type=Path, default=Path("build/bench"), help="a folder")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds for each server in each round")
+    parser.add_argument(
+        "--connections", type=int, default=1000, help="idle connections, whose memory is measured"
+    )
+    parser.add_argument("--calls", type=int, default=20_000, help="suspended calls, whose memory is measured")
+    parser.add_argument("--only", default="", help="a regular expression for the titles")
+    parser.add_argument("--into", type=Path, default=Path("build/bench"), help="the folder of the results")
     options = parser.parse_args()
     machine.refuse_unfit_build()
     settings = Settings(options.rounds, options.seconds, options.connections, options.calls)
@@ -301,7 +303,7 @@ def main() -> None:
         tables.append(f"### {bout.title}\n\n{table_of(medians[bout.title], 'server')}")
         charts.append(chart(bout, medians[bout.title]))
     if not tables:
-        sys.exit("nothing was measured: --only fits no title")
+        sys.exit("nothing was measured: --only matches no title")
     note = describe(described, settings)
     options.into.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join([*tables, note.replace("\n", "  \n")]) + "\n"

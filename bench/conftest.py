@@ -1,4 +1,4 @@
-"""What every benchmark needs: a build that may be measured, cores of its own, a server on another one."""
+"""Fixtures of all benchmarks: a build that may be measured, cores of its own, a server on another one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.peer import Peer
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Refuse to measure what is not what users run."""
+    """Refuse to measure a build other than users run."""
     complaint = complaint_about_build()
     if complaint is not None:
         pytest.exit(f"this is not a release build of sockrpc: {complaint}", returncode=3)
@@ -22,7 +22,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def pinned() -> Iterator[None]:
-    """Keep the benchmarks on one core; what moves between cores measures the caches."""
+    """Keep the benchmarks on one core; otherwise moves between cores would measure the caches."""
     if LOAD_CORE is None:
         yield
         return
@@ -42,7 +42,7 @@ def server(pinned: None) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def raised_server(pinned: None) -> Iterator[Server]:
-    """One that takes 200,000 calls on a connection."""
+    """A server that accepts 200,000 calls on a connection."""
     with alone(Contender("sockrpc", "sockrpc_server", arguments={"quiet": 1, "raised": 1})) as server:
         yield server
 
@@ -55,7 +55,7 @@ def peer(server: Server) -> Iterator[Peer]:
 
 @pytest.fixture
 def measure(benchmark: Any) -> Iterator[Any]:
-    """The benchmark, which notes its 99th percentile beside the rest."""
+    """The benchmark, which reports its 99th percentile as well."""
     yield benchmark
     if benchmark.stats is not None:
         data = sorted(benchmark.stats.stats.data)

@@ -11,10 +11,10 @@ from tests.kit.pair import MemoryServer
 
 
 class Engine:
-    """One connection of a server whose transport is nowhere."""
+    """A server's connection on a transport that discards everything."""
 
     def __init__(self, app: sockrpc.App, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        # asyncio's by default: starting and stopping it for each round costs less than uvloop's.
+        # asyncio's loop is the default: starting and stopping it for each round costs less than uvloop's.
         self.loop = loop or asyncio.new_event_loop()
         self.transport = NullTransport()
         self.protocol = self.loop.run_until_complete(self.open(app))

@@ -1,4 +1,4 @@
-"""The load for grpc.aio: nghttp2's h2load, and a client of grpc.aio where calls are cancelled or held."""
+"""The load for grpc.aio: nghttp2's h2load, and a client of grpc.aio for calls that are cancelled or held."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.machine import LOAD_CORE
 from bench.tables import quantiles
 from bench.wire import pattern
 
-# A message of gRPC on HTTP/2: not compressed, its length, then itself.
+# A gRPC message on HTTP/2 has a byte for "not compressed" and its length before it.
 PREFIX_BYTES = 5
 SUMMARY = re.compile(r"finished in [\d.]+\w+, ([\d.]+) req/s")
 OUTCOMES = re.compile(r"requests: .* (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout")
@@ -33,20 +33,20 @@ class Grpc:
         self.port = port
 
     def check(self) -> None:
-        """That it answers rightly, which h2load does not look at."""
+        """Check that answers are right, which h2load does not do."""
         one_shot(python("peers.grpc_client", "check", str(self.port)), PATIENCE)
 
     def calls(self, *, connections: int, in_flight: int, seconds: float, size: int = 32) -> Result:
-        """What `load calls` says, as h2load has it.
+        """Return the result of `load calls`, measured by h2load.
 
         Raises:
-            LoadError: A call failed, or an answer was not as long as what was sent.
+            LoadError: A call failed, or an answer had another length than the request.
         """
         with tempfile.TemporaryDirectory() as folder:
             body, log = Path(folder, "body"), Path(folder, "log")
             body.write_bytes(b"\0" + size.to_bytes(4) + pattern(size))
             output = ""
-            # The first one is for warming up: h2load's own option for that counts its bytes among the others.
+            # The first run warms up: h2load's own option for that counts its bytes among the others.
             for duration in (0.2, seconds):
                 log.unlink(missing_ok=True)
                 command = [
@@ -62,17 +62,17 @@ class Grpc:
 
     @staticmethod
     def read(output: str, trips: list[float], size: int, in_flight: int) -> Result:
-        """The figures in what h2load prints.
+        """Extract the figures from the output of h2load.
 
         Raises:
-            LoadError: Calls failed, or were answered with less or more than they asked for.
+            LoadError: Calls failed, or their answers had the wrong length.
         """
         rate, outcomes, data = (pattern.search(output) for pattern in (SUMMARY, OUTCOMES, DATA))
         if not rate or not outcomes or not data:
-            raise LoadError(f"h2load said what nobody expected:\n{output}")
+            raise LoadError(f"unexpected output of h2load:\n{output}")
         succeeded, *others = (int(count) for count in outcomes.groups())
         each = PREFIX_BYTES + size
-        # Bytes of answers that had not ended count, too; those of calls from before its count began do not.
+        # Bytes of unfinished answers count too; those of calls from before its count began do not.
         if any(others) or not succeeded or abs(int(data[1]) - succeeded * each) > in_flight * each:
             raise LoadError(f"grpc.aio did not answer every call:\n{output}")
         return {"answers_per_second": float(rate[1]), "answers": succeeded, "round_trip_us": quantiles(trips)}

@@ -17,12 +17,12 @@ from bench.wire import FAN_OUT_BYTES
 SOURCES = Path(__file__).with_name("load")
 BUILT = Path(__file__).parent.parent / "build" / "bench"
 FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-D_GNU_SOURCE"]
-# Above what the load generator waits for by itself; it says what it waited for.
+# This exceeds the load generator's own time-outs, whose messages are more precise.
 PATIENCE = 60.0
 
 
 class LoadError(Exception):
-    """What the load generator found wrong: an answer, a connection, or none."""
+    """The load generator found a wrong answer, or had no answer or no connection."""
 
 
 def program(name: str = "load") -> Path:
@@ -39,14 +39,14 @@ def program(name: str = "load") -> Path:
 
 def compile_program(source: Path, target: Path) -> None:
     compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or "gcc"]
-    # Beside, then into place: nobody may run half a program.
+    # Compile beside the target and rename, so that another process never runs half a program.
     unfinished = target.with_suffix(".new")
     subprocess.run([*compiler, *FLAGS, "-o", str(unfinished), str(source)], check=True)
     unfinished.replace(target)
 
 
 def on_core(core: int | None, command: list[str]) -> list[str]:
-    """The command, kept on that core."""
+    """Return the command, pinned to that core."""
     return command if core is None else ["taskset", "--cpu-list", str(core), *command]
 
 
@@ -103,10 +103,10 @@ class Conversation:
             raise LoadError(complaint.strip() or f"exit code {self.process.returncode}")
 
     def hear(self) -> str:
-        """The next line.
+        """Return the next line.
 
         Raises:
-            LoadError: There is none, as the program has ended; what it complained about.
+            LoadError: The program has ended; the message is its complaint.
         """
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -140,7 +140,7 @@ class FanOut(Conversation):
         assert self.hear() == "ready"
 
     def broadcast(self) -> float:
-        """Seconds from asking for a broadcast until everybody has it."""
+        """Return the seconds from the request for a broadcast until all have it."""
         return float(json.loads(self.ask(""))["ns"]) / 1e9
 
 

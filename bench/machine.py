@@ -1,4 +1,4 @@
-"""What is measured, and on what: the build, the cores, the versions."""
+"""The measured build and the machine: cores, processor, versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = (
 
 
 def cores() -> tuple[int | None, int | None]:
-    """A core for the load and one for servers; None where they can not be had."""
+    """Return a core for the load and one for servers; None if they are not available."""
     if not hasattr(os, "sched_setaffinity"):
         return None, None
     allowed = sorted(os.sched_getaffinity(0))
@@ -32,7 +32,7 @@ LOAD_CORE, SERVER_CORE = cores()
 
 
 def complaint_about_build() -> str | None:
-    """Why this build of sockrpc must not be measured; None if it may."""
+    """Return why this build of sockrpc must not be measured; None if it may."""
     for module in (sockrpc._frames, sockrpc.peer.peer):
         path = Path(str(module.__file__))
         if path.suffix == ".py":
@@ -45,7 +45,7 @@ def complaint_about_build() -> str | None:
 
 
 def is_traced() -> bool:
-    """True if the compiled code tells a tracer what it does."""
+    """True if the compiled code reports to a tracer."""
     seen: list[str] = []
 
     def trace(frame: Any, event: str, argument: object) -> None:
@@ -61,14 +61,14 @@ def is_traced() -> bool:
 
 
 def refuse_unfit_build() -> None:
-    """End the program if what would be measured is not what users run."""
+    """End the program if the build differs from the one that users run."""
     complaint = complaint_about_build()
     if complaint is not None:
         sys.exit(f"this is not a release build of sockrpc: {complaint}")
 
 
 def describe() -> dict[str, Any]:
-    """What somebody needs to know who reads the figures later."""
+    """Return the facts that readers of the figures need later."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "processor": processor(),

@@ -1,4 +1,4 @@
-"""A connection with very many calls in flight is cut; another keeps asking how far the aborts are."""
+"""A connection with very many calls in flight is cut, while another keeps asking for the number of aborts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Self
 from bench.peer import Peer, request, response_size
 
 BATCH = 1000
-# Two numbers of eight digits and a space: calls of `hold` that have begun, and those that were aborted.
+# The report has two numbers of eight digits and a space: calls of `hold` that have begun, and aborted ones.
 REPORT_BYTES = 17
 
 
@@ -30,7 +30,7 @@ class Observer(Peer):
 
 
 class MassAbort:
-    """So many calls in flight on one connection to `peers.sockrpc_server`; `cut` ends them all."""
+    """Very many calls in flight on one connection to `peers.sockrpc_server`; `cut` ends them all."""
 
     def __init__(self, port: int, calls: int) -> None:
         self.observer = Observer(port)
@@ -53,7 +53,7 @@ class MassAbort:
         self.observer.socket.close()
 
     def cut(self) -> dict[str, Any]:
-        """Cut the connection; seconds until all are aborted, and the longest that the observer waited."""
+        """Cut the connection; return the seconds until all are aborted, and the observer's longest wait."""
         self.victim.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         begin = last = time.perf_counter()
         self.victim.socket.close()

@@ -1,4 +1,4 @@
-"""How much memory a process has to itself, and how long it has run."""
+"""The private memory of a process, and its processor time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def private_bytes(pid: int | str = "self") -> int:
-    """The anonymous memory of a process that is resident: its heaps and stacks, not its files."""
+    """Return the resident anonymous memory of a process: its heaps and stacks, but not its files."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Anonymous:"):
             return int(line.split()[1]) * 1024
@@ -14,5 +14,5 @@ def private_bytes(pid: int | str = "self") -> int:
 
 
 def processor_seconds(pid: int) -> float:
-    """How long the main thread of a process has been on a processor."""
+    """Return the processor time of the main thread of a process."""
     return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9

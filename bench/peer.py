@@ -1,4 +1,4 @@
-"""A client that costs next to nothing, as its bytes are made beforehand, and a transport that is nowhere."""
+"""A client that costs almost nothing, as its bytes are made beforehand, and a transport without a socket."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPENING = (
 
 
 def header(size: int, *, masked: bool) -> bytes:
-    """The WebSocket header of a binary message (RFC 6455 5.2)."""
+    """Return the WebSocket header of a binary message (RFC 6455 5.2)."""
     bit = 0x80 if masked else 0
     if size < 126:
         return bytes([0x82, bit | size])
@@ -29,7 +29,7 @@ def header(size: int, *, masked: bool) -> bytes:
     return bytes([0x82, bit | 127]) + struct.pack("!Q", size)
 
 
-# A mask of zeros leaves the payload as it is; the server unmasks all the same.
+# A mask of zeros leaves the payload unchanged, but the server unmasks all the same.
 NO_MASK = bytes(4)
 
 
@@ -38,7 +38,7 @@ def message(payload: bytes) -> bytes:
 
 
 def request(id: int, method: str, size: int) -> bytes:
-    """A Request with a payload of `size` bytes."""
+    """Return a Request with a payload of `size` bytes."""
     return message(struct.pack("!BIB", 2, id, len(method)) + method.encode() + bytes(size))
 
 
@@ -47,7 +47,7 @@ def reset(id: int) -> bytes:
 
 
 def response_size(size: int) -> int:
-    """The bytes on the wire of a Response with a payload of `size` bytes."""
+    """Return the size on the wire of a Response with a payload of `size` bytes."""
     return len(header(5 + size, masked=False)) + 5 + size
 
 
@@ -71,7 +71,7 @@ class Peer:
         self.socket.close()
 
     def exchange(self, data: bytes, wanted: int) -> None:
-        """Send a little, and read until `wanted` bytes have come."""
+        """Send a little, and read until `wanted` bytes have arrived."""
         self.socket.sendall(data)
         while wanted:
             got = self.socket.recv_into(self.room)
@@ -79,7 +79,7 @@ class Peer:
             wanted -= got
 
     def exchange_much(self, pieces: Iterable[bytes], wanted: int) -> None:
-        """Send and read at the same time: the server stops reading while nobody reads its answers."""
+        """Send and read at the same time: the server stops reading while its answers are not read."""
         waiting = [memoryview(piece) for piece in reversed(list(pieces))]
         self.socket.setblocking(False)
         try:
@@ -102,7 +102,7 @@ class Peer:
 
 
 class NullTransport(asyncio.Transport):
-    """Takes everything at once and keeps nothing, so that what is measured is the engine alone."""
+    """A transport that accepts everything at once and keeps nothing, so that only the engine is measured."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class NullTransport(asyncio.Transport):
 
 
 def feed(protocol: Any, data: bytes) -> None:
-    """Give a protocol what its transport has received."""
+    """Pass bytes to a protocol as its transport would."""
     view = memoryview(data)
     while view:
         room = protocol.get_buffer(-1)

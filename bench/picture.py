@@ -18,7 +18,7 @@ STEP = 24
 PAD = 16
 NOTE_COLUMNS = 120
 
-# GitHub's own palettes, as there is contrast enough on its pages; `prefers-color-scheme` reaches into images.
+# GitHub's own palettes have enough contrast on its pages; `prefers-color-scheme` also applies in images.
 STYLE = """
 text { font: 13px system-ui, 'Segoe UI', Helvetica, Arial, sans-serif; fill: #1f2328 }
 .title { font-size: 15px; font-weight: 600 }
@@ -48,7 +48,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Chart:
-    """Bars below each other, on one scale that begins at zero."""
+    """A chart with bars below each other, on one scale that begins at zero."""
 
     title: str
     unit: str
@@ -61,11 +61,11 @@ class Chart:
 
 
 def draw(charts: Sequence[Chart], note: str) -> str:
-    """An SVG with the charts below each other and a note at the bottom.
+    """Draw an SVG with the charts below each other and a note at the bottom.
 
     Args:
-        charts: What is drawn, from the top.
-        note: Where the figures come from; it is broken into lines at newlines.
+        charts: The charts, from the top.
+        note: The origin of the figures, whose newlines break lines.
     """
     lines = [part for line in note.splitlines() for part in textwrap.wrap(line, NOTE_COLUMNS)]
     height = sum(chart.height for chart in charts) + 18 * len(lines) + 2 * PAD
@@ -100,7 +100,7 @@ def draw_chart(chart: Chart, top: int) -> list[str]:
     ]
     for index, bar in enumerate(chart.bars):
         y = top + 44 + index * STEP
-        # A value too small to be seen is a line, not nothing.
+        # A value too small to be seen is drawn as a line.
         width = max(1.0, bar.value * scale)
         kind = bar.kind or "bar"
         mine = ' class="mine"' if bar.kind == "ours" else ""

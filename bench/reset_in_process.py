@@ -1,7 +1,7 @@
-"""From the bytes of a reset to the CancelledError in the handler, on a loop that runs already.
+"""The time from the bytes of a reset to the CancelledError in the handler, on a loop that is already running.
 
 `python -m bench.reset_in_process RESETS` prints JSON: microseconds, and the iteration of the loop in
-which the handler was told, 1 being the next. There is no socket.
+which the handler was cancelled; 1 is the next one. There is no socket.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WARM_UP = 500
 
 
 class Iterations:
-    """Counts the iterations of the loop that have begun since a reset was read."""
+    """Counts the iterations of the loop since a reset was read."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -31,7 +31,7 @@ class Iterations:
         self.handle: asyncio.Handle | None = None
 
     def restart(self) -> None:
-        """To be called right after the reset: what it has scheduled for the next iteration comes first."""
+        """Call this right after the reset, so that callbacks scheduled for the next iteration come first."""
         self.stop()
         self.count = 1
         self.handle = self.loop.call_soon(self.turn)
@@ -46,7 +46,7 @@ class Iterations:
 
 
 def measure(resets: int) -> dict[str, Any]:
-    """So many resets, one after another, after some that do not count."""
+    """Measure `resets` resets, one after another, after a few that do not count."""
     app = sockrpc.App()
     begun = asyncio.Event()
     stopped: list[tuple[int, int]] = []
@@ -71,7 +71,7 @@ def measure(resets: int) -> dict[str, Any]:
             begun.clear()
             feed(engine.protocol, begins)
             await begun.wait()
-            # Paused where the machine took the processor from a handler: a transport would not read then.
+            # The transport is paused if the system interrupted a handler; a real one would not read then.
             while engine.transport.is_paused:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             sent.append(time.perf_counter_ns())

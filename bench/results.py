@@ -15,7 +15,7 @@ US = 1e6
 
 
 def group(benchmark: Mapping[str, Any]) -> str:
-    """What a benchmark is drawn with: the test, whatever its parameters."""
+    """Return the chart of a benchmark: its test, regardless of parameters."""
     return str(benchmark["name"]).partition("[")[0].removeprefix("test_").replace("_", " ")
 
 
@@ -38,7 +38,7 @@ def rows(benchmarks: list[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def charts(benchmarks: list[Mapping[str, Any]]) -> list[Chart]:
-    """A chart for each test, a bar for each of its parameters."""
+    """Return a chart for each test, with a bar for each of its parameters."""
     grouped: dict[str, list[Bar]] = {}
     for each in benchmarks:
         bar = Bar(str(each.get("param") or "·"), each["stats"]["median"] * US, "ours")

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that so large a share of the values is not above."""
+    """Return the smallest value such that this share of the values does not exceed it."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:
-    """What the load generator says of a histogram, of a list of values."""
+    """Return the load generator's summary of a histogram for a list of values."""
     return {
         "count": len(values),
         "mean": statistics.fmean(values),
@@ -27,18 +27,18 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def paired_ratio(ours: Sequence[float], others: Sequence[float]) -> float:
-    """The median of the ratios of each round: both sides of one had the same neighbours on the machine."""
+    """Return the median of the rounds' ratios, because both sides of a round shared the machine's load."""
     return statistics.median(a / b for a, b in zip(ours, others, strict=True))
 
 
 def spread(values: Sequence[float]) -> float:
-    """How far apart the middle half of the values lies, as a share of their median."""
+    """Return the width of the middle half of the values, as a share of their median."""
     low, high = quantile(values, 0.25), quantile(values, 0.75)
     return (high - low) / statistics.median(values)
 
 
 def number(value: float | None) -> str:
-    """Three digits that matter, and thousands apart."""
+    """Format with three significant digits and separated thousands."""
     if value is None:
         return "–"
     if value == 0:
@@ -50,7 +50,7 @@ def number(value: float | None) -> str:
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown whose columns stand below each other in plain text, too."""
+    """Return a table in Markdown whose columns are aligned as plain text, too."""
     lines = [list(head), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     align = [str.ljust, *([str.rjust] * (len(head) - 1))]
@@ -66,7 +66,7 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def table_of(values: Mapping[str, Mapping[str, float]], first: str) -> str:
-    """A table of columns by name: values[row][column]; what a row lacks is a dash."""
+    """Return a table of columns by name: values[row][column]; missing values become dashes."""
     columns = list(dict.fromkeys(name for row in values.values() for name in row))
     rows = [[name, *(number(row.get(column)) for column in columns)] for name, row in values.items()]
     return markdown([first, *columns], rows)

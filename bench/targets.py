@@ -1,6 +1,6 @@
-"""Every promise about speed, one measurement each: `python -m bench.targets`, or `make bench-targets`.
+"""Measures every promise about speed: `python -m bench.targets`, or `make bench-targets`.
 
-Whatever is compared is measured in rounds that alternate; a figure is the median of the rounds' ratios.
+Comparisons use rounds that alternate; a figure is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ FEWEST_ROUNDS = 15
 
 @dataclass(frozen=True)
 class Target:
-    """A promise, and what was measured."""
+    """A promise, and the measured value."""
 
     name: str
     value: float
@@ -83,7 +83,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Settings:
-    """How long everything is measured."""
+    """The duration of all measurements."""
 
     rounds: int
     seconds: float
@@ -95,7 +95,7 @@ Measured = tuple[list[Target], Rounds]
 
 
 def values(rounds: Rounds, name: str, *path: str) -> list[float]:
-    """One figure of each round."""
+    """Return one figure of each round."""
     figures: list[float] = []
     for result in rounds[name]:
         value: Any = result
@@ -129,7 +129,7 @@ def calls(here: Arena, contender: Contender, settings: Settings, **options: obje
 
 
 def measure_load(here: Arena, settings: Settings) -> Measured:
-    """That the load generator is not what limits: two million small frames a second on one core."""
+    """Prove that the load generator is no bottleneck: two million small frames a second on one core."""
     command = on_core(machine.SERVER_CORE, [str(program("responder")), str(request_bytes("plain", 32))])
     with Conversation(command) as responder:
         port = int(responder.hear())
@@ -144,7 +144,7 @@ def measure_load(here: Arena, settings: Settings) -> Measured:
 
 
 def measure_small(here: Arena, settings: Settings) -> Measured:
-    """32 bytes, 64 connections with 16 calls in flight each."""
+    """Measure 32 bytes, 64 connections with 16 calls in flight each."""
     contenders = [LIMIT, PLAIN, COROUTINE, SUSPENDING, PICOWS, BY_HAND]
     size = {"connections": CONNECTIONS, "in_flight": IN_FLIGHT}
     with Tasks() as tasks:
@@ -176,7 +176,7 @@ def measure_small(here: Arena, settings: Settings) -> Measured:
 
 
 def measure_one_in_flight(here: Arena, settings: Settings) -> Measured:
-    """One call in flight, on one connection and on 64; rounds of both in turn."""
+    """Measure one call in flight, on one connection and on 64, in alternating rounds."""
     measured = {}
     for connections in (1, CONNECTIONS):
         for each in (LIMIT, PLAIN):
@@ -235,7 +235,7 @@ def measure_reset_in_process(here: Arena, settings: Settings) -> Measured:
 
 
 def measure_reset(here: Arena, settings: Settings) -> Measured:
-    """Against one round trip of the same connection, under the same load, in the same round."""
+    """Measure against one round trip of the same connection, under the same load, in the same round."""
     loads = {"idle": 0, f"32 busy connections × {IN_FLIGHT}": 32}
     here.port(PLAIN)
     measured = {
@@ -294,7 +294,7 @@ def measure_memory(here: Arena, settings: Settings) -> Measured:
 
 def measure_fan_out(here: Arena, settings: Settings) -> Measured:
     connections = 1000
-    # The limit stands in the JSON only: it says how much of the time nobody can save.
+    # The limit appears only in the JSON; it shows how much of the time is unavoidable.
     measured = {
         each.name: partial(here.broadcasts, each, here.keep(here.fan_out(each, connections)), 10)
         for each in (FAN_OUT_LIMIT, PLAIN, WEBSOCKETS)
@@ -333,7 +333,7 @@ MEASUREMENTS: dict[str, Callable[[Arena, Settings], Measured]] = {
 
 
 def busiest(raw: Mapping[str, Rounds]) -> dict[str, float]:
-    """How busy the load generator was where it was busiest, by measurement."""
+    """Return the highest utilisation of the load generator in each measurement."""
     found: dict[str, float] = {}
     for name, rounds in raw.items():
         shares = [
@@ -351,9 +351,13 @@ def table(targets: list[Target]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.targets", description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each contender in each round")
-    parser.add_argument("--connections", type=int, default=5000, help="idle ones, for their memory")
-    parser.add_argument("--calls", type=int, default=100_000, help="suspended ones")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds for each contender in each round")
+    parser.add_argument(
+        "--connections", type=int, default=5000, help="idle connections, whose memory is measured"
+    )
+    parser.add_argument(
+        "--calls", type=int, default=100_000, help="suspended calls, whose memory is measured"
+    )
     parser.add_argument("--only", default="", help=f"a regular expression; of {', '.join(MEASUREMENTS)}")
     parser.add_argument("--json", type=Path, default=Path("build/bench/targets.json"))
     options = parser.parse_args()

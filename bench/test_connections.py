@@ -1,6 +1,6 @@
-"""Many connections: opening handshakes, a broadcast to all, and one that is cut with very many calls.
+"""Many connections: opening handshakes, a broadcast to all, and a cut of one with very many calls.
 
-Server and load are separate processes here, as each may have 20,000 descriptors only.
+Server and load are separate processes, because each may have only 20,000 descriptors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CALLS = 100_000
 
 @pytest.mark.parametrize("at_a_time", [1, 50])
 def test_a_thousand_connections_are_opened(measure: Any, server: Server, at_a_time: int) -> None:
-    """Each is cut when it is open; a round has some milliseconds in which the load generator starts."""
+    """Each is cut once it is open; a round includes milliseconds for the start of the load generator."""
     result = measure.pedantic(
         load,
         ("connect", server.port),
@@ -39,12 +39,12 @@ def receivers(request: pytest.FixtureRequest, server: Server) -> Iterator[FanOut
 
 
 def test_a_broadcast_reaches_everybody(measure: Any, receivers: FanOut) -> None:
-    """100 bytes, from asking for it until the last connection has it."""
+    """Measure 100 bytes from the request for the broadcast until the last connection has it."""
     measure.pedantic(receivers.broadcast, rounds=20, warmup_rounds=1)
 
 
 def test_a_hundred_thousand_calls_are_aborted(measure: Any, raised_server: Server) -> None:
-    """From cutting their connection until all have unwound; another connection asks how far they are."""
+    """Measure from the cut until all have unwound, whose progress another connection polls."""
     held: list[MassAbort] = []
     waits: list[float] = []
 

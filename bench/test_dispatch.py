@@ -1,4 +1,4 @@
-"""From bytes received to bytes written, in one process and without a socket: the engine alone."""
+"""The engine alone, from bytes received to bytes written, in one process and without a socket."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_thousand_ids_enter_and_leave_the_table(measure: Any, in_flight: int) 
 
 
 def test_the_twin_in_python_of_entering_and_leaving(measure: Any) -> None:
-    """What the same costs with a dict; compare with the one above."""
+    """Measure the same with a dict, for comparison with the benchmark above."""
     table: dict[int, object] = {}
 
     def turn_over() -> None:

@@ -1,4 +1,4 @@
-"""How long it takes until cancelled work stops."""
+"""The time until cancelled work stops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROUNDS = 2000
 
 
 def test_a_reset_reaches_the_handler(measure: Any) -> None:
-    """From the bytes of the reset to the CancelledError in the handler, in one process."""
+    """Measure from the bytes of the reset to the CancelledError in the handler, in one process."""
     app = sockrpc.App()
     stopped: list[asyncio.Future[None]] = []
 
@@ -31,7 +31,7 @@ def test_a_reset_reaches_the_handler(measure: Any) -> None:
 
     async def begin() -> None:
         feed(engine.protocol, request(1, "wait", 0))
-        # Without eager tasks its first step comes in the next iteration.
+        # Without eager tasks the first step of the handler comes in the next iteration.
         await asyncio.sleep(0)
 
     def set_up() -> None:
@@ -50,7 +50,7 @@ def test_a_reset_reaches_the_handler(measure: Any) -> None:
 
 
 def test_a_reset_stops_the_work_of_a_server(measure: Any, peer: Peer) -> None:
-    """From the reset that is sent to the word of the cancelled handler, over the loopback network."""
+    """Measure from sending the reset to the report of the cancelled handler, over the loopback network."""
     running = 2 + 2 + len("running")
     aborted = 2 + 2 + len("aborted")
 
@@ -64,9 +64,9 @@ def test_a_reset_stops_the_work_of_a_server(measure: Any, peer: Peer) -> None:
 
 
 def test_a_reset_stops_the_work_of_a_busy_server(measure: Any, server: Server, peer: Peer) -> None:
-    """The same, while 32 connections keep 16 calls in flight each.
+    """Measure the same while 32 connections keep 16 calls in flight each.
 
-    Their load and this client share a core; `make bench-targets` has it from within the load generator.
+    Their load and this client share a core; `make bench-targets` measures it inside the load generator.
     """
     with Load(server.port, connections=32, in_flight=16):
         running = 2 + 2 + len("running")

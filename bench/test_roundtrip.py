@@ -15,7 +15,7 @@ from tests.conftest import LOOPS, new_event_loop
 SIZES = [32, 1024, 64 * 1024, 1024 * 1024]
 IN_FLIGHT = [1, 16, 256]
 KINDS = ["plain", "coroutine", "suspending"]
-# Up to here all requests go out in one write, and their answers fit into the system's buffers.
+# Up to this size all requests go out in one write, and their answers fit into the system's buffers.
 LITTLE = 64 * 1024
 
 
@@ -34,7 +34,7 @@ def exchange(measure: Any, peer: Peer, kind: str, size: int, in_flight: int) -> 
 @pytest.mark.parametrize("in_flight", IN_FLIGHT)
 @pytest.mark.parametrize("size", SIZES)
 def test_answers_of_a_server(measure: Any, peer: Peer, size: int, in_flight: int) -> None:
-    """The client is as good as free: its bytes are made beforehand, and it only counts what comes."""
+    """The client costs almost nothing: its bytes are made beforehand, and it only counts received ones."""
     exchange(measure, peer, "plain", size, in_flight)
 
 
@@ -47,7 +47,7 @@ def test_answers_by_kind_of_handler(measure: Any, peer: Peer, kind: str, in_flig
 @pytest.mark.parametrize("in_flight", IN_FLIGHT)
 @pytest.mark.parametrize("size", SIZES)
 def test_calls_of_a_client(measure: Any, server: Server, size: int, in_flight: int) -> None:
-    """With `sockrpc.connect`: what one process of Python can ask for."""
+    """Measure the calls that one Python process can make with `sockrpc.connect`."""
     loop = new_event_loop(LOOPS[-1])
     payload = bytes(size)
     uri = f"ws://127.0.0.1:{server.port}/"

@@ -1,4 +1,4 @@
-"""What the load generator expects: the opening's answer, and the payloads."""
+"""The bytes that the load generator expects: the response of the opening, and the payloads."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ FAN_OUT_BYTES = 100
 
 
 def pattern(size: int) -> bytes:
-    """The payload of so many bytes that the load generator sends and expects."""
+    """Return the payload of this size that the load generator sends and expects."""
     return (ALPHABET * (size // len(ALPHABET) + 1))[:size]
 
 
 def request_bytes(method: str, size: int) -> int:
-    """What a Request of the load generator has on the wire: header, mask, request."""
+    """Return the size on the wire of a Request of the load generator: header, mask, request."""
     message = 6 + len(method) + size
     return message + 4 + (2 if message < 126 else 4 if message < 65536 else 10)

@@ -1,10 +1,10 @@
 """Throughput of several workers against one: `python -m bench.workers`.
 
-The load generator needs processor time too, and nobody is kept on a core of his own: with two cores,
-two workers and the generator share them. So "echo", of which the generator costs about as much as the
-server, says what the machine has left; "work", of which it costs next to nothing, what workers add.
-The best rounds are those with the fewest neighbours on the machine. What a call costs the servers in
-processor time does not depend on neighbours: if that stays the same, a core more is worth a core.
+The load generator needs processor time too, and no process is pinned: with two cores, two workers and the
+generator share them. So "echo", where the generator costs about as much as the server, shows how much the
+machine has left; "work", where it costs almost nothing, shows how much workers add.
+The best rounds are those with the least other load on the machine. The processor time that a call costs
+the servers does not depend on other load: if it stays the same, one more core is worth one core.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ METHODS = ("echo", "work")
 
 
 class Served:
-    """`sockrpc serve --workers N`, which serves already."""
+    """A running `sockrpc serve --workers N`."""
 
     def __init__(self, workers: int, log: Path) -> None:
         self.workers = workers
@@ -48,7 +48,7 @@ class Served:
         self.port = int(json.loads(line)["listening"].rstrip("/").rpartition(":")[2])
 
     def processor_seconds(self) -> float:
-        """What the server's processes have used so far."""
+        """Return the processor time of the server's processes so far."""
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return sum(map(processor_seconds, [pid, *map(int, children)]))
@@ -63,7 +63,7 @@ class Served:
 
 
 def measure(port: int, method: str, connections: int, in_flight: int, seconds: float) -> dict[str, Any]:
-    """One run of the load generator, which checks every answer."""
+    """Run the load generator once; it checks every answer."""
     options = {
         "port": port,
         "dialect": "rpc",

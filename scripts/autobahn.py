@@ -1,4 +1,4 @@
-"""Sets up Autobahn's test-suite, whose one release that is not a container image runs on Python 2.7 only."""
+"""Sets up Autobahn's test-suite, whose only release outside container images needs Python 2.7."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from environments import ENVIRONMENTS, locked
 REQUIREMENT = "autobahntestsuite==0.8.2"
 NO_PYTHON = "skipped: no Python 2.7"
 
-# pip, and what its packages are built with and import.
+# The probe checks for pip, and for everything that its packages need to build and to run.
 PROBE = """
 import os, sys, sysconfig
 import pip, ssl, zlib
@@ -22,7 +22,7 @@ has_headers = os.path.exists(os.path.join(sysconfig.get_path("include"), "Python
 raise SystemExit(sys.version_info[:2] != (2, 7) or not has_headers)
 """
 
-# Not PYTHONPATH: zope's namespace is made by a .pth file.
+# PYTHONPATH would not do: zope's namespace is made by a .pth file.
 WSTEST = "import site; site.addsitedir({folder!r}); from autobahntestsuite.wstest import run; run()"
 
 
@@ -46,9 +46,9 @@ def works(path: Path) -> bool:
 
 
 def provide_wstest() -> str:
-    """The command that runs wstest; empty where there is no Python 2.7 for it.
+    """Return the command that runs wstest, or an empty text without a Python 2.7 for it.
 
-    The environment variable WSTEST names another, such as one that runs it in a container.
+    The environment variable WSTEST overrides it, for example with one that runs a container.
 
     Raises:
         SetUpError: It could not be installed.

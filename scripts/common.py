@@ -1,4 +1,4 @@
-"""What all the scripts here need."""
+"""Functions shared by the scripts."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class SetUpError(Exception):
-    """Something that this machine lacks, or a command of the set-up that failed."""
+    """This machine lacks something, or a command of the set-up failed."""
 
 
 def clean_environ() -> dict[str, str]:
-    # Whatever leads a Python to other packages than those of its own environment must not get in. Nor must
-    # what keeps bytecode from being written: each process would compile all tests anew, for seconds.
+    # Variables that lead a Python to packages outside its environment must not get in. Neither must the one
+    # that disables bytecode: each process would then compile all tests again, for seconds.
     unwanted = {"PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "PYTHONDONTWRITEBYTECODE"}
     return {name: value for name, value in os.environ.items() if name not in unwanted}
 
 
 def say(text: str) -> None:
-    # In one piece, newline included: environments are made side by side.
+    # Write newline and text at once, because environments are made in parallel.
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
@@ -36,10 +36,10 @@ def output_of(
     environ: Mapping[str, str] | None = None,
     error: type[Exception] = SetUpError,
 ) -> str:
-    """What a command printed, its standard error included; it must succeed.
+    """Return the output of a command, its standard error included; the command must succeed.
 
     Raises:
-        error: It did not; with `what` it was, or the command itself, and what it printed.
+        error: It failed; the message has `what` or the command itself, and the output.
     """
     done = subprocess.run(
         command,

@@ -1,7 +1,7 @@
 """Runs the tests under coverage; fails if one fails, or if a line of a .pyx is not executed.
 
-The tracer makes all that is compiled slow. So the files are dealt to several processes, and what adds no line
-of a .pyx is left out: processes, of which none but pytest's own is followed, and the second event loop.
+The tracer slows the compiled code down. So several processes share the files, and tests that reach no
+further line of a .pyx are left out: those of child processes, which are not traced, and the second loop.
 
 Arguments are appended to every pytest command.
 """
@@ -20,9 +20,9 @@ from shares import run_shares
 
 WORK = ROOT / "build" / "cover"
 MARKS = "not once and not command"
-# One line is there for transports that copy what they write, which those of uvloop do.
+# A line is only for transports that copy their input, as those of uvloop do.
 UVLOOP = "tests/test_socket.py"
-# What counts is the compiled code that users have; the counters are there in debug builds only.
+# Only the code that users have counts; the counters exist only in debug builds.
 COUNTED = ["--include=src/sockrpc/*.pyx,src/sockrpc/*/*.pyx", "--omit=*/_debug.pyx", "--fail-under=100"]
 
 

@@ -1,6 +1,6 @@
-"""A build for another machine, by zig's C compiler, and a look at whether it works there, by qemu.
+"""Builds for another machine with zig's C compiler, and tests the result under qemu.
 
-A smoke test: what is released is made by cibuildwheel on machines of that kind.
+This is a smoke test: cibuildwheel makes the releases on machines of that kind.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from packages import install_packages
 
 MACHINE = "aarch64"
 DEBIAN_MACHINE = "arm64"
-# The C library that the build is for; zig brings it along.
+# The C library to build for, which zig brings along.
 LIBRARY = "2.17"
 TAG = f"manylinux_2_17_{MACHINE}"
 WORK = ROOT / "build" / "cross"
-# Bytes, tables, calls, resets, several threads: on both loops, in what qemu does in a minute.
+# These cover bytes, tables, calls, resets and threads on both loops, in about a minute under qemu.
 TESTS = (
     "tests/test_frames.py",
     "tests/websocket/test_messages.py",
@@ -37,16 +37,16 @@ PLATFORMS = ("manylinux2014", "manylinux_2_17", "manylinux_2_28")
 
 
 def compile_wheel(source: Path, interpreter: Interpreter) -> Path:
-    """The wheel, whose policy auditwheel confirms.
+    """Build the wheel, and let auditwheel confirm its policy.
 
     Raises:
         SetUpError: It does not compile.
-        Wrong: It asks for more than the policy allows.
+        Wrong: It needs more than the policy allows.
     """
     python = make_environment(interpreter, f"cross-{interpreter.minor}", ["cross"], package=False)
     compiler = WORK / "cc"
     WORK.mkdir(parents=True, exist_ok=True)
-    # A file, as a command of several words is nothing that all read alike.
+    # Use a file, because tools disagree on how to read a command of several words.
     compiler.write_text(
         f'#!/bin/sh\nexec "{python}" -m ziglang cc -target {MACHINE}-linux-gnu.{LIBRARY} "$@"\n'
     )
@@ -78,7 +78,7 @@ def compile_wheel(source: Path, interpreter: Interpreter) -> Path:
 
 
 def provide_system() -> tuple[str, Path, str] | None:
-    """qemu, the root of a system for it, and the version of Python in there; None where there is none."""
+    """Return qemu, the root of a system for it, and its version of Python; None if they are not available."""
     if sys.platform != "linux" or shutil.which("apt-get") is None or os.geteuid() != 0:
         return None
     if shutil.which(f"qemu-{MACHINE}-static") is None:
@@ -92,7 +92,7 @@ def provide_system() -> tuple[str, Path, str] | None:
         for folder in ("lists/partial", "cache/archives/partial"):
             (apt / folder).mkdir(parents=True, exist_ok=True)
         (apt / "status").touch()
-        # Beside the packages of this machine, and none of its affair.
+        # Install beside the packages of this machine, without any effect on them.
         command = ["apt-get", "-qq", "-o", f"APT::Architecture={DEBIAN_MACHINE}"]
         command += ["-o", f"APT::Architectures={DEBIAN_MACHINE}", "-o", "APT::Sandbox::User=root"]
         command += ["-o", f"Dir::State::lists={apt / 'lists'}", "-o", f"Dir::State::status={apt / 'status'}"]
@@ -134,7 +134,7 @@ def run_tests(source: Path, wheel: Path, system: tuple[str, Path, str]) -> str:
 
 
 def prove(source: Path, newest: Interpreter) -> str:
-    """Builds, and runs some tests where that can be done; says which."""
+    """Build, run some tests where possible, and return which."""
     system = provide_system()
     same = [i for i in find_interpreters()[0] if system and i.minor == system[2] and i.is_ready]
     wheel = compile_wheel(source, same[0] if same else newest)

@@ -1,6 +1,6 @@
-"""What a source distribution and a wheel have to contain, and which wheels a release has.
+"""The required contents of a source distribution and of a wheel, and the wheels of a release.
 
-As a command: checks all of them in a folder; with ``--complete`` none may be missing.
+As a command it checks all files in a folder; with ``--complete`` none may be missing.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from pathlib import Path
 
 from common import ROOT
 
-# On CI's machines the version of macOS comes with the oldest that is still built for.
+# On CI's machines the version of macOS is part of the oldest supported tag.
 SYSTEMS = (
     *(f"{libc}_{machine}" for libc in ("manylinux", "musllinux") for machine in ("x86_64", "aarch64")),
     *(f"macosx_{machine}" for machine in ("x86_64", "arm64")),
     *(f"win_{machine}" for machine in ("amd64", "arm64")),
 )
-# Tags of interpreter and ABI.
+# The tags of interpreter and ABI.
 INTERPRETERS = (
     *(f"cp3{minor}-cp3{minor}" for minor in range(11, 16)),
     *(f"cp3{minor}-cp3{minor}t" for minor in (14, 15)),
 )
 METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"}
-# What the repository has and a source distribution needs not.
+# Files of the repository that a source distribution does not need.
 REPOSITORY_ONLY = re.compile(r"\.ci/.*|\.github/.*|\.editorconfig|\.gitignore|\.yamllint\.yaml")
 GENERATED = re.compile(r"PKG-INFO|setup\.cfg|src/sockrpc\.egg-info/.*")
 EXTENSION = re.compile(r"(sockrpc/\w+(?:/\w+)?)\.[\w-]*\.?(?:so|pyd)")
@@ -46,7 +46,7 @@ def difference(what: str, found: set[str], wanted: set[str]) -> None:
 
 
 def package_files(root: Path = ROOT) -> set[str]:
-    """What an installed package consists of, by the sources: ``sockrpc/_frames`` stands for the extension."""
+    """Return the files of an installed package by the sources; ``sockrpc/_frames`` means the extension."""
     source = root / "src"
     files: set[str] = set()
     for path in sorted((source / "sockrpc").rglob("*")):
@@ -59,7 +59,7 @@ def package_files(root: Path = ROOT) -> set[str]:
 
 
 def check_installed(names: set[str], what: str, root: Path = ROOT) -> None:
-    """Exactly the files of the package: no C, no .pyx, no .pxd, nothing that lay about."""
+    """Check for exactly the files of the package: no C, no .pyx, no .pxd, no stray files."""
     found = {match[1] if (match := EXTENSION.fullmatch(name)) else name for name in names}
     difference(what, found, package_files(root))
 
@@ -72,13 +72,13 @@ def check_wheel(wheel: Path, root: Path = ROOT) -> None:
     difference(f"{wheel.name}: {info}", metadata - {"sboms/auditwheel.cdx.json"}, METADATA)
     check_installed({name for name in contents if not name.startswith(info)}, wheel.name, root)
     for name, content in contents.items():
-        # Names of sections: a file that was stripped has neither.
+        # These are names of sections, which a stripped file lacks.
         if name.endswith(".so") and (b"\0.symtab\0" in content or b"\0.debug_info\0" in content):
-            raise Wrong(f"{wheel.name}: {name} has symbols that nobody needs")
+            raise Wrong(f"{wheel.name}: {name} has symbols that should have been stripped")
 
 
 def check_sdist(sdist: Path, root: Path = ROOT) -> None:
-    """Exactly what is in the repository, less what only the repository needs."""
+    """Check for exactly the files of the repository, minus those that only the repository needs."""
     with tarfile.open(sdist) as archive:
         inside = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
     listed = subprocess.run(
@@ -93,14 +93,14 @@ def check_sdist(sdist: Path, root: Path = ROOT) -> None:
 
 
 def kind(wheel: Path) -> str:
-    """Interpreter, ABI and system of a wheel, without the system's version."""
+    """Return interpreter, ABI and system of a wheel, without the system's version."""
     interpreter, abi, platforms = wheel.stem.split("-")[-3:]
     systems = {re.sub(r"(linux|macosx)_?[\d_]*_", r"\1_", platform) for platform in platforms.split(".")}
     return f"{interpreter}-{abi}-{'.'.join(sorted(systems))}"
 
 
 def check_complete(folder: Path) -> None:
-    """One wheel for each interpreter and system, and one source distribution, all of this version."""
+    """Check for one wheel per interpreter and system, and one source distribution, all of this version."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     others = [path.name for path in folder.iterdir() if not path.name.startswith(f"sockrpc-{version}")]
     if others:

@@ -1,7 +1,7 @@
 """Makes virtual environments with the package in them.
 
-As a command: makes the environment NAME on the newest released interpreter, then becomes COMMAND inside it.
-The text ``{minor}`` in NAME stands for that interpreter's version, as in ``test-{minor}``.
+As a command it makes the environment NAME on the newest released interpreter, then becomes COMMAND inside
+it. The text ``{minor}`` in NAME stands for that interpreter's version, as in ``test-{minor}``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ENVIRONMENTS = ROOT / ".venv"
 
 
 def source_files(root: Path) -> dict[str, Path]:
-    """Everything that a build reads, by its path below `root`."""
+    """Return every file that a build reads, by its path below `root`."""
     files = [root / name for name in ("LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")]
     for path in sorted((root / "src").rglob("*")):
         generated = path.suffix in (".c", ".html") and path.with_suffix(".pyx").exists()
@@ -38,18 +38,18 @@ def source_files(root: Path) -> dict[str, Path]:
 
 
 def stage_sources(stage: Path, root: Path = ROOT) -> None:
-    """Brings a copy of the sources up to date, in which one interpreter builds.
+    """Update a copy of the sources, in which one interpreter builds.
 
-    Builds side by side would otherwise share setuptools' folders and corrupt each other's. What was compiled
-    stays, so that only what changed is compiled again.
+    Parallel builds would otherwise share setuptools' folders and corrupt each other's. Compiled files stay,
+    so that only changed sources are compiled again.
     """
     sources = source_files(root)
     if source_files(stage).keys() - sources.keys():
-        # A file that is gone would live on in setuptools' folders and get into the wheel.
+        # A deleted file would live on in setuptools' folders and get into the wheel.
         shutil.rmtree(stage)
     settings = stage / "pyproject.toml"
     if settings.is_file() and settings.read_bytes() != (root / "pyproject.toml").read_bytes():
-        # So would one that is no longer to be packaged.
+        # The same holds for a file that is no longer to be packaged.
         for gathered in stage.glob("build/*/lib*/**/*"):
             if gathered.is_file() and gathered.suffix != ".so":
                 gathered.unlink()
@@ -57,7 +57,7 @@ def stage_sources(stage: Path, root: Path = ROOT) -> None:
         copy = stage / relative
         if not copy.is_file() or copy.read_bytes() != source.read_bytes():
             copy.parent.mkdir(parents=True, exist_ok=True)
-            # Without its time: an older file that came back must count as new.
+            # Copy without the time: an older file that came back must count as new.
             shutil.copyfile(source, copy)
 
 
@@ -83,9 +83,9 @@ def compiler_settings() -> str:
 
 
 def build_environ() -> dict[str, str]:
-    """The environment of a build: what was compiled or translated once is taken from caches."""
+    """Return the environment of a build, in which caches hold the results of compilers."""
     environ = clean_environ()
-    # The C that Cython makes of a source is the same for all versions of Python.
+    # The C that Cython generates is the same for all versions of Python.
     environ["SOCKRPC_CYTHON_CACHE"] = str(ROOT / "build" / "cython-cache")
     if "CC" not in environ and shutil.which("ccache") and shutil.which("gcc"):
         environ["CC"] = "ccache gcc"
@@ -94,7 +94,7 @@ def build_environ() -> dict[str, str]:
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Keeps two commands, run at the same time, from making the same thing."""
+    """Keep two concurrent commands from making the same thing."""
     ENVIRONMENTS.mkdir(exist_ok=True)
     with (ENVIRONMENTS / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -114,15 +114,15 @@ class Environment:
         self.stamp = self.folder / "made-by-sockrpc.json"
 
     def forget(self, steps: int) -> None:
-        """Has all steps but the first ones done again."""
+        """Have all steps but the first `steps` done again."""
         if self.stamp.is_file():
             self.stamp.write_text(json.dumps(json.loads(self.stamp.read_text())[:steps]))
 
     def make(self, requirements: list[str], *more: tuple[str, str, Callable[[], object]]) -> None:
-        """Does what is not done yet of: the bare environment, the requirements, and `more`.
+        """Do the missing steps of: the bare environment, the requirements, and `more`.
 
-        A step has a text that stands for its outcome, a text to print, and a function to call. What was done
-        before counts as long as that step's outcome, and those of all before it, are still the ones wanted.
+        A step has a text that stands for its outcome, a text to print, and a function to call. An earlier run
+        counts as long as that step's outcome, and those of all steps before it, are still the ones wanted.
 
         Raises:
             SetUpError: A step failed; the message has its output.
@@ -162,14 +162,14 @@ def read_project(root: Path = ROOT) -> dict[str, Any]:
 
 
 def group_requirements(group: str) -> list[str]:
-    """The requirements of a dependency group; pip itself reads them from version 25.1 on only."""
+    """Return the requirements of a dependency group; pip reads them itself only from version 25.1 on."""
     entries = read_project()["dependency-groups"][group]
     nested = [group_requirements(e["include-group"]) if isinstance(e, dict) else [e] for e in entries]
     return [requirement for requirements in nested for requirement in requirements]
 
 
 def build_wheel(interpreter: Interpreter, root: Path = ROOT) -> Path:
-    """The wheel of the sources below `root`, built at most once for all environments of an interpreter."""
+    """Return the wheel of the sources below `root`, built at most once per interpreter."""
     name = f"build-{interpreter.minor}"
     builder = Environment(interpreter, name)
     builder.make(read_project()["build-system"]["requires"])
@@ -188,9 +188,10 @@ def build_wheel(interpreter: Interpreter, root: Path = ROOT) -> Path:
             if old_tools != tools:
                 shutil.rmtree(stage, ignore_errors=True)
             stage_sources(stage, root)
-            # One at a time, as each keeps all cores busy: so the first is done, and tested, the sooner.
+            # Build one at a time, as each keeps all cores busy; so the first is ready, and tested, sooner.
             with locked("compiling"):
-                # Without isolation: Cython is new in a fresh environment, so it would translate all again.
+                # Build without isolation: Cython is new in a fresh environment, so it would translate
+                # everything again.
                 builder.pip(
                     *("wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(wheels), str(stage)),
                     environ=build_environ(),
@@ -208,12 +209,12 @@ def make_environment(
     editable: bool = False,
     hashed: Path | None = None,
 ) -> Path:
-    """Brings the environment up to date, doing only what is left to do, and returns its Python.
+    """Bring the environment up to date and return its Python.
 
-    What the file `hashed` requires is installed only as the very files it names.
+    Requirements of the file `hashed` are installed only as the very files that it names.
 
     Raises:
-        SetUpError: A step failed, or the interpreter lacks what it takes; the message says what.
+        SetUpError: A step failed, or the interpreter lacks a requirement; the message says which.
     """
     environment = Environment(interpreter, name)
     requirements = [requirement for group in groups for requirement in group_requirements(group)]
@@ -227,7 +228,7 @@ def make_environment(
             owner.parent.mkdir(exist_ok=True)
             owner.write_text(name)
 
-    # Environments that import the source tree share what is compiled there, in whatever mode it was.
+    # Environments that import the source tree share its compiled files, in whatever mode they were built.
     owner = ROOT / "build" / f"in-place-{interpreter.minor}"
     if editable and not (owner.is_file() and owner.read_text() == name):
         environment.forget(2)
@@ -244,10 +245,10 @@ def make_environment(
 
 
 def choose_interpreter() -> Interpreter:
-    """The newest interpreter that is released and wanted.
+    """Return the newest interpreter that is released and wanted.
 
     Raises:
-        SetUpError: There is none, or it lacks what it takes.
+        SetUpError: There is none, or it lacks a requirement.
     """
     minors = wanted_minors()
     found = [i for i in find_interpreters()[0] if not minors or i.minor in minors]
@@ -283,7 +284,7 @@ def main() -> None:
     environ["VIRTUAL_ENV"] = str(python.parent.parent)
     environ["PATH"] = f"{python.parent}{os.pathsep}{environ.get('PATH', os.defpath)}"
     os.chdir(ROOT)
-    # exec, so that a Ctrl-C in the terminal and the exit code belong to the command alone.
+    # Use exec, so that a Ctrl-C in the terminal and the exit code belong to the command alone.
     os.execvpe(options.command[0], options.command, environ)
 
 

@@ -1,8 +1,8 @@
-"""Runs the coverage-guided fuzzers: libFuzzer by way of atheris, on extensions that clang has instrumented.
+"""Runs the coverage-guided fuzzers: libFuzzer through atheris, on extensions instrumented by clang.
 
-The compiled code reports its coverage and its comparisons to libFuzzer, and is watched by ASan and UBSan.
-What a fuzzer starts from is `tests/corpus/TARGET` and the seeds of tests/kit/fuzz_targets.py; what it finds
-lands in `build/fuzz/TARGET`, and belongs into `tests/corpus/TARGET` under a name that says what it shows.
+The compiled code reports its coverage and its comparisons to libFuzzer, and ASan and UBSan watch it.
+A fuzzer starts from `tests/corpus/TARGET` and the seeds of tests/kit/fuzz_targets.py. Its findings
+land in `build/fuzz/TARGET`, and belong in `tests/corpus/TARGET` under a name that says what they show.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ COUNTERS = (
     "-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer "
     f"-fsanitize-ignorelist={IGNORED}"
 )
-# libFuzzer's own: seconds for one input, and megabytes.
+# Options of libFuzzer itself: seconds for one input, and megabytes.
 OPTIONS = ["-timeout=30", "-rss_limit_mb=4096", "-max_len=600", "-print_final_stats=1"]
 
 
 @dataclass
 class Outcome:
-    """How one target went."""
+    """The outcome of one target."""
 
     target: str
     line: str
@@ -48,7 +48,7 @@ class Outcome:
 
 
 def find_clang() -> str:
-    """A clang on PATH, installed if that may be done.
+    """Return a clang on PATH, after installing it if that is allowed.
 
     Raises:
         SetUpError: There is none.
@@ -64,14 +64,14 @@ def find_clang() -> str:
 
 
 def make_fuzzing_environment() -> Path:
-    """An environment whose sockrpc reports its coverage; returns its Python."""
+    """Make an environment whose sockrpc reports its coverage, and return its Python."""
     clang = find_clang()
     interpreter = choose_interpreter()
     environment = Environment(interpreter, f"fuzz-{interpreter.minor}")
     project = read_project()
     requirements = [*group_requirements("test"), *group_requirements("fuzz")]
     requirements += [*project["project"]["dependencies"], *project["build-system"]["requires"]]
-    # A debug build: assertions are on.
+    # This is a debug build, because its assertions are on.
     os.environ |= {"CC": clang, "LDSHARED": f"{clang} -shared", "CFLAGS": COUNTERS, "SOCKRPC_DEBUG": "1"}
 
     def install() -> None:
@@ -85,7 +85,7 @@ def make_fuzzing_environment() -> Path:
 
 
 def ask(python: Path, expression: str) -> list[str]:
-    """The words that an expression makes in the fuzzers' environment."""
+    """Return the words that an expression yields in the fuzzers' environment."""
     code = f"import atheris; from tests.kit.fuzz_targets import *; print(*{expression}, sep='\\n')"
     environ = clean_environ() | sanitized(python)
     done = subprocess.run(
@@ -97,20 +97,20 @@ def ask(python: Path, expression: str) -> list[str]:
 
 
 def sanitized(python: Path) -> dict[str, str]:
-    """What a process needs to load the instrumented extensions."""
+    """Return the variables that a process needs to load the instrumented extensions."""
     (runtime,) = python.parent.parent.glob("lib/python*/site-packages/asan_with_fuzzer.so")
     return {
         "LD_PRELOAD": str(runtime),
-        # What an interpreter leaves behind at its end is no leak of ours.
+        # Memory that an interpreter leaves allocated at its end is no leak of ours.
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
-        # Python's own allocator would hide from ASan where an object ends.
+        # Python's own allocator would hide the ends of objects from ASan.
         "PYTHONMALLOC": "malloc",
     }
 
 
 def write_seeds(python: Path) -> None:
-    """Writes the seeds of all targets below `BUILD`."""
+    """Write the seeds of all targets below `BUILD`."""
     code = (
         "import sys, pathlib; from tests.kit.fuzz_targets import TARGETS, seeds\n"
         "for target in TARGETS:\n"
@@ -123,7 +123,7 @@ def write_seeds(python: Path) -> None:
 
 
 def fuzz(python: Path, target: str, seconds: int, options: list[str]) -> Outcome:
-    """Runs one target for so many seconds, or until it finds something."""
+    """Run one target for `seconds`, or until it finds something."""
     folder = BUILD / target
     found, corpus, log = folder / "found", folder / "corpus", folder / "log"
     shutil.rmtree(found, ignore_errors=True)

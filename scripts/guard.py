@@ -1,7 +1,7 @@
 """Compares the speed of the present sources with that of a revision, both built here in the same way.
 
 Exit codes: 0 ok, 1 slower, 2 used wrongly or something failed, 3 inconclusive; bench/README.md says more.
-What was measured stays in build/guard/: time.json, counts.json, summary.md.
+The measurements stay in build/guard/: time.json, counts.json, summary.md.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from packages import provide_valgrind
 
 RESULTS = ROOT / "build" / "guard"
 SUITE = ROOT / "bench" / "guard"
-# Instructions tell nothing of waiting: only what runs without a socket is counted.
+# Instruction counts ignore waiting, so only benchmarks without a socket are counted.
 COUNTED = ["frames.py", "dispatch.py"]
 OK, SLOWER, FAILED, INCONCLUSIVE = 0, 1, 2, 3
-# Of several outcomes the first of these is that of the whole.
+# The whole has the first of these outcomes that occurs.
 BY_WEIGHT = [FAILED, SLOWER, INCONCLUSIVE, OK]
 
-# For the self-test: some work that a source of each guarded part does in vain, after the line that is named.
+# For the self-test: useless work for a source of each guarded part, to insert after the given line.
 INJECTIONS = [
     (
         "websocket/parser.pyx",
@@ -56,7 +56,7 @@ INJECTIONS = [
         "        sum(range(2000))\n",
     ),
 ]
-# What the self-test has to find: throughput, and reset-to-abort.
+# The self-test has to find these: throughput, and reset-to-abort.
 FOUND_BY_TIME = {"parser", "dispatch", "answers_to_ready_made_bytes", "reset_to_abort"}
 FOUND_BY_COUNT = {"parser", "encoder", "dispatch", "dispatch_of_resets"}
 
@@ -69,9 +69,9 @@ def git(*arguments: str) -> bytes:
 
 
 def extract(revision: str) -> Path:
-    """The tree of a revision, in a folder of its own.
+    """Extract the tree of a revision into a folder of its own.
 
-    Not a worktree of git's: that one would be remembered in the repository after `make clean`.
+    A worktree of git would not do: the repository would remember it after `make clean`.
     """
     name = git("rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}").decode().strip()
     folder = RESULTS / "base"
@@ -83,10 +83,10 @@ def extract(revision: str) -> Path:
 
 
 def slowed() -> Path:
-    """A copy of the sources in which each guarded part does something in vain.
+    """Make a copy of the sources with useless work in each guarded part.
 
     Raises:
-        SetUpError: A line after which something is to be injected is gone.
+        SetUpError: A line after which work is to be inserted is gone.
     """
     folder = RESULTS / "slowed"
     shutil.rmtree(folder, ignore_errors=True)
@@ -124,13 +124,13 @@ def installed(environment: Environment) -> str:
 
 
 def make_sides(interpreter: Interpreter, base: Path) -> tuple[Path, Path]:
-    """Both environments: with the same packages beside sockrpc, whichever side asks for them."""
+    """Make both environments, with the same packages beside sockrpc, whichever side requires them."""
     both = dict.fromkeys(
         requirement for root in (base, ROOT) for requirement in read_project(root)["project"]["dependencies"]
     )
     sides = [make_side(interpreter, s, root, [*both]) for s, root in (("base", base), ("head", ROOT))]
     if installed(sides[0]) != installed(sides[1]):
-        # One of them was made on another day.
+        # The environments were made on different days.
         for side in sides:
             shutil.rmtree(side.folder)
         return make_sides(interpreter, base)
@@ -147,7 +147,7 @@ def measure(base: Path, head: Path, what: str, scripts: list[Path], report: str,
 
 
 def compare(base: Path, head: Path, options: argparse.Namespace) -> dict[str, int]:
-    """The exit codes of both measurements."""
+    """Return the exit codes of both measurements."""
     (RESULTS / "summary.md").unlink(missing_ok=True)
     only = ["--only", options.only]
     codes = {"time": measure(base, head, "ab", sorted(SUITE.glob("*.py")), "time.json", *only)}
@@ -159,13 +159,13 @@ def compare(base: Path, head: Path, options: argparse.Namespace) -> dict[str, in
 
 
 def slower(report: str) -> set[str]:
-    """The benchmarks that a report calls slower."""
+    """Return the benchmarks that a report calls slower."""
     told = json.loads((RESULTS / report).read_text())
     return {name for name, each in told["benchmarks"].items() if each["outcome"] == "slower"}
 
 
 def selftest(interpreter: Interpreter, options: argparse.Namespace) -> int:
-    """Equals pass, and a build with injected work is found, in each guarded part."""
+    """Check that equals pass, and that a build with injected work is found in each guarded part."""
     base, head = make_sides(interpreter, ROOT)
     slow = make_side(interpreter, "slowed", slowed(), read_project()["project"]["dependencies"]).python
     say("the sources against themselves:")
@@ -187,7 +187,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("base", metavar="BASE", nargs="?", help="the revision to compare with")
     parser.add_argument("--selftest", action="store_true", help="find a slowdown that is built in")
-    parser.add_argument("--only", default="", metavar="TEXT", help="benchmarks whose names hold this")
+    parser.add_argument("--only", default="", metavar="TEXT", help="run benchmarks whose names contain this")
     parser.add_argument("--no-counts", action="store_true", help="do without valgrind")
     options = parser.parse_args()
     if (options.base is None) != options.selftest:
@@ -196,7 +196,7 @@ def main() -> int:
         name for name in ("SOCKRPC_DEBUG", "SOCKRPC_TRACE") if os.environ.get(name, "0") not in ("", "0")
     ]
     if wrong:
-        parser.error(f"{wrong[0]} is set: nobody should measure such a build")
+        parser.error(f"{wrong[0]} is set: the speed of such a build means nothing")
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name in ("exit-code", "time.json", "counts.json", "summary.md"):
         (RESULTS / name).unlink(missing_ok=True)
@@ -208,13 +208,13 @@ def main() -> int:
             code = selftest(interpreter, options)
         else:
             codes = compare(*make_sides(interpreter, extract(options.base)), options)
-            # Whatever a process may end with beside these is a failure.
+            # Any other exit code of a process is a failure.
             outcomes = [code if code in BY_WEIGHT else FAILED for code in codes.values()]
             code = min(outcomes, key=BY_WEIGHT.index)
     except SetUpError as error:
         print(f"error: {error}", file=sys.stderr)
         code = FAILED
-    # make ends with a code of its own.
+    # make ends with an exit code of its own.
     (RESULTS / "exit-code").write_text(f"{code}\n")
     return code
 

@@ -14,7 +14,7 @@ from common import clean_environ
 
 OLDEST_MINOR = 11
 
-# Runs on every Python there may be, 2.7 included: anything newer is imported after the question of age.
+# This runs on any Python, even 2.7, so newer modules are imported only after the check of the version.
 PROBE = f"""
 import sys
 if sys.version_info < (3, {OLDEST_MINOR}):
@@ -72,7 +72,7 @@ class Interpreter:
 
 def candidates() -> list[Path]:
     names = ["python3", *(f"python3.{minor}" for minor in range(OLDEST_MINOR, 21))]
-    # Every folder, not just the first that has the name: a command that fails may hide one that works.
+    # Search every folder, not just the first that has the name: a failing command may hide one that works.
     found = [Path(folder, name) for folder in os.get_exec_path() for name in names]
     for root in dict.fromkeys([os.environ.get("PYENV_ROOT") or "~/.pyenv", "~/.pyenv"]):
         found += sorted(Path(root).expanduser().glob("versions/*/bin/python"))
@@ -80,7 +80,7 @@ def candidates() -> list[Path]:
 
 
 def probe(path: Path) -> Interpreter | str | None:
-    """An interpreter that can be used, why it can not, or None where it is simply too old to mention."""
+    """Return a usable interpreter, why it is not usable, or None if it is simply too old to mention."""
     command = [str(path), "-c", PROBE]
     try:
         done = subprocess.run(
@@ -99,14 +99,14 @@ def probe(path: Path) -> Interpreter | str | None:
 
 
 def find_interpreters() -> tuple[list[Interpreter], list[str]]:
-    """One interpreter for each minor version, oldest first, and a line on each that was passed over."""
+    """Return one interpreter per minor version, oldest first, and a line on each that was passed over."""
     paths = candidates()
     with ThreadPoolExecutor(8) as pool:
         probed = list(pool.map(probe, paths))
     pairs = zip(paths, probed, strict=True)
     remarks = [f"{path} {answer}" for path, answer in pairs if isinstance(answer, str)]
     best: dict[str, Interpreter] = {}
-    # Backwards, so that of several paths to one interpreter the first on PATH stays.
+    # Go backwards, so that of several paths to one interpreter the first on PATH stays.
     known = {(i.prefix, i.version): i for i in reversed(probed) if isinstance(i, Interpreter)}
     for interpreter in sorted(known.values(), key=lambda i: (i.is_ready, i.version), reverse=True):
         chosen = best.setdefault(interpreter.minor, interpreter)

@@ -1,4 +1,4 @@
-"""Runs jobs side by side: as many as the cores can take, and the begin of the longest chain first."""
+"""Runs jobs in parallel: as many as the cores can take, and the beginning of the longest chain first."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 @dataclass(eq=False)
 class Job:
-    """Something to do, mostly a process to run.
+    """A job, in most cases a process to run.
 
     Attributes:
         action: Called in a thread; True if the jobs that come after it may run.
-        seconds: About how long it takes on an idle machine; it decides the order only.
-        load: About how many cores it keeps busy meanwhile; most tests wait more than they work.
-        after: What has to be done before.
-        alone: Whether it runs when everything else has ended, with the machine to itself.
+        seconds: Its approximate duration on an idle machine; this decides only the order.
+        load: The approximate number of cores that it keeps busy; most tests wait more than they work.
+        after: The jobs that have to be done before.
+        alone: True if it needs the machine to itself.
     """
 
     name: str
@@ -28,12 +28,12 @@ class Job:
 
 
 def run_jobs(jobs: Sequence[Job], capacity: float, at_most: int) -> None:
-    """Runs all jobs but those that come after one that failed.
+    """Run all jobs except those that come after a failed one.
 
     Args:
-        jobs: Each with all that it comes after.
-        capacity: What the loads of the jobs that run at a time may add up to.
-        at_most: How many may run at a time, however light they are.
+        jobs: The jobs, each with all its predecessors.
+        capacity: The limit for the sum of the loads of concurrent jobs.
+        at_most: The limit for the number of concurrent jobs, however light they are.
     """
     urgency = {job: to_the_end(job, jobs) for job in jobs}
     waiting = sorted(jobs, key=lambda job: (job.alone, -urgency[job]))
@@ -47,7 +47,7 @@ def run_jobs(jobs: Sequence[Job], capacity: float, at_most: int) -> None:
             return True
         if job.alone or any(each.alone for each in running.values()) or len(running) >= at_most:
             return False
-        # Rounded, as 0.7 + 0.2 + 0.1 is not 1.
+        # Round the sum, as 0.7 + 0.2 + 0.1 is not 1.
         return round(job.load + sum(each.load for each in running.values()), 6) <= capacity
 
     with ThreadPoolExecutor(max(1, len(jobs))) as pool:
@@ -57,7 +57,7 @@ def run_jobs(jobs: Sequence[Job], capacity: float, at_most: int) -> None:
                     waiting.remove(job)
                     running[pool.submit(job.action)] = job
             if not running:
-                # What waits even now comes after something that failed.
+                # All remaining jobs come after one that failed.
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 job = running.pop(future)
@@ -66,5 +66,5 @@ def run_jobs(jobs: Sequence[Job], capacity: float, at_most: int) -> None:
 
 
 def to_the_end(job: Job, jobs: Sequence[Job]) -> float:
-    """The seconds from the job's begin to the end of the longest chain of jobs that it begins."""
+    """Return the seconds from the start of the job to the end of the longest chain that it begins."""
     return job.seconds + max((to_the_end(each, jobs) for each in jobs if job in each.after), default=0.0)

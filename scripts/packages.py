@@ -1,4 +1,4 @@
-"""What Debian's packages bring, installed where that may be done: by root, where there is apt-get."""
+"""Installs Debian's packages where that is allowed: by root, if there is apt-get."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from pathlib import Path
 from common import SetUpError, say
 from interpreters import Interpreter, find_interpreters
 
-# Debian's first; the others are what Ubuntu and the machines of CI services may have in its place.
+# Debian's name comes first; Ubuntu and CI services may have the others in its place.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 BROWSER_PACKAGES = ["chromium", "fonts-liberation"]
 
-# What makes two hosts of one machine: their tools, and the packages that have them.
+# Tools that split a machine into two hosts, and the packages that have them.
 NETWORK_TOOLS = {"ip": "iproute2", "tc": "iproute2", "nft": "nftables"}
 
-# What stands in front of a server in docs/howto/behind-a-proxy.md.
+# Proxies that docs/howto/behind-a-proxy.md puts in front of a server.
 PROXIES = {"nginx": "nginx-light", "haproxy": "haproxy"}
 
-# Without the second, the start-up code of the first finds no symbols of the C library and refuses to run.
+# Without the second, the start-up code of valgrind finds no symbols of the C library and refuses to run.
 VALGRIND_PACKAGES = ["valgrind", "libc6-dbg"]
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 
-# apt-get waits for others who install, but not for others who update.
+# apt-get waits for concurrent installations, but not for concurrent updates.
 APT = threading.Lock()
 
 
 @contextlib.contextmanager
 def no_services_started() -> Iterator[None]:
-    """Keeps a package from starting what it brings: a web server installed for tests is not to serve."""
-    # Debian's own switch (invoke-rc.d(8)); one that is there already is for others to decide on.
+    """Keep a package from starting its service: a web server installed for tests must not serve."""
+    # This is Debian's own switch (invoke-rc.d(8)); an existing one is respected.
     if POLICY.exists():
         yield
         return
@@ -49,13 +49,14 @@ def no_services_started() -> Iterator[None]:
 
 
 def install_packages(names: list[str]) -> None:
-    """Installs packages, or does nothing where it may not; whether they are there now, others have to ask."""
+    """Install packages if that is allowed; the caller has to check whether they are there."""
     if not names or not shutil.which("apt-get") or os.geteuid() != 0:
         return
     say(f"installing {' '.join(names)}")
     apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=120"]
     with APT, no_services_started():
-        # One package source out of order must not end this: what is really missing, the install will tell.
+        # A broken package source must not end this; the installation reports packages that are really
+        # missing.
         subprocess.run([*apt, "update"], stdin=subprocess.DEVNULL, check=False)
         subprocess.run(
             [*apt, "install", "-y", "--no-install-recommends", *names],
@@ -67,7 +68,7 @@ def install_packages(names: list[str]) -> None:
 
 
 def install_missing(interpreters: list[Interpreter]) -> list[Interpreter]:
-    """Installs what Debian keeps in packages of their own; answers who is ready then.
+    """Install what Debian keeps in separate packages; return the interpreters that are ready then.
 
     Raises:
         SetUpError: There is no C compiler.
@@ -90,7 +91,7 @@ def has_compiler() -> bool:
 
 
 def provide_browser() -> str:
-    """The path of a Chromium; the environment variable CHROMIUM names one that is not on PATH.
+    """Return the path of a Chromium; the environment variable CHROMIUM names one that is not on PATH.
 
     Raises:
         SetUpError: There is none, and none could be installed.
@@ -109,26 +110,26 @@ def provide_browser() -> str:
 
 
 def lacking(tools: dict[str, str]) -> list[str]:
-    """The packages of those tools that are not there."""
+    """Return the packages of those tools that are missing."""
     path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
     return sorted({package for tool, package in tools.items() if not shutil.which(tool, path=path)})
 
 
 def provide_network_tools() -> None:
-    """Installs what the tests between two network namespaces need; where they cannot run, they say why."""
+    """Install the tools of the tests between two network namespaces; if they cannot run, they say why."""
     install_packages(lacking(NETWORK_TOOLS) if sys.platform == "linux" else [])
 
 
 def provide_proxies() -> None:
-    """Installs what docs/howto puts in front of a server; where it cannot be had, the tests say why."""
+    """Install the proxies of docs/howto; if they are missing, the tests say why."""
     install_packages(lacking(PROXIES))
 
 
 def provide_valgrind() -> None:
-    """Has valgrind on PATH.
+    """Ensure that valgrind is on PATH.
 
     Raises:
-        SetUpError: It is not there, and could not be installed.
+        SetUpError: It is missing and could not be installed.
     """
     if shutil.which("valgrind") is None:
         install_packages(VALGRIND_PACKAGES)
@@ -137,7 +138,7 @@ def provide_valgrind() -> None:
 
 
 def provide_all() -> None:
-    """Installs at once what the functions above install one by one; what fails here, they try again."""
+    """Install at once what the functions above install one by one; they try failures again."""
     wanted = lacking(PROXIES) + (lacking(NETWORK_TOOLS) if sys.platform == "linux" else [])
     if not os.environ.get("CHROMIUM") and find_browser() is None:
         wanted += BROWSER_PACKAGES
@@ -151,7 +152,7 @@ def find_browser() -> str | None:
 
 
 def main() -> None:
-    """Provides PROGRAM by PACKAGE, or says that it is missing: who asked goes on without it."""
+    """Provide PROGRAM by PACKAGE, or print that it is missing; the caller continues without it."""
     program, package = sys.argv[1:]
     if shutil.which(program) is None:
         install_packages([package])

@@ -1,4 +1,4 @@
-"""A process of pytest or make, and what came of it."""
+"""A process of pytest or make, and its outcome."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pathlib import Path
 from common import ROOT, clean_environ
 
 REPORTS = ROOT / "build" / "test"
-# Three times what the longest run takes beside the others, the ordinary tests of the newest interpreter: some
-# 400 s. Single tests have time-outs of their own.
+# Three times the longest parallel run, the ordinary tests of the newest interpreter, which takes about 400 s.
+# Single tests have time-outs of their own.
 LIMIT_SECONDS = 1800
 # pytest's own exit code.
 NO_TESTS_COLLECTED = 5
-# What several runs print at their ends does not mix.
+# Keeps the final output of several runs from mixing.
 OUTPUT = threading.Lock()
 
 
 class Show(Enum):
-    """When the output of a process is printed."""
+    """The time at which the output of a process is printed."""
 
     AT_ONCE = auto()
     AT_END = auto()
@@ -54,7 +54,7 @@ class Run:
         return f"{self.on:<8} {self.what:<11} {outcome} in {self.seconds:.0f} s{cpu}"
 
     def execute(self, command: list[str], environ: dict[str, str], *, show: Show = Show.AT_END) -> int:
-        """Runs the process, and returns its exit code."""
+        """Run the process, and return its exit code."""
         stream = show is Show.AT_ONCE
         if stream:
             banner(f"{self.what} on {self.on}")
@@ -85,7 +85,7 @@ class Run:
         return code
 
     def read_report(self, report: Path) -> None:
-        """Takes over the counts of pytest, and the time that it and its children worked."""
+        """Read the counts of pytest, and the time that it and its children worked."""
         root = ET.parse(report).getroot()
         for suite in root.iter("testsuite"):
             tests, failures, errors, skipped = (

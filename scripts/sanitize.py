@@ -1,7 +1,7 @@
 """Runs tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer; any report is a failure.
 
-As a command: all tests but those of the clients, of the command line, and the long ones; with ``--quick``
-first, the selection that is run with every change. Further arguments go to pytest.
+As a command it runs all tests but those of the clients, of the command line, and the long ones; with
+``--quick`` first, the selection for every change. Further arguments go to pytest.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from interpreters import Interpreter
 from shares import PATIENT, run_shares
 
 REPORTS = ROOT / "build" / "sanitize"
-# Beside what each interpreter runs: what has a run of its own but needs nothing that is not here.
-# The command line is processes of Python's own code; others serve, stop and end in processes here as well.
+# In addition to the tests of each interpreter: those with a run of their own that need nothing more. The
+# command line is left out: it is Python code, and other tests have processes that serve, stop and end too.
 MARKS = "not once and not command or faults or torture"
-# Millions of frames against the clock, for which a sanitized build takes minutes; and what is left in memory,
-# where a sanitizer keeps all that was freed for a while.
+# Floods send millions of frames against the clock, for which a sanitized build takes minutes. The others look
+# at memory, where a sanitizer keeps freed blocks for a while.
 TOO_MUCH = ("tests/hostile/test_floods.py", "tests/torture/test_endings.py")
-# Executed by each Python of the environment as it starts. The libubsan of gcc leaves `log_path` to libasan
-# where that is loaded, and would write to standard error: that of a child process may be read by nobody.
+# Each Python of the environment executes this at its start. The libubsan of gcc leaves `log_path` to libasan
+# if that is loaded, and would write to standard error, which may be lost in a child process.
 SITE = """\
 import ctypes, os; \
 path = [o[9:] for o in os.environ.get("UBSAN_OPTIONS", "").split(":") if o.startswith("log_path=")]; \
 path and ctypes.CDLL("libubsan.so.1").__sanitizer_set_report_path(path[0].encode())
 """
-# What is run with every change: whatever parses, dispatches, or has to survive the loss of something.
+# The selection for every change: tests of parsing, of dispatching, and of losses.
 SELECTION = [
     f"tests/test_{name}.py"
     for name in (
@@ -55,12 +55,12 @@ SELECTION = [
 
 
 def make_sanitized(interpreter: Interpreter) -> Path:
-    """The Python of an environment with a sanitized build in it.
+    """Return the Python of an environment with a sanitized build in it.
 
     Raises:
         SetUpError: A step failed, or the compiler has no sanitizers.
     """
-    # A process of its own, as the mode is a variable of the environment that other builds must not see.
+    # Use a process of its own, because the mode is an environment variable that other builds must not see.
     runtimes()
     done = subprocess.run(
         [sys.executable, "scripts/environments.py", "--group", "test", name_of(interpreter), "--", "true"],
@@ -81,7 +81,7 @@ def name_of(interpreter: Interpreter) -> str:
 
 
 def runtimes() -> list[str]:
-    """The runtime libraries of the compiler that builds: they have to be loaded before Python is."""
+    """Return the runtime libraries of the compiler, which have to be loaded before Python."""
     compiler = (os.environ.get("CC") or "gcc").split()[0]
     found = []
     for name in ("libasan.so", "libubsan.so"):
@@ -96,14 +96,14 @@ def runtimes() -> list[str]:
 
 
 def sanitized_environ() -> dict[str, str]:
-    """The environment of pytest and of all processes that tests start."""
+    """Return the environment of pytest and of all processes that tests start."""
     log = REPORTS / "report"
     common = f"halt_on_error=1:exitcode=99:log_path={log}"
     return {
         "LD_PRELOAD": ":".join(runtimes()),
-        # CPython's allocator for small objects would hide what is done to them.
+        # CPython's allocator for small objects would hide errors in their use.
         "PYTHONMALLOC": "malloc",
-        # CPython leaks by design; that we do not is asserted by the debug build's counters
+        # CPython leaks by design; the debug build's counters assert that we do not
         # (tests/peer/test_counters.py).
         "ASAN_OPTIONS": f"detect_leaks=0:detect_stack_use_after_return=1:strict_string_checks=1:{common}",
         "UBSAN_OPTIONS": f"print_stacktrace=1:{common}",
@@ -116,7 +116,7 @@ def clear_reports() -> None:
 
 
 def tell_reports() -> str:
-    """Print what was found in any process; returns what there is to complain about, or an empty text."""
+    """Print the reports of all processes; return a complaint, or an empty text."""
     reports = sorted(REPORTS.glob("report.*"))
     for report in reports:
         say(f"\n==== {report.name} ====\n{report.read_text(errors='replace')}")
@@ -139,7 +139,7 @@ def main() -> None:
             command, cwd=ROOT, env=environ | PATIENT, stdin=subprocess.DEVNULL, check=False
         ).returncode
     else:
-        # What judges how long others wait runs when nothing else does.
+        # Tests that judge how long others wait run when nothing else does.
         code = 0 if run_shares("sanitized", [*command, *arguments], MARKS, environ, alone="hostile") else 1
     trouble = tell_reports()
     if trouble:

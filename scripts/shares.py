@@ -1,4 +1,4 @@
-"""Runs the tests in several processes at a time, each with a share of the files."""
+"""Runs the tests in several parallel processes, each with a share of the files."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from common import ROOT
 from jobs import Job, run_jobs
 from runs import NO_TESTS_COLLECTED, Run
 
-# More than run at a time, as nobody knows which files take long.
+# There are more shares than processes, because it is unknown which files take long.
 SHARES_PER_CORE = 3
-# What follows or checks each step of the compiled code makes it many times slower: for a test as a whole, and
-# for whatever it waits for (tests/support.py).
+# Tracing or checking each step makes the compiled code many times slower. The first is for a test as a whole,
+# the second for everything that it waits for (tests/support.py).
 PATIENCE = "--timeout=600"
 PATIENT = {"SOCKRPC_PATIENCE": "60"}
 
 
 def deal(count: int) -> dict[str, list[str]]:
-    """All files of tests in so many shares of about the same size."""
+    """Deal all test files into `count` shares of about the same size."""
     shares: dict[str, list[str]] = {str(number): [] for number in range(1, count + 1)}
     sizes = dict.fromkeys(shares, 0)
     for file in sorted(ROOT.glob("tests/**/test_*.py"), key=lambda file: (-file.stat().st_size, file)):
@@ -32,11 +32,11 @@ def deal(count: int) -> dict[str, list[str]]:
 def run_shares(
     what: str, command: list[str], marks: str, environ: dict[str, str], *, alone: str = "", uvloop: str = ""
 ) -> bool:
-    """Runs what these marks choose; then, with the machine to itself, what has the mark `alone`.
+    """Run the tests with these marks; then, with the machine to itself, those with the mark `alone`.
 
-    Where the tests run on asyncio only, the file `uvloop` runs on that as well.
+    If the tests run only on asyncio, the file `uvloop` also runs on uvloop.
 
-    Prints what each process printed, and what came of it; returns whether all is well.
+    Prints the output and the outcome of each process; returns True if all is well.
     """
     folder = ROOT / "build" / "shares" / what
     shutil.rmtree(folder, ignore_errors=True)

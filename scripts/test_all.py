@@ -1,6 +1,6 @@
 """Runs the tests on every CPython >= 3.11 of this machine, and sums up.
 
-Arguments are targets of make that run beside the tests; one that fails counts as a test that fails.
+Arguments are targets of make that run beside the tests; a failing one counts as a failing test.
 
 Environment variables:
     PYTHONS      minor versions to run, such as ``3.12`` or ``3.11,3.13``; every one that is found otherwise
@@ -36,23 +36,23 @@ from runs import NO_TESTS_COLLECTED, REPORTS, Run, Show, counts
 
 SUMMARY = REPORTS / "summary"
 SUPPORTED_MINORS = [f"3.{minor}" for minor in range(11, 16)]
-# What the environment of the tests that run once has; `wheels` has the tools of the run `packaging`.
+# The dependency groups for the tests that run once; `wheels` has the tools of the run `packaging`.
 GROUPS = ("test", "browser", "node", "wheels")
-# Nothing but the wheel that was built and installed may be what is tested (tests/conftest.py).
+# The tests must import only the wheel that was built and installed (tests/conftest.py).
 INSTALLED = {"SOCKRPC_INSTALLED": "1"}
 
-# Seconds and loads are those of a `Job`, measured on two idle cores.
+# The seconds and loads of each `Job` were measured on two idle cores.
 SET_UP = (40.0, 0.8)
-# The newest runs twice as much as the others.
+# The newest interpreter runs twice as many tests as the others.
 ORDINARY_NEWEST = (350.0, 0.6)
 ORDINARY = (220.0, 0.5)
 MAKE = (120.0, 0.95)
-# Loads are means: where one waits, another works.
+# Loads are means: while one job waits, another works.
 OVERBOOKING = 1.3
 
 
 class NotHere(Exception):
-    """Why a run is left out without being a failure."""
+    """The reason why a run is left out without being a failure."""
 
 
 def browser() -> dict[str, str]:
@@ -87,12 +87,12 @@ def tools() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Group:
-    """Tests with a marker of this name, which run on one interpreter only."""
+    """Tests with a marker of this name, which run on only one interpreter."""
 
     name: str
     seconds: float
     load: float
-    # What they need beside Python; returns variables of their environment.
+    # Provides the programs they need and returns variables for their environment.
     provide: Callable[[], dict[str, str]] = dict
     alone: bool = False
 
@@ -102,24 +102,24 @@ MARKED = (
     Group("conformance", 20, 0.5, conformance),
     Group("docs", 60, 0.4, docs),
     Group("faults", 60, 0.2, faults),
-    # Its loads keep both sides of a connection busy.
+    # The loads of these tests keep both sides of a connection busy.
     Group("long", 60, 1.5),
     Group("node", 20, 0.5),
     Group("packaging", 30, 0.9),
     Group("tools", 80, 0.7, tools),
     Group("torture", 130, 0.8),
     Group("workers", 40, 0.4),
-    # They judge how long others wait for an answer, which means nothing beside another suite.
+    # These tests judge how long others wait for an answer, which means nothing beside another suite.
     Group("hostile", 60, 1.0, alone=True),
 )
 
 
 class Testing:
-    """The jobs of `make test`, and what came of them."""
+    """The jobs of `make test`, and their outcomes."""
 
     def __init__(self, interpreters: list[Interpreter], targets: list[str]) -> None:
         self.interpreters = interpreters
-        # Not one that is to be released yet, if it can be helped: other packages may not know it.
+        # Avoid an unreleased interpreter if possible, because other packages may not know it.
         self.newest = max(interpreters, key=lambda i: (i.is_final, i.version))
         self.targets = targets
         self.arguments = shlex.split(os.environ.get("PYTEST_ARGS", ""))
@@ -137,7 +137,7 @@ class Testing:
         before = [once, reading]
         wanted = ["tests", *(group.name for group in MARKED)]
         if self.arguments:
-            # They may leave little to do: what that is is found out before anything else is begun.
+            # The arguments may leave little to do, which is found out before anything else begins.
             run_jobs(before, cores, at_most)
             wanted = list(json.loads(self.files.read_text())) if self.files.exists() else []
             before = []
@@ -146,7 +146,7 @@ class Testing:
         after = tuple(before)
         jobs = [self.marked(group, after) for group in MARKED if group.name in wanted]
         if "tests" in wanted:
-            # What else the environment of those that run once has does not disturb these.
+            # Additional packages in the environment of the tests that run once do not disturb these.
             jobs.append(self.ordinary(self.newest, after[:1]))
             for interpreter in self.interpreters:
                 if interpreter is not self.newest:
@@ -156,14 +156,14 @@ class Testing:
         self.is_only = len(jobs) == 1
         run_jobs([*before, *jobs], cores * OVERBOOKING, at_most)
 
-    # What jobs do; True if others may come after them
+    # Actions of the jobs; each returns True if later jobs may run
 
     def install(self) -> bool:
         provide_all()
         return True
 
     def read_tests(self) -> bool:
-        """Finds out which files have tests of which run: each would read all of them otherwise."""
+        """Find out which files have tests of which run; otherwise each run would read all of them."""
         run = Run(self.newest.release, "reading")
         command = [
             *self.pytest("clients", self.newest),
@@ -199,18 +199,18 @@ class Testing:
         self.runs.append(run)
 
     def marks(self, interpreter: Interpreter) -> str:
-        """What of the ordinary tests this interpreter runs."""
+        """Return the marks of the ordinary tests that this interpreter runs."""
         if interpreter is self.newest:
             return "not once"
         if interpreter is self.interpreters[0]:
             return "not once and not newest"
-        # What the oldest and the newest tell about processes, those between would only repeat.
+        # Interpreters between the oldest and the newest would only repeat their results about processes.
         return "not once and not newest and not command"
 
     def ordinary(self, interpreter: Interpreter, after: tuple[Job, ...]) -> Job:
         def act() -> bool:
             run = Run(interpreter.release, "tests")
-            # All files, unless something was chosen: one may be read in another way by another Python.
+            # Run all files unless something was chosen: another Python may collect them differently.
             command = self.pytest("clients" if interpreter is self.newest else "test", interpreter)
             self.test(run, command, self.marks(interpreter), {}, chosen=bool(self.arguments))
             return True
@@ -250,7 +250,7 @@ class Testing:
         if report.exists():
             run.read_report(report)
         if code == NO_TESTS_COLLECTED:
-            # A choice made by PYTEST_ARGS may leave one interpreter empty; the sum tells if all were.
+            # A choice made by PYTEST_ARGS may leave one interpreter empty; the sum shows if all were.
             run.trouble = run.trouble or ("" if self.arguments else "no tests were found")
         elif (code or not report.exists()) and run.is_good:
             run.trouble = f"pytest ended with exit code {code}" + (
@@ -271,7 +271,7 @@ class Testing:
 
 
 def choose() -> tuple[list[Interpreter], list[str]]:
-    """The interpreters to run, oldest first, and a line on each that is skipped."""
+    """Return the interpreters to run, oldest first, and a line on each that is skipped."""
     found, remarks = find_interpreters()
     minors = wanted_minors()
     chosen = [i for i in found if not minors or i.minor in minors]
@@ -309,7 +309,7 @@ def main() -> int:
     for line in [*(run.line() for run in runs), *testing.skipped, *skipped]:
         print(line)
     passed, failed = sum(run.passed for run in runs), sum(run.failed for run in runs)
-    # Trouble that no test stands for has to show in the sum as well.
+    # Trouble outside of tests has to show in the sum as well.
     failed += sum(1 for run in runs if run.trouble and not run.failed)
     if not passed and not failed:
         print("no test ran", file=sys.stderr)

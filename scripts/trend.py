@@ -1,7 +1,7 @@
-"""Adds what a run of the guard measured to a history, and draws it: one small chart for each benchmark.
+"""Adds the measurements of a guard run to a history, and draws it: one small chart for each benchmark.
 
-A chart tells of trends and gates nothing: on machines that are not one's own, times of different days belong
-to different processors. Counted instructions do not.
+A chart shows trends and gates nothing: on shared machines, times of different days come from different
+processors. Instruction counts do not depend on that.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 FORMAT = 1
-# What is kept, and drawn.
+# The number of points to keep and draw.
 MOST_POINTS = 400
 WIDTH, HEIGHT, MARGIN, COLUMNS = 320, 120, 24, 3
 TIME_COLOUR, COUNT_COLOUR = "#2563eb", "#b45309"
 
 
 def point(revision: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the reports of one run say of the head."""
+    """Return the values of the head from the reports of one run."""
     found: dict[str, Any] = {"revision": revision, "seconds": {}, "instructions": {}}
     for report in reports:
         found["processor"] = report["machine"]["processor"]
@@ -36,7 +36,7 @@ def point(revision: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def series(points: list[dict[str, Any]]) -> dict[tuple[str, str], list[tuple[int, float]]]:
-    """For each benchmark and kind of figure, which points have it, and what it is."""
+    """Return the points of each benchmark and kind of figure, with their values."""
     found: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for index, each in enumerate(points):
         for kind in ("seconds", "instructions"):
@@ -46,7 +46,7 @@ def series(points: list[dict[str, Any]]) -> dict[tuple[str, str], list[tuple[int
 
 
 def draw(points: list[dict[str, Any]]) -> str:
-    """The charts as SVG, each from zero to its own maximum."""
+    """Return the charts as SVG, each from zero to its own maximum."""
     parts = []
     charts = series(points)
     for number, ((name, kind), values) in enumerate(charts.items()):

@@ -36,23 +36,23 @@ from packages import install_missing
 
 DIST = ROOT / "dist"
 WORK = ROOT / "build" / "distributions"
-# What the compiled code asks of the C library. A higher one would shut out systems that wheels promise.
+# The version of the C library that the compiled code needs. A higher one would exclude promised systems.
 POLICY = "manylinux_2_17"
 
 
 class Tools:
-    """The environment with the tools, and the epoch that all builds have in common."""
+    """The environment with the tools, and the epoch that all builds share."""
 
     def __init__(self, interpreter: Interpreter) -> None:
         self.python = make_environment(interpreter, f"wheels-{interpreter.minor}", ["wheels"], package=False)
         when = subprocess.run(
             ["git", "-C", str(ROOT), "log", "-1", "--format=%ct"], capture_output=True, text=True, check=False
         )
-        # Without a repository there is no such time; any will do, as long as it is the same.
+        # Without a repository there is no such time; any fixed one will do.
         os.environ["SOURCE_DATE_EPOCH"] = when.stdout.strip() or "1700000000"
 
     def run(self, *command: str, cwd: Path = ROOT) -> str:
-        """What a tool printed, which must succeed."""
+        """Return the output of a tool, which must succeed."""
         environ = clean_environ()
         environ["PATH"] = f"{self.python.parent}{os.pathsep}{environ.get('PATH', os.defpath)}"
         return output_of(
@@ -74,7 +74,7 @@ def the_one(folder: Path, pattern: str) -> Path:
 
 
 def unpacked(name: str) -> Path:
-    """The source distribution, unpacked in a folder of its own."""
+    """Return a folder of its own with the unpacked source distribution."""
     folder = fresh(WORK / name)
     with tarfile.open(the_one(DIST, "sockrpc-*.tar.gz")) as archive:
         archive.extractall(folder, filter="data")
@@ -103,7 +103,7 @@ def prove_sdist(tools: Tools) -> str:
 
 
 def compile_wheel(interpreter: Interpreter, name: str, tools: Tools) -> Path:
-    """The wheel of one interpreter, from the source distribution, as auditwheel repaired it."""
+    """Return the wheel of one interpreter, built from the source distribution and repaired by auditwheel."""
     source = unpacked(name)
     raw, repaired = fresh(WORK / f"{name}-raw"), fresh(WORK / f"{name}-wheel")
     builder = Environment(interpreter, f"build-{interpreter.minor}")

@@ -13,7 +13,7 @@ try:
     from sockrpc.peer.peer import Peer as Protocol
     from sockrpc.websocket.parser import serialize
 except ImportError:
-    # A revision to compare with may be older than the folders.
+    # The base of a comparison may predate the folders.
     from sockrpc._websocket import serialize  # type: ignore[import-not-found,no-redef]
     from sockrpc.protocols import ServerProtocol  # type: ignore[import-not-found]
 
@@ -21,7 +21,7 @@ except ImportError:
         return ServerProtocol(service)
 
 
-# Few enough for one share of the handlers' time (docs/reference/limits.md) even where valgrind slows them.
+# This is few enough for one share of the handlers' time (docs/reference/limits.md) even under valgrind.
 CALLS = 40
 
 app = sockrpc.App()
@@ -49,7 +49,7 @@ async def waiting(call: sockrpc.Call) -> None:
 
 
 class Nowhere(asyncio.Transport):
-    """Takes everything at once and keeps nothing."""
+    """A transport that accepts everything at once and keeps nothing."""
 
     def write(self, data: Any) -> None:
         pass
@@ -81,7 +81,7 @@ class Engine:
 
     def __init__(self) -> None:
         serving = sockrpc.serve(app, port=0, ping_interval=None, stall_timeout=None, blocked_warning=None)
-        # What `serve` makes before it listens; the base of a comparison makes it in its own way.
+        # `serve` makes this before it listens; the base of a comparison makes it in its own way.
         server, _ = serving._make()
         self.service = server._service
         self.transport = Nowhere()
@@ -104,7 +104,8 @@ class Engine:
         """Feed a read, and wait for the answers to it."""
         wanted = self.service.counters()["calls_answered"] + CALLS
         self.feed(data)
-        # Not until none is in flight: when a share is used up, the rest of a read is still to come.
+        # Waiting until none is in flight would not do: when a share is used up, the rest of a read is still
+        # to come.
         while self.service.counters()["calls_answered"] < wanted:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
@@ -112,7 +113,7 @@ class Engine:
         """Feed calls that wait, then their resets, and wait until all work has ended."""
         wanted = self.service.counters()["calls_reset"] + CALLS
         self.feed(requests)
-        # On 3.11 their first steps come in the next iteration.
+        # On 3.11 the first steps of the calls come in the next iteration.
         await asyncio.sleep(0)
         self.feed(resets)
         while self.service.counters()["calls_reset"] < wanted or self.protocol.load[0]:  # noqa: ASYNC110
@@ -128,7 +129,7 @@ def read_of(method: str) -> bytes:
 
 
 async def bench_dispatch() -> AsyncIterator[Callable[[], object]]:
-    """Calls of plain functions and of coroutines, each kind in a read of its own."""
+    """Measure calls of plain functions and of coroutines, each kind in a read of its own."""
     engine = Engine()
     reads = [read_of(method) for method in ("plain", "coroutine", "suspending")]
 

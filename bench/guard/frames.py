@@ -9,7 +9,7 @@ from sockrpc._frames import Request, Response, parse_message, serialize_frame
 try:
     from sockrpc.websocket.parser import Parser, serialize
 except ImportError:
-    # A revision to compare with may be older than the folders.
+    # The base of a comparison may predate the folders.
     from sockrpc._websocket import Parser, serialize  # type: ignore[import-not-found,no-redef]
 
 MESSAGES = 200
@@ -17,7 +17,7 @@ PAYLOAD = bytes(range(32))
 
 
 def bench_parser() -> Iterator[Callable[[], object]]:
-    """Masked messages of one read, and one of 64 KiB, which is a loop of unmasking."""
+    """Measure masked messages of one read, and one of 64 KiB, which is a loop of unmasking."""
     requests = [serialize_frame(Request(number, "echo", PAYLOAD)) for number in range(MESSAGES)]
     data = b"".join(serialize("binary", frame, masked=True) for frame in [*requests, bytes(64 * 1024)])
     parser = Parser("server")
@@ -36,7 +36,7 @@ def bench_frames_parsed() -> Iterator[Callable[[], object]]:
 
 
 def bench_encoder() -> Iterator[Callable[[], object]]:
-    """Responses as a server sends them, requests as a client does."""
+    """Measure responses as a server sends them, and requests as a client does."""
     responses = [Response(number, PAYLOAD) for number in range(MESSAGES)]
     requests = [Request(number, "uppercase", PAYLOAD) for number in range(MESSAGES)]
 

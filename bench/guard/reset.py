@@ -1,4 +1,4 @@
-"""From the reset of a call to the end of the work that it aborts, over the loopback network."""
+"""The time from the reset of a call to the end of the work that it aborts, over the loopback network."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from sockrpc._frames import Request, serialize_frame
 try:
     from sockrpc.websocket.parser import serialize
 except ImportError:
-    # A revision to compare with may be older than the folders.
+    # The base of a comparison may predate the folders.
     from sockrpc._websocket import serialize  # type: ignore[import-not-found,no-redef]
 
 BURST = 100
@@ -46,7 +46,7 @@ def news(notification: sockrpc.Notification) -> None:
 
 
 async def bench_answers_to_ready_made_bytes(bench: Any) -> AsyncIterator[Callable[[], object]]:
-    """The server's throughput: the client is as good as free."""
+    """Measure the server's throughput: the client costs almost nothing."""
     frames = [serialize_frame(Request(number, "echo", PAYLOAD)) for number in range(IN_FLIGHT)]
     data = b"".join(serialize("binary", frame, masked=True) for frame in frames)
     async with bench.loopback(app) as here:
@@ -80,7 +80,7 @@ async def bench_notifications_of_a_client(bench: Any) -> AsyncIterator[Callable[
         async def notify() -> None:
             for _ in range(BURST):
                 await here.client.notify("news", PAYLOAD)
-            # Answered only after all of them were handled.
+            # The answer comes only after all notifications were handled.
             await here.client.call("echo")
 
         yield notify

@@ -1,6 +1,6 @@
 """Calls of a Python client on one connection, as JSON: `sockrpc|websockets PORT SECONDS IN_FLIGHT`.
 
-The one on websockets is written by hand: a dict of futures, filled by a task that reads.
+The client on websockets is written by hand: a dict of futures, filled by a task that reads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Call = Callable[[str, bytes], Awaitable[bytes]]
 
 
 class Client:
-    """Calls over websockets, as short as they can be: no cancellation, no time-outs."""
+    """The shortest possible calls over websockets, without cancellation and time-outs."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection

@@ -1,4 +1,4 @@
-"""What every server of the comparison needs: a core of its own, a port that it prints, an end by SIGTERM."""
+"""Parts that all servers of the comparison share: a core of their own, a printed port, an end by SIGTERM."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BACKLOG = 4096
 
 
 def arguments(*names: str) -> argparse.Namespace:
-    """The core to stay on, and what else this server is told: numbers, 0 unless they are given."""
+    """Return the core to stay on, and the other arguments: numbers that default to 0."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--core", type=int, default=None)
     for name in names:
@@ -36,7 +36,7 @@ def announce(port: int) -> None:
 
 
 def listening_socket() -> socket.socket:
-    """For servers that want a socket rather than a port."""
+    """Return a socket, for servers that need one instead of a port."""
     listener = socket.create_server((HOST, 0), backlog=BACKLOG)
     announce(listener.getsockname()[1])
     return listener

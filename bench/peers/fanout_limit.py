@@ -1,4 +1,4 @@
-"""What a broadcast costs uvloop itself: whatever comes, every connection is written a ready-made frame."""
+"""The cost of a broadcast in uvloop itself: on any input, every connection gets a ready-made frame."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Member(asyncio.BufferedProtocol):
             everybody.add(self.transport)
             self.transport.write(ACCEPTED)
         elif ROOM[0] == 0x88:
-            # The load says goodbye.
+            # The load closes the connection.
             self.transport.close()
         else:
             for each in everybody:

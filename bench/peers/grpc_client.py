@@ -1,7 +1,7 @@
-"""The load for grpc.aio where h2load is none: resets, calls and connections that are held. Prints JSON.
+"""The load for grpc.aio without h2load: resets, calls and connections that are held. It prints JSON.
 
 `reset` times an echo and a cancelled call in turn, both with this client, so that the ratio is the server's.
-`hold CONNECTIONS CALLS` says ready when they are open, and ends with its input.
+`hold CONNECTIONS CALLS` prints "ready" when they are open, and ends with its input.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ async def hold(port: int, connections: int, calls: int) -> None:
 
 
 async def check(port: int) -> dict[str, Any]:
-    """h2load looks at no answer: this does, once."""
+    """Check an answer, because h2load checks none."""
     async with opened(port) as channel:
         for size in (0, 32, 64 * 1024):
             payload = pattern(size)

@@ -1,6 +1,7 @@
-"""The same methods on grpc.aio, as generic handlers on bytes: what protobuf would cost is left out.
+"""The same methods on grpc.aio, as generic handlers on bytes, which avoids the cost of protobuf.
 
-`wait` tells on the stream of `events` when it runs and when it is cancelled. grpc.aio does not run on uvloop.
+`wait` reports on the stream of `events` when it runs and when it is cancelled. grpc.aio does not run on
+uvloop.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The limit: a uvloop protocol that writes ready-made answers without parsing.
 
-It counts bytes, as every request is as long as the other (`--request` bytes on the wire), and answers each
-with the same Response of `--payload` bytes. Nothing on this loop can be faster.
+It only counts bytes, because all requests have the same length (`--request` bytes on the wire), and answers
+each with the same Response of `--payload` bytes. Nothing on this loop can be faster.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     answer = header(5 + len(payload), masked=False) + b"\4" + bytes(4) + payload
     Limit.request = options.request
     Limit.answer = len(answer)
-    # As many as one read can ask for.
+    # A read cannot contain more requests than this.
     Limit.answers = answer * (len(ROOM) // Limit.request + 1)
     run_protocol(Limit)
 

@@ -26,7 +26,7 @@ class Echo(WSListener):
         if frame.msg_type == WSMsgType.CLOSE:
             transport.disconnect()
         else:
-            # A view spares one copy of the two that the example makes.
+            # A view saves one of the two copies that the example makes.
             transport.send(frame.msg_type, frame.get_payload_as_memoryview())
 
 

@@ -14,7 +14,7 @@ from bench.wire import FAN_OUT_BYTES, pattern
 
 app = sockrpc.App()
 everybody = sockrpc.Room()
-# Calls of `hold` that have begun and that were aborted.
+# The number of calls of `hold` that have begun, and of those that were aborted.
 held = [0, 0]
 FAN_OUT = pattern(FAN_OUT_BYTES)
 
@@ -37,7 +37,7 @@ async def suspending(call: sockrpc.Call) -> bytes:
 
 @app.method("wait")
 async def wait(call: sockrpc.Call) -> None:
-    """Say when it runs and when it is cancelled."""
+    """Report when the handler runs and when it is cancelled."""
     call.socket.notify_nowait("running")
     try:
         await asyncio.get_running_loop().create_future()

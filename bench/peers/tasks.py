@@ -1,7 +1,7 @@
-"""What asyncio itself takes for as many eager tasks, without a network: the same loop, handler and collector.
+"""The cost of as many eager tasks in plain asyncio, without a network: the same loop, handler and collector.
 
-Commands come line by line, answers are numbers: `rate SECONDS IN_FLIGHT` (tasks a second), `memory COUNT`
-(bytes for each suspended task with its coroutine, and the future that it waits for).
+Commands come line by line, and answers are numbers: `rate SECONDS IN_FLIGHT` (tasks per second), `memory
+COUNT` (bytes for each suspended task with its coroutine, and the future that it waits for).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PAYLOAD = bytes(32)
 
 
 class Argument:
-    """In the place of the call that a handler gets."""
+    """The replacement of a handler's call."""
 
     __slots__ = ("payload",)
 
@@ -45,7 +45,7 @@ def eager(loop: asyncio.AbstractEventLoop, coroutine: Any) -> asyncio.Task[Any]:
 
 
 async def rate(seconds: float, in_flight: int) -> float:
-    """Tasks a second, so many at a time: as those of one read, and the reads of one iteration, would come."""
+    """Return tasks per second, in batches like those of one read and of the reads of one iteration."""
     loop = asyncio.get_running_loop()
     argument = Argument(PAYLOAD)
     done = 0
@@ -74,7 +74,7 @@ async def memory(count: int) -> float:
 
 def main() -> None:
     arguments()
-    # As the server that it is compared with has it.
+    # The collector has the same settings as in the server under comparison.
     with collector_for_serving(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for line in sys.stdin:
             what, *numbers = line.split()

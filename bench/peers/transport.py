@@ -1,4 +1,4 @@
-"""What a connection costs uvloop itself: one protocol for all of them, which keeps nothing."""
+"""The cost of a connection in uvloop itself: one protocol for all connections, which keeps nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOM = memoryview(bytearray(256 * 1024))
 
 class Nothing(asyncio.BufferedProtocol):
     def connection_made(self, transport: Any) -> None:
-        # Before anything was asked, as it will not know later whose request it reads.
+        # Send the answer before any request, because the protocol cannot know later whose request it reads.
         transport.write(ACCEPTED)
 
     def get_buffer(self, sizehint: int) -> memoryview:

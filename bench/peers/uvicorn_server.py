@@ -18,7 +18,7 @@ def serve(app: Any) -> None:
         config = uvicorn.Config(
             app,
             http="httptools",
-            # Its newer implementation; the older one stands on what websockets deprecates.
+            # The newer implementation; the older one uses a deprecated part of websockets.
             ws="websockets-sansio",
             ws_per_message_deflate=False,
             access_log=False,
@@ -28,7 +28,7 @@ def serve(app: Any) -> None:
         )
         server = uvicorn.Server(config)
         serving = asyncio.ensure_future(server.serve(sockets=[listening_socket()]))
-        # uvicorn takes the signal for itself; either way it is over.
+        # uvicorn handles the signal itself, and then its server ends.
         await asyncio.wait([serving, end], return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
         await serving

@@ -27,7 +27,7 @@ async def handle(connection: ServerConnection) -> None:
 
 
 async def begin(end: asyncio.Future[None]) -> None:
-    # The connections that the load cuts are no news.
+    # Do not log the connections that the load cuts.
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
     options: dict[str, Any] = {"compression": None, "max_size": None, "backlog": BACKLOG}
     async with serve(handle, HOST, 0, **options) as server:

@@ -1,6 +1,6 @@
 """websocket.io-rpc-v0.1 written by hand on websockets: a dict of tasks, which a reset cancels.
 
-What somebody would write who needs cancellation and knows asyncio; nothing in it waits for what it need not.
+This is how an expert in asyncio would write cancellation by hand; it never waits longer than it has to.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bench.peers.common import BACKLOG, HOST, announce, arguments, run
 
 Method = Callable[[ServerConnection, bytes], Awaitable[bytes]]
 
-# A kind of frame, as a byte.
+# The opcodes of the frames.
 NOTIFY, REQUEST, RESET, RESPONSE = range(1, 5)
 
 

@@ -1,4 +1,4 @@
-"""What only debug builds do: count what is created and freed, and keep what is parsed out of other memory.
+"""Features of debug builds: counts of objects created and freed, and parsing in isolated memory.
 
 In a release build nothing calls this module, and its counters stay empty.
 """
@@ -12,12 +12,12 @@ cdef extern from "Python.h":
     PyObject *type_of "(PyObject *) Py_TYPE" (PyObject *)
 
 cdef struct Kind:
-    PyObject *type       # owned: a type that died could leave its address to another
+    PyObject *type       # owned, because the address of a freed type could be reused by another
     Py_ssize_t created
     Py_ssize_t freed
 
 cdef enum:
-    KINDS = 32           # more than there are compiled classes; the last one counts all that do not fit
+    KINDS = 32           # more than there are compiled classes; the last one counts the rest
 
 cdef Kind[KINDS] kinds
 cdef Py_ssize_t blocks_allocated = 0
@@ -26,7 +26,7 @@ cdef Py_ssize_t bytes_allocated = 0
 cdef Py_ssize_t bytes_freed = 0
 
 
-# Neither allocates nor raises: it is called while objects are being made and torn down.
+# This neither allocates nor raises, because it runs while objects are being made and torn down.
 cdef Kind *kind_of(PyObject *instance) noexcept:
     cdef PyObject *type = type_of(instance)
     cdef int i = 0
@@ -76,12 +76,12 @@ def is_debug() -> bool:
 
 
 def is_sanitized() -> bool:
-    """True if this build is one for AddressSanitizer: SOCKRPC_SANITIZE was set when it was compiled."""
+    """True if this build uses AddressSanitizer: SOCKRPC_SANITIZE was set when it was compiled."""
     return SANITIZE
 
 
 def counters() -> dict[str, tuple[int, int]]:
-    """How many were created and freed since the process began: instances by class, "blocks" and "bytes" of memory."""
+    """Counts of creations and frees since the process began: instances by class, "blocks" and "bytes" of memory."""
     cdef dict counted = {}
     cdef int i
     if not DEBUG:
@@ -95,5 +95,5 @@ def counters() -> dict[str, tuple[int, int]]:
 
 
 def live() -> dict[str, int]:
-    """How many there are now, of those kinds of which there are any."""
+    """Live instances by class; classes with none are left out."""
     return {name: created - freed for name, (created, freed) in counters().items() if created != freed}

@@ -11,7 +11,7 @@ cdef enum:
     # The longest of opcode, id, name length and name.
     MAX_PREFIX_BYTES = 6 + 255
 
-# Who receives: bits of the `receivers` column.
+# The roles that receive a frame: bits of the `receivers` column.
 cdef enum:
     RECEIVER_SERVER = 1
     RECEIVER_CLIENT = 2
@@ -25,7 +25,7 @@ cdef enum Fault:
     FAULT_SHORT_NAME = 5
     FAULT_TRAILING = 6
 
-# A parsed frame: pointers into the message it was parsed from, valid as long as that is.
+# A parsed frame, whose pointers into the message are valid as long as that is.
 cdef struct Frame:
     uint8_t opcode
     uint32_t id
@@ -46,8 +46,8 @@ cdef Py_ssize_t write_request(
 cdef Py_ssize_t write_reset(uint8_t *out, uint32_t id) noexcept nogil
 cdef Py_ssize_t write_response(uint8_t *out, uint32_t id) noexcept nogil
 
-# UTF-8 of a method or event name. UsageError if it is not a str or longer than MAX_NAME_BYTES.
+# Returns a method or event name in UTF-8; raises UsageError for other types, and above MAX_NAME_BYTES.
 cdef bytes encode_name(object name)
-# The payload as bytes: str as UTF-8, a bytearray or memoryview copied because it may change.
-# TypeError for anything else.
+# Returns the payload as bytes: str becomes UTF-8, a bytearray or memoryview is copied because it may
+# change, anything else raises TypeError.
 cdef bytes encode_payload(object payload)

@@ -1,6 +1,6 @@
 """The RPC frames of ``websocket.io-rpc-v0.1``: bytes to fields and fields to bytes (PROTOCOL.md).
 
-What an id means, who waits for it and what a name calls is not known here.
+This module does not know the meaning of ids and names.
 """
 
 cimport cython
@@ -18,7 +18,7 @@ from sockrpc.errors import ProtocolError, UsageError
 SUBPROTOCOL = "websocket.io-rpc-v0.1"
 
 
-# One row an opcode: what it holds, in this order, and which side may receive it.
+# A row per opcode: its fields, in this order, and the roles that may receive it.
 cdef struct Row:
     int receivers
     bint has_id
@@ -36,7 +36,7 @@ LAYOUT[OPCODE_RESPONSE] = Row(RECEIVER_CLIENT, True, False, True)
 
 
 cdef inline uint32_t load_u32(const uint8_t *p) noexcept nogil:
-    # Byte by byte: the id follows a one-byte opcode and is not aligned.
+    # Byte by byte, because the id follows a one-byte opcode and is not aligned.
     return (<uint32_t> p[0] << 24) | (<uint32_t> p[1] << 16) | (<uint32_t> p[2] << 8) | p[3]
 
 
@@ -48,7 +48,7 @@ cdef inline void store_u32(uint8_t *p, uint32_t value) noexcept nogil:
 
 
 cdef Fault parse(const uint8_t *data, Py_ssize_t size, int receiver, Frame *out) noexcept nogil:
-    # `cursor` never passes `size`: each field compares what is left before it is read.
+    # `cursor` never passes `size`: each field compares the remaining bytes before it is read.
     cdef Py_ssize_t cursor = 1
     cdef const Row *row
     out.opcode = 0
@@ -142,7 +142,7 @@ cdef bytes encode_name(object name):
     try:
         encoded = (<str> name).encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"the name {name!r} can not be encoded as UTF-8: {error}") from None
+        raise UsageError(f"the name {name!r} cannot be encoded as UTF-8: {error}") from None
     if len(encoded) > MAX_NAME_BYTES:
         raise UsageError(f"a name is at most {MAX_NAME_BYTES} bytes of UTF-8, this one has {len(encoded)}")
     return encoded
@@ -159,7 +159,7 @@ cdef bytes encode_payload(object payload):
 
 
 def encode(name, payload) -> tuple[bytes, bytes]:
-    """A name and a payload as they go over the wire.
+    """Return a name and a payload in their form on the wire.
 
     Raises:
         UsageError: The name is not a str or longer than 255 bytes of UTF-8.
@@ -169,14 +169,14 @@ def encode(name, payload) -> tuple[bytes, bytes]:
 
 
 class Notify(NamedTuple):
-    """Opcode 1: never answered."""
+    """Opcode 1, which is never answered."""
 
     name: str
     payload: bytes
 
 
 class Request(NamedTuple):
-    """Opcode 2: answered by one Response of the same id, or never."""
+    """Opcode 2, answered by one Response of the same id, or never."""
 
     id: int
     name: str
@@ -184,13 +184,13 @@ class Request(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """Opcode 3: the client is no longer interested in the call of this id."""
+    """Opcode 3: the client has given up the call of this id."""
 
     id: int
 
 
 class Response(NamedTuple):
-    """Opcode 4: the answer to the Request of the same id."""
+    """Opcode 4, the answer to the Request of the same id."""
 
     id: int
     payload: bytes
@@ -205,11 +205,11 @@ cdef int receiver_bit(object receiver) except -1:
 
 
 def parse_message(message: bytes, *, receiver: str) -> Notify | Request | Reset | Response:
-    """Parse one whole binary message, as the engine does it.
+    """Parse one whole binary message with the code of the engine.
 
     Args:
         message: The message.
-        receiver: "server" or "client": the side that received it.
+        receiver: "server" or "client", the side that received it.
 
     Raises:
         ProtocolError: The message is not a well-formed frame that this side may receive.
@@ -218,7 +218,7 @@ def parse_message(message: bytes, *, receiver: str) -> Notify | Request | Reset 
     cdef int side = receiver_bit(receiver)
     cdef const uint8_t *data = <const uint8_t *> PyBytes_AS_STRING(message)
     if DEBUG:
-        # A read past the end of bytes would find their final zero.
+        # A read past the end of a bytes object would find its final zero and go unnoticed.
         data = isolate(data, PyBytes_GET_SIZE(message))
     try:
         return read_frame(data, PyBytes_GET_SIZE(message), side)

@@ -1,4 +1,4 @@
-"""Which handler answers which name."""
+"""Handlers by name, and the hooks of an application."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["App", "MethodHandler", "NotificationHandler", "Payload"]
 
 Payload = str | bytes | bytearray | memoryview
 
-# Not any awaitable: only a coroutine can be run in a task that is the call's own, and so be aborted.
+# Other awaitables do not do: only a coroutine can run in a task of the call's own, and so be aborted.
 MethodHandler = Callable[[Call], Coroutine[Any, Any, Payload | None] | Payload | None]
 NotificationHandler = Callable[[Notification], Coroutine[Any, Any, object] | object]
 SocketHook = Callable[[Socket], Awaitable[None] | None]
@@ -35,8 +35,8 @@ S = TypeVar("S", bound=Callable[[], Any])
 class App:
     """The procedures and hooks of a server.
 
-    An app may be served by several servers at once. What is registered after a server has begun is
-    seen by servers that begin later.
+    Several servers may serve one app at once. Handlers registered after a server has begun apply to
+    servers that begin later.
     """
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class App:
                 raise UsageError("thread=True is for plain functions; a coroutine function runs on the loop")
             if timeout is not None:
                 if not coroutine and not thread:
-                    raise UsageError("a plain function runs inline and can not be interrupted by a timeout")
+                    raise UsageError("a plain function runs inline and cannot be interrupted by a timeout")
                 check_seconds("timeout", timeout)
             handler = Handler(
                 found,
@@ -146,7 +146,7 @@ class App:
         connection is lost meanwhile, it is cancelled and `on_disconnect` is skipped as well.
 
         Raises:
-            UsageError: It cannot take one argument, or is a generator.
+            UsageError: It cannot take one argument, or it is a generator.
         """
         check_function(function, "the on_connect hook")
         self._on_connect.append(function)
@@ -159,7 +159,7 @@ class App:
         not wait for them to unwind.
 
         Raises:
-            UsageError: It cannot take one argument, or is a generator.
+            UsageError: It cannot take one argument, or it is a generator.
         """
         check_function(function, "the on_disconnect hook")
         self._on_disconnect.append(function)
@@ -168,12 +168,12 @@ class App:
     def on_start(self, function: S) -> S:
         """Register a hook, plain or coroutine, that takes nothing and runs before a server listens.
 
-        Hooks run one after another, in order of registration, in the loop of the server; with several
-        workers in each of them. One that raises fails the start by its exception, and no `on_stop` hook runs.
-        Cancelling the start cancels it.
+        Hooks run one after another, in order of registration, in the loop of the server, and in every worker
+        if there are several. An exception in one fails the start, and no `on_stop` hook runs.
+        Cancelling the start cancels the hook.
 
         Raises:
-            UsageError: It cannot be called without arguments, or is a generator.
+            UsageError: It cannot be called without arguments, or it is a generator.
         """
         check_hook(function, "the on_start hook")
         self._on_start.append(function)
@@ -183,18 +183,18 @@ class App:
         """Register a hook, plain or coroutine, that takes nothing and runs when a server has stopped.
 
         It runs once all work of the server has ended or was left behind, if every `on_start` hook has
-        finished; the last registered runs first. All of them together have `abort_grace` seconds, then they
-        are cancelled. An exception in one is logged and does not stop the next.
+        finished; the last registered runs first. All hooks together have `abort_grace` seconds and are then
+        cancelled. An exception in one is logged and does not stop the next.
 
         Raises:
-            UsageError: It cannot be called without arguments, or is a generator.
+            UsageError: It cannot be called without arguments, or it is a generator.
         """
         check_hook(function, "the on_stop hook")
         self._on_stop.append(function)
         return function
 
     def _tables(self) -> tuple[NameTable, NameTable]:
-        """Handlers of methods and of events, by their names in UTF-8."""
+        """Return handlers of methods and of events, by their names in UTF-8."""
         return (
             NameTable({name.encode(): handler.copy() for name, handler in self._methods.items()}),
             NameTable({name.encode(): handler for name, handler in self._events.items()}),
@@ -205,19 +205,19 @@ class App:
 
 
 def checked_name(function: Callable[..., Any], name: str | None, what: str) -> str:
-    """The name under which a function that can be a handler is registered: its own if none is given."""
+    """Check a handler, and return its name: the given one, or the function's own."""
     if name is None:
         name = getattr(function, "__name__", None)
         if not isinstance(name, str):
             raise UsageError(f"{function!r} has no name; give one to the decorator")
     encode(name, b"")
     check_function(function, f"the handler of {what} {name!r}")
-    # A plain str, also where the name is a member of an enumeration.
+    # Convert members of a string enumeration to a plain str.
     return str.__str__(name)
 
 
 def add(table: dict[str, Handler], handler: Handler, what: str) -> None:
-    """Register a handler under a name that is free."""
+    """Register a handler under a name that must be free."""
     if handler.name in table:
         raise UsageError(f"{what} {handler.name!r} is registered twice")
     table[handler.name] = handler

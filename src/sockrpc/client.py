@@ -1,4 +1,4 @@
-"""The client: call, notify, listen."""
+"""The client: calls, notifications, listeners."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Payload = str | bytes | bytearray | memoryview
 
 
 class Status(NamedTuple):
-    """What a client waits for."""
+    """Calls and events that a client waits for."""
 
     pending: list[int]
     events: list[str]
@@ -26,9 +26,9 @@ class Status(NamedTuple):
 class Client:
     """The client's end of one connection; made by `connect`.
 
-    It belongs to the event loop, the thread and the process that it was made in; used from another one it
-    raises `UsageError` before anything is sent. One that nobody refers to any more, while its connection is
-    open, closes that, with a `ResourceWarning`; calls in flight and listeners refer to it.
+    It belongs to the event loop, the thread and the process that it was made in; use from another one
+    raises `UsageError` before anything is sent. If the last reference to a client with an open connection
+    goes, the connection is closed with a `ResourceWarning`; calls in flight and listeners hold references.
     """
 
     def __init__(self, connection: Peer) -> None:
@@ -44,10 +44,11 @@ class Client:
         Args:
             method: The name, at most 255 bytes of UTF-8.
             payload: bytes, or str that is sent as UTF-8.
-            timeout: Seconds to wait; None for ever (v0.1 has no errors: a failed call is never answered).
+            timeout: Seconds to wait; None for ever (v0.1 has no errors, so a failed call is never answered).
 
         Raises:
-            TimeoutError: The timeout was over; the call is reset. It names the method and the seconds.
+            TimeoutError: The timeout expired, and the call was reset. The text has the method and the
+                seconds.
             ConnectionLost: The connection was lost first. The method may have run.
             ConnectionClosed: We closed the connection.
             UsageError: The name is too long, the time-out is no number of seconds, or the client belongs to
@@ -64,11 +65,11 @@ class Client:
         except TimeoutError as error:
             raise TimeoutError(f"no answer to {method!r} within {timeout:g} s; the call was reset") from error
         finally:
-            # Does nothing where the answer or the end of the connection came first.
+            # This does nothing if the answer or the end of the connection came first.
             self._connection.abandon(pending)
 
     async def notify(self, event: str, payload: Payload = b"") -> None:
-        """Send a notification; waits while the server reads too slowly. Cancelling that sends nothing.
+        """Send a notification; waits while the server reads too slowly. Cancelling the wait sends nothing.
 
         Raises:
             ConnectionLost: The connection was lost.
@@ -85,7 +86,7 @@ class Client:
         connection.notify(name, encoded)
 
     def on(self, event: str) -> Listener:
-        """Listen to an event, from here on. Several listeners each get every payload.
+        """Listen to an event from now on. If there are several listeners, each gets every payload.
 
         Raises:
             ConnectionLost: The connection was lost.
@@ -96,21 +97,21 @@ class Client:
         return Listener(self._connection.subscribe(name), self)
 
     def status(self) -> Status:
-        """The ids of the calls in flight, and the events that are listened for."""
+        """Return the ids of the calls in flight, and the events that have listeners."""
         return Status(self._connection.ids_in_flight, self._connection.events_listened)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection and wait until it is gone, at most `close_timeout` seconds.
 
-        Calls in flight fail with `ConnectionClosed`; iterators end. Cancelling it does not take the
-        close back.
+        Calls in flight fail with `ConnectionClosed`; iterators end. Cancelling this does not undo the
+        close.
         """
         self._connection.check_place()
         self._connection.close(code, reason)
         await self._connection.wait_lost()
 
     async def wait_closed(self) -> None:
-        """Wait until the connection is gone, whoever ended it."""
+        """Wait until the connection is gone, whichever side ended it."""
         self._connection.check_place()
         await self._connection.wait_lost()
 

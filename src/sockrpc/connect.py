@@ -1,4 +1,4 @@
-"""Connecting to a server: by its addresses, a unix socket or a proxy; redirects; connecting again."""
+"""Connecting to a server: by address, unix socket or proxy, with redirects and reconnection."""
 
 from __future__ import annotations
 
@@ -55,28 +55,28 @@ class connect:
     not sent to another origin.
 
     Args:
-        uri: "ws://" or "wss://". What may not stand in a URI, a blank excepted, is escaped.
-        ssl: A context for wss://; by default one that verifies certificates, made once in a process.
+        uri: "ws://" or "wss://". Characters that are not allowed in a URI, except blanks, are escaped.
+        ssl: A context for wss://; by default one that verifies certificates, made once per process.
         server_hostname: The name to verify instead of the URI's host.
-        uds: A path: connect to this unix socket; the URI still gives Host and path. On Linux also an
+        uds: The path of a unix socket to connect to; the URI still gives Host and path. On Linux it may be an
             abstract name, which begins with a NUL.
         sock: A connected socket to use, which is closed with the connection.
-        family: `socket.AF_INET` or `AF_INET6`: use addresses of this family only.
+        family: Use only addresses of this family, `socket.AF_INET` or `AF_INET6`.
         local_addr: Host and port to connect from.
-        proxy: True: the one that the environment names (`HTTPS_PROXY` and the like), if any; None: none; or
-            the URL of one: http, https, socks4, socks4a, socks5, socks5h.
+        proxy: True uses the proxy that the environment names (`HTTPS_PROXY` and the like), if any; None uses
+            none; or the URL of a proxy: http, https, socks4, socks4a, socks5, socks5h.
         proxy_ssl: A context for the TLS to an https proxy; by default one that verifies.
         headers: Further headers of the opening request; Host, User-Agent and Authorization replace ours.
-        origin: The Origin to send; none by default.
+        origin: The Origin to send; by default none is sent.
         compression: "deflate" offers permessage-deflate (RFC 7692) to the server.
         open_timeout: Seconds for connecting and the handshake; `handshake_timeout` by default.
         limits: See `sockrpc.limits.ClientLimits`.
 
     Raises:
-        OSError: There is no connection to be had.
+        OSError: No connection could be made.
         ConnectionLost: The connection was lost in the opening handshake; `__cause__` may say why.
-        TimeoutError: Not in time.
-        HandshakeError: The server, or a proxy, refused; `status` says how.
+        TimeoutError: The connection was not open in time.
+        HandshakeError: The server, or a proxy, refused; `status` has the HTTP status.
         UsageError: The arguments do not fit together.
     """
 
@@ -118,7 +118,7 @@ class connect:
         if open_timeout is not None:
             check_seconds("open_timeout", open_timeout)
         self._open_timeout = checked.handshake_timeout if open_timeout is None else open_timeout
-        # The connection ends an opening that takes too long as well.
+        # The connection itself also ends an opening that takes too long.
         self._limits = dataclasses.replace(checked, handshake_timeout=self._open_timeout)
         self._ssl = ssl
         self._server_hostname = server_hostname
@@ -165,13 +165,13 @@ class connect:
             await opening.wait()
         except BaseException:
             connection.abort("not opened")
-            # uvloop closes a transport whose making was cancelled without telling its protocol.
+            # uvloop closes a transport that was cancelled while being made, and does not call its protocol.
             connection.connection_lost(None)
             raise
         finally:
             context.release()
             opening.close()
-        # Read on only after the caller has had its first word: it may listen to what comes at once.
+        # Begin to read only after the caller ran, which may start to listen to the first events.
         asyncio.get_running_loop().call_soon(connection.begin)
         return self._make_client(connection)
 
@@ -225,7 +225,7 @@ class connect:
         return {
             "ssl": context or await default_context(),
             "server_hostname": name,
-            # The loop has a limit of its own, of a minute, which must not come before ours.
+            # The loop's own limit of a minute must not expire before ours.
             "ssl_handshake_timeout": self._open_timeout + 1,
         }
 

@@ -6,13 +6,13 @@
     ├── HandshakeError      the opening handshake was refused or broken
     ├── RemoteError         the peer's handler (protocol versions that carry errors)
     ├── ConnectionClosed    we closed the connection
-    └── ConnectionLost      the world did: a close by the peer or a broken line
+    └── ConnectionLost      the peer closed it, or the line broke
 
 Timeouts are ``TimeoutError`` and cancellation is ``asyncio.CancelledError``; neither is ever
 replaced by one of these.
 
-What a peer has said stands in ``reason`` as it came; in the text of the exception it is escaped, so that it
-may stand in a log.
+`reason` has the peer's text as it came; the text of the exception has it escaped, so that it is safe
+to log.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SockRPCError(Exception):
 
 
 class UsageError(SockRPCError):
-    """The API was used in a way that can not work. The fault is the caller's."""
+    """The API was used in a way that cannot work. The fault is the caller's."""
 
 
 class ProtocolError(SockRPCError):
@@ -44,7 +44,7 @@ class ProtocolError(SockRPCError):
 
     Attributes:
         code: The WebSocket close code that was sent (RFC 6455 section 7.4.1).
-        reason: What was wrong with the bytes.
+        reason: The fault of the bytes.
     """
 
     def __init__(self, code: int, reason: str) -> None:
@@ -60,9 +60,9 @@ class HandshakeError(SockRPCError):
     """The opening handshake failed.
 
     Attributes:
-        status: The HTTP status the server, or a proxy, answered with, None if it did not answer with one.
-        reason: What was wrong.
-        location: Where a redirect pointed that was not followed, None for all else.
+        status: The HTTP status of the response of the server, or of a proxy; None if there was none.
+        reason: The fault.
+        location: The target of a redirect that was not followed, otherwise None.
     """
 
     def __init__(self, reason: str, status: int | None = None, location: str | None = None) -> None:
@@ -77,11 +77,11 @@ class HandshakeError(SockRPCError):
 
 
 class RemoteError(SockRPCError):
-    """The peer's handler failed. ``websocket.io-rpc-v0.1`` can not say so; later versions can."""
+    """The peer's handler failed. ``websocket.io-rpc-v0.1`` cannot say so; later versions can."""
 
 
 class _Ended(SockRPCError):
-    """How a connection ended: ``code`` and ``reason`` of the close frame, or 1006 without one."""
+    """The end of a connection: ``code`` and ``reason`` of the close frame, or 1006 without one."""
 
     def __init__(self, code: int = 1006, reason: str = "") -> None:
         super().__init__(code, reason)
@@ -107,7 +107,7 @@ class ConnectionLost(_Ended):
     Attributes:
         code: The close code that the peer sent, 1006 if the line broke without a close frame, 1005
             if the close frame held no code (RFC 6455 section 7.4.1).
-        reason: The reason that the peer sent, or what broke.
+        reason: The reason that the peer sent, or the cause of the break.
     """
 
 

@@ -1,7 +1,7 @@
-"""What PyInstaller, cx_Freeze and Nuitka, which freeze programs, need in order to find all of the package.
+"""Support for PyInstaller, cx_Freeze and Nuitka, which freeze programs and have to find the whole package.
 
-They follow the imports of byte code. Most compiled modules are imported by compiled modules only, which
-have none; here each is imported where it can be read.
+They follow the imports of byte code. Most compiled modules are imported only by other compiled modules,
+which have none; this module imports each of them in byte code.
 """
 
 # ruff: noqa: F401
@@ -37,5 +37,5 @@ __all__ = ["hook_dirs"]
 
 
 def hook_dirs() -> list[str]:
-    """Where PyInstaller finds the hook that says which files, that are no code, belong to the package."""
+    """Return the directory of PyInstaller's hook, which lists the files of the package that are not code."""
     return [str(Path(__file__).with_name("pyinstaller"))]

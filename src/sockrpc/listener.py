@@ -1,4 +1,4 @@
-"""Listening to one event of a server."""
+"""Listeners for one event of a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Listener"]
 
 
 def another(error: BaseException) -> BaseException:
-    """The same error, that nobody has raised."""
+    """Return a copy of an error that was never raised."""
     twin: BaseException = copy.copy(error)
     twin.__cause__ = error.__cause__
     return twin
@@ -22,14 +22,14 @@ def another(error: BaseException) -> BaseException:
 class Listener(AsyncIterator[bytes]):
     """The payloads of one event, from the moment of `Client.on`.
 
-    Iterate with `async for` or `anext`; cancelling that loses nothing. It ends when the listener or
-    the client is closed, and raises `ConnectionLost` when the connection is lost, or
-    `ListenerOverflow` when it fell behind, each after the payloads that it still holds.
+    Iterate with `async for` or `anext`; cancelling that loses nothing. The iteration ends when the listener
+    or the client is closed. It raises `ConnectionLost` if the connection is lost, and `ListenerOverflow` if
+    the listener fell behind, in each case after the payloads received before.
     """
 
     def __init__(self, subscription: Subscription, client: object) -> None:
         self._subscription = subscription
-        # Whoever listens has not let go of the client.
+        # A listener keeps its client alive.
         self._client = client
 
     def __aiter__(self) -> Self:
@@ -43,14 +43,14 @@ class Listener(AsyncIterator[bytes]):
                 return payload
             if subscription.over:
                 if subscription.error is not None:
-                    # A fresh one each: its traceback refers to this frame, which leads to the error.
+                    # Raise a copy: the traceback refers to this frame, which leads to the error.
                     raise another(subscription.error)
                 raise StopAsyncIteration
-            # Shielded: several may wait for the same future.
+            # Shield it, because several tasks may wait for the same future.
             await asyncio.shield(subscription.wait(asyncio.get_running_loop()))
 
     async def aclose(self) -> None:
-        """Unsubscribe. What it still holds is dropped; iterating it ends."""
+        """Unsubscribe and drop the payloads that it still holds; iterating it ends."""
         self._subscription.cancel()
 
     async def __aenter__(self) -> Self:
@@ -60,5 +60,5 @@ class Listener(AsyncIterator[bytes]):
         await self.aclose()
 
     def __del__(self) -> None:
-        # A loop that was left by `break` does not close its iterator.
+        # A loop that is left by `break` does not close its iterator.
         self._subscription.cancel()

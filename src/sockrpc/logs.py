@@ -1,4 +1,4 @@
-"""Log records as JSON, one object a line."""
+"""Log records as JSON, one object per line."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ __all__ = ["FORMATS", "JSONFormatter", "configure"]
 
 FORMATS = ("text", "json")
 
-# What every record has; the rest of its attributes are what it was given as `extra`.
+# Every record has these attributes; the others come from `extra`.
 STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
 class JSONFormatter(logging.Formatter):
     """A formatter for `logging` whose records are JSON objects of one line each.
 
-    `time` (UTC, ISO 8601), `level`, `logger`, `process` and `message` come first, then what the record
-    was given as `extra`, then `exception` and `stack`, where there are any. Everything but printable
-    ASCII is escaped: nothing that a peer sends begins a new line.
+    `time` (UTC, ISO 8601), `level`, `logger`, `process` and `message` come first, then the fields of
+    `extra`, then `exception` and `stack` if there are any. Everything but printable ASCII is escaped, so that
+    no text of a peer begins a new line.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line."""
+        """Return the record as one line."""
         time = dt.datetime.fromtimestamp(record.created, dt.UTC)
         fields: dict[str, object] = {
             "time": time.isoformat(timespec="milliseconds"),
@@ -42,12 +42,12 @@ class JSONFormatter(logging.Formatter):
         try:
             return json.dumps(fields, default=str, allow_nan=False)
         except (TypeError, ValueError, RecursionError):
-            # Keys that are none in JSON, not-a-numbers, circles: what an application may pass as `extra`.
+            # An application's `extra` may have keys that JSON lacks, not-a-numbers or cycles.
             return json.dumps({name: str(value) for name, value in fields.items()})
 
 
 def configure(level: str, form: str, *, processes: int = 1) -> None:
-    """Have the root logger write to standard error, in one of FORMATS; `processes` share that."""
+    """Make the root logger write to standard error in one of FORMATS; `processes` share it."""
     handler = logging.StreamHandler()
     process = " [%(process)d]" if processes > 1 else ""
     text = logging.Formatter(f"%(asctime)s{process} %(levelname)s %(name)s: %(message)s")

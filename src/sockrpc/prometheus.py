@@ -26,13 +26,13 @@ __all__ = ["MetricsServer", "ServerCollector"]
 
 LOG = logging.getLogger("sockrpc.server")
 
-# How long a scrape waits for the event loop, in seconds; Prometheus gives up after 10 by default.
+# Seconds that a scrape waits for the event loop; Prometheus gives up after 10 by default.
 PATIENCE = 3.0
 
-# The label of calls that name no registered method. A method that is called so itself changes it.
+# The label of calls of unregistered methods. It changes if a registered method has this name.
 UNREGISTERED = "(unregistered)"
 
-# Whole servers: the name, the member of Statistics, and what it is.
+# Metrics of a whole server: the name, the member of Statistics, and the help text.
 GAUGES = [
     ("sockrpc_connections", "connections", "Open connections."),
     ("sockrpc_calls_running", "calls_running", "Calls whose work has not ended, unwinding included."),
@@ -51,14 +51,14 @@ COUNTERS = [
 
 
 class ServerCollector(Collector):
-    """Turns `server.statistics()` into metrics, whenever a registry collects them.
+    """Turns `server.statistics()` into metrics whenever a registry collects them.
 
-    Made in the server's event loop; collected there, or in any other thread, which waits for the loop
-    then. While the loop is blocked there is nothing but `sockrpc_responsive 0`.
+    It is made in the server's event loop and collected there, or in any other thread, which then waits for
+    the loop. While the loop is blocked it yields only `sockrpc_responsive 0`.
 
     Args:
         server: A running server. A second one needs a registry of its own.
-        patience: How long another thread waits for the loop, in seconds.
+        patience: Seconds that another thread waits for the loop.
     """
 
     def __init__(self, server: Server, patience: float = PATIENCE) -> None:
@@ -67,13 +67,13 @@ class ServerCollector(Collector):
         self._patience = patience
 
     def describe(self) -> Iterator[Metric]:
-        """The metrics without values: their names are not to be given twice in a registry."""
+        """Yield the metrics without values, so that a registry can check their names for duplicates."""
         yield responsive(False)
         yield from of_server(None)
         yield from of_methods({})
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics as they are now."""
+        """Yield the present metrics."""
         statistics = self._statistics()
         yield responsive(statistics is not None)
         if statistics is not None:
@@ -90,7 +90,7 @@ class ServerCollector(Collector):
         result: concurrent.futures.Future[Statistics] = concurrent.futures.Future()
 
         def count() -> None:
-            # What comes too late is for nobody.
+            # The scrape may have given up waiting.
             if result.set_running_or_notify_cancel():
                 result.set_result(self._server.statistics())
 
@@ -98,7 +98,7 @@ class ServerCollector(Collector):
             self._loop.call_soon_threadsafe(count)
             return result.result(self._patience)
         except (RuntimeError, TimeoutError):
-            # The loop was closed, or it is blocked.
+            # The loop was closed or is blocked.
             result.cancel()
             return None
 
@@ -108,14 +108,14 @@ def responsive(value: bool) -> Metric:
 
 
 def of_server(statistics: Statistics | None) -> Iterator[Metric]:
-    """What concerns no single method."""
+    """Yield the metrics of the whole server."""
     for family, rows in ((GaugeMetricFamily, GAUGES), (CounterMetricFamily, COUNTERS)):
         for name, member, text in rows:
             yield family(name, text, None if statistics is None else getattr(statistics, member))
 
 
 def named(statistics: Statistics) -> dict[str, MethodStatistics]:
-    """The methods, and the rest under a name that none of them has."""
+    """Return the methods, and the unregistered ones under a name that no method has."""
     rest = UNREGISTERED
     while rest in statistics.methods:
         rest = f"({rest})"
@@ -123,7 +123,7 @@ def named(statistics: Statistics) -> dict[str, MethodStatistics]:
 
 
 def of_methods(methods: dict[str, MethodStatistics]) -> Iterator[Metric]:
-    """What is told of each method; a histogram begins with the first time in it."""
+    """Yield the metrics of each method; a histogram begins with the first time in it."""
     in_flight = GaugeMetricFamily(
         "sockrpc_calls_in_flight", "Calls neither answered nor failed nor aborted.", labels=["method"]
     )
@@ -151,30 +151,30 @@ def of_methods(methods: dict[str, MethodStatistics]) -> Iterator[Metric]:
 
 
 def cumulative(histogram: Histogram) -> list[tuple[str, float]]:
-    """The buckets as Prometheus wants them: each holds all that is in those before it."""
+    """Return the buckets in Prometheus's form, in which each includes those before it."""
     bounds = [*(f"{bound:.6f}".rstrip("0") for bound in histogram.bounds), "+Inf"]
     return list(zip(bounds, itertools.accumulate(histogram.counts, initial=None), strict=True))
 
 
 class MetricsServer:
-    """Serves the metrics of a registry, and of one server, by HTTP in a thread of its own.
+    """Serves the metrics of a registry, and of one server, over HTTP in a thread of its own.
 
         async with MetricsServer(server, 9000):
             await server.serve_forever()
 
-    `close` ends it; it waits for the thread, at most half a second.
+    `close` ends it and waits for the thread, at most half a second.
 
     Args:
         server: A running server, of the loop that this is made in.
-        port: Where; 0 is any free one.
-        host: The address.
-        registry: Where the server's metrics are until the end.
+        port: The port to listen on; 0 for any free one.
+        host: The address to listen on.
+        registry: The registry that has the server's metrics until the end.
 
     Attributes:
-        uri: Where the metrics are.
+        uri: The URI of the metrics.
 
     Raises:
-        OSError: The address can not be listened on.
+        OSError: The address cannot be listened on.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class MetricsServer:
         LOG.info("metrics are at %s", self.uri)
 
     def close(self) -> None:
-        """End it."""
+        """Stop serving, and remove the server's metrics from the registry."""
         self._registry.unregister(self._collector)
         self._httpd.shutdown()
         self._httpd.server_close()

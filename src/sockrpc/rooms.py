@@ -16,42 +16,42 @@ from sockrpc.sockets import Socket
 
 __all__ = ["Room"]
 
-# Threads can be faster than the event loop; so much of theirs may wait for it in each room.
+# Threads can be faster than the event loop, so this many bytes of theirs may wait for it per room.
 MOST_HANDED_OVER = 16 * 2**20
 HANDING_OVER = threading.Lock()
 
 
 def no_loop() -> None:
-    """Nobody has joined yet."""
+    """Return None: the room has had no member."""
 
 
 def loop_of(connection: Peer) -> asyncio.AbstractEventLoop:
-    """The event loop that a connection belongs to."""
+    """Return the event loop that a connection belongs to."""
     return connection.service.context.loop
 
 
 class Room:
-    """A set of sockets that a notification can be sent to at once, all of one event loop.
+    """A set of sockets of one event loop to which a notification can be sent at once.
 
     A socket whose connection is lost leaves all its rooms by itself, in the iteration in which its
-    calls are aborted. `join`, `leave` and `broadcast` may be called in any thread; in another than that
-    of the event loop they happen soon, in the order of the calls.
+    calls are aborted. `join`, `leave` and `broadcast` may be called in any thread; outside the thread
+    of the event loop they take effect soon, in the order of the calls.
     """
 
     __slots__ = ("_handed_over", "_loop", "_members")
 
     def __init__(self) -> None:
         self._members: dict[Socket, Peer] = {}
-        # Of the members, also of those that are about to join.
+        # The loop of the members, including those about to join.
         self._loop: Callable[[], asyncio.AbstractEventLoop | None] = no_loop
-        # Bytes from other threads that the event loop has not taken yet.
+        # The payload bytes from other threads that the event loop has not taken yet.
         self._handed_over = 0
 
     def __len__(self) -> int:
         return len(self._members)
 
     def __iter__(self) -> Iterator[Socket]:
-        # A copy: whoever iterates may let members come and go meanwhile.
+        # Iterate over a copy: members may come and go meanwhile.
         return iter(list(self._members))
 
     def __contains__(self, socket: object) -> bool:
@@ -61,7 +61,7 @@ class Room:
         """Make a socket a member; joining twice is joining once. A lost socket does not join.
 
         Raises:
-            UsageError: The members are of another event loop.
+            UsageError: The members belong to another event loop.
         """
         loop = loop_of(socket._connection)
         before = self._loop()
@@ -98,16 +98,16 @@ class Room:
         """Send a notification to every member, the sender included. Never waits.
 
         A member whose unsent output is above `output_max_bytes` is disconnected with 1013; the others
-        notice nothing. One that is not open yet (it joined in `process_request`) is passed over.
+        are not affected. A member that is not open yet (it joined in `process_request`) is skipped.
 
         Args:
             event: The name.
             payload: The payload.
-            exclude: A member that is left out.
+            exclude: A member to leave out.
 
         Returns:
-            The number of members that it was queued for; in another thread the number of members at that
-            moment; 0, and nothing else happens, while the event loop has over 16 MiB of threads to send.
+            The number of members that it was queued for; in another thread, the number of members at that
+            moment. In another thread it is 0, and nothing is sent, while over 16 MiB wait for the event loop.
 
         Raises:
             UsageError: The event's name is longer than 255 bytes.
@@ -115,7 +115,7 @@ class Room:
         if exclude is not None and not isinstance(exclude, Socket):
             raise UsageError(f"exclude is a Socket, not {type(exclude).__name__}")
         name, encoded = encode(event, payload)
-        # A copy: where a write makes room at once, handlers may start in it, and join or leave.
+        # Iterate over a copy: if a write makes room at once, handlers may start in it, and join or leave.
         members = list(self._members.values())
         loop = self._loop()
         if loop is None:
@@ -145,8 +145,8 @@ class Room:
     ) -> int:
         excluded = None if exclude is None else self._members.get(exclude)
         queued, slow = broadcast(members, excluded, name, payload)
-        # All of them leave before the first is closed: its on_disconnect may broadcast in its turn, and
-        # would close the next one from inside that, and so on down the stack.
+        # All of them leave before the first is closed: its on_disconnect may broadcast in turn, and would
+        # otherwise close the next one from inside that, and so on down the stack.
         for connection in slow:
             self._forget(connection.socket)
         for connection in slow:

@@ -20,7 +20,7 @@ from sockrpc.sockets import SocketHandler
 
 __all__ = ["run"]
 
-RUNNING = "run can not be called in a running event loop; serve can"
+RUNNING = "run cannot be called in a running event loop; serve can"
 
 LOG = logging.getLogger("sockrpc.server")
 
@@ -37,30 +37,30 @@ def run(
 ) -> None:
     """Serve until SIGINT or SIGTERM, then stop gracefully; a second signal stops at once.
 
-    A third ends the process by that signal, whatever it does: a handler that never returns lets the loop
-    notice none of them. At the end the program's own handlers of these signals are what they were.
-    systemd is told when the server listens and when it begins to stop, where it asks for that.
+    A third ends the process by that signal in any case, even if a handler never returns and the loop
+    therefore notices no signal. Afterwards the program's own handlers of these signals are restored.
+    systemd is notified of the start and the stop of the server, if it asks for that.
     Meanwhile the garbage collector looks less often, and not among the objects that were there before
     (docs/explanation/performance.md).
     Blocks. Must be called in the main thread, outside any event loop.
 
-    With more than one of `workers`, so many processes serve on the same port, and this one supervises
+    With more than one of `workers`, that many processes serve on the same port, and this one supervises
     them: a worker that dies is replaced, and all stop together. Each imports the app, and the program,
-    anew (call `run` under `if __name__ == "__main__":`), gets the other arguments by pickle, and has rooms,
-    counters, limits and all that the app keeps in memory for itself: nothing is shared among them. A worker
-    that fails before it has served ends everything, with its error.
+    anew (call `run` under `if __name__ == "__main__":`), gets the other arguments by pickle, and has its own
+    rooms, counters, limits and state of the app: nothing is shared among them. A worker that fails before it
+    has served ends everything, with its error.
 
     Args:
-        app: An `App`, a coroutine function of one `Socket`, or where either is found: "module:app".
+        app: An `App`, a coroutine function of one `Socket`, or the place of either: "module:app".
         host: The address to listen on, 127.0.0.1 by default.
         port: The TCP port, 3000 by default.
-        workers: How many processes serve; with more than one, `app` is "module:app".
-        loop: "auto" takes uvloop where it is installed.
-        on_started: Called with the server when it listens; in each worker, with its own.
+        workers: The number of processes; with more than one, `app` is "module:app".
+        loop: "auto" uses uvloop if it is installed.
+        on_started: Called with the server when it listens; each worker calls it with its own.
         options: Everything else that `serve` takes, limits included.
 
     Raises:
-        OSError: The address can not be listened on.
+        OSError: The address cannot be listened on.
         UsageError: The arguments do not fit together.
         SockRPCError: A worker failed before it served, or had to be killed as it did not stop.
     """
@@ -89,7 +89,7 @@ def run(
         host = "127.0.0.1" if host is None else host
         port = 3000 if port is None else port
     loaded = load(app) if isinstance(app, str) else app
-    # Checks the arguments before there is a loop to clean up.
+    # This checks the arguments before there is a loop to clean up.
     starting = serve(loaded, host, port, **options)
     make_loop = loop_factory(loop)
     if is_running:
@@ -118,7 +118,7 @@ class Running:
                 with collector_for_serving():
                     await self._serve(server)
         except asyncio.CancelledError:
-            # It was to stop before it had started.
+            # A signal came before the server had started.
             if not self._signals or self._server is not None:
                 raise
 
@@ -144,7 +144,7 @@ class Running:
 
 
 def tell_what_is_waited_for(server: Server) -> None:
-    """Whoever has pressed Ctrl-C and sees no end of it learns why, and what to do."""
+    """Log why the stop takes time, and how to force it, for users who have pressed Ctrl-C."""
     now = server.statistics()
     if now.calls_in_flight or now.notifications_running:
         LOG.info(

@@ -56,8 +56,8 @@ LARGEST_PORT = 65_535
 class Server:
     """A running server; made by `serve`.
 
-    `close`, `hurry`, `statistics` and the properties may be used in any thread; what is awaited, in the
-    server's event loop only.
+    `close`, `hurry`, `statistics` and the properties may be used in any thread; coroutines only in the
+    server's event loop.
     """
 
     def __init__(
@@ -88,19 +88,19 @@ class Server:
         return frozenset(connection.socket for connection in list(self._service.connections))
 
     def statistics(self) -> Statistics:
-        """Counts of what is going on and of what was done.
+        """Return counters, and counts of the current work.
 
-        In another thread than the server's some may be of a moment later than others.
+        In a thread other than the server's, some values may be slightly newer than others.
         """
         return count(self._service)
 
     def close(self) -> None:
         """Begin to stop; `wait_closed` waits for the end.
 
-        The listeners are closed, no new call starts, and each connection is closed with 1001 as soon
-        as its last call is answered; who has connected already is let in, and then told the same. What
-        is not answered within `stop_grace` is aborted, cancelled again `abort_grace` later and then
-        left behind. In another thread it asks the server's event loop to do that, and returns at once.
+        The listeners are closed, no new call starts, and each connection is closed with 1001 once its last
+        call is answered; clients that have connected already are admitted and then closed the same way. Calls
+        not answered within `stop_grace` are aborted, cancelled again `abort_grace` later and then
+        left behind. In another thread this asks the server's event loop to do so, and returns at once.
 
         Raises:
             UsageError: This process was forked from the one that serves.
@@ -108,7 +108,7 @@ class Server:
         call_there(self._context.loop, self._close)
 
     def _close(self, queue: Queue | None = None) -> None:
-        """The same for one of several workers, who knows what becomes of the `queue` of its sockets."""
+        """Begin to stop, with a given fate of the socket's `queue`, which a worker among several knows."""
         if self._stopping is None:
             self._service.begin_stop()
             last = None if self._listening is None else self._listening.stop(queue)
@@ -120,7 +120,7 @@ class Server:
             self._stop_begun.set()
 
     def hurry(self) -> None:
-        """Stop without any more grace. In another thread it does what `close` does there.
+        """Stop without any more grace. In another thread it asks the server's event loop, as `close` does.
 
         Raises:
             UsageError: This process was forked from the one that serves.
@@ -141,7 +141,7 @@ class Server:
         await self._stop_begun.wait()
 
     async def wait_closed(self) -> None:
-        """Wait until the server has stopped. Cancelling it does not end the stopping.
+        """Wait until the server has stopped. Cancelling this does not end the stopping.
 
         Raises:
             UsageError: This is not the server's event loop.
@@ -152,7 +152,7 @@ class Server:
         await asyncio.shield(self._stopping)
 
     async def serve_forever(self) -> None:
-        """Wait until somebody stops the server.
+        """Wait until the server has stopped.
 
         Cancelling it stops nothing by itself; leaving the `async with serve(...)` block does.
 
@@ -180,7 +180,7 @@ class Server:
                 for connection in list(service.working):
                     for _ in connection.end_abort_grace():
                         await asyncio.sleep(0)
-                # The second cancel and the closed transports get their turn.
+                # The second cancel and the closed transports need a few iterations.
                 for _ in range(3):
                     await asyncio.sleep(0)
         service.threads.close()
@@ -218,26 +218,26 @@ class serve:
         app: An `App`, or a coroutine function of one `Socket`.
         host: The address to listen on; None for all.
         port: The TCP port; 0 for any free one.
-        path: The path on which the endpoint answers, with its slash; a query is ignored, and equivalent
-            spellings are one. None: every path.
-        uds: A path: listen on this unix socket instead of host and port. On Linux also an abstract name,
-            which begins with a NUL.
-        sock: Listen on this bound socket instead, or on several. They are closed at the stop, and
-            go on elsewhere if another process holds them too.
-        ssl: A server context, for wss, or a function that makes it.
-        origins: Origins of pages let in beside the server's own host, such as ["https://app.example"];
-            "*" lets all in.
+        path: The path of the endpoint, beginning with a slash; a query is ignored, and equivalent
+            spellings match. None serves every path.
+        uds: The path of a unix socket to listen on instead of host and port. On Linux it may be an abstract
+            name, which begins with a NUL.
+        sock: A bound socket, or several, to listen on instead. They are closed at the stop; another process
+            that holds them too can go on serving.
+        ssl: A server context, for wss, or a function that makes one.
+        origins: Origins of pages to allow besides the server's own host, such as ["https://app.example"];
+            "*" allows all.
         process_request: Called with the socket and each HTTP request before anything else; returns
             None to go on, or the `websockets.http11.Response` to send instead.
         compression: "deflate" agrees to permessage-deflate (RFC 7692) with clients that offer it.
-        backlog: How many connections the system may hold before they are accepted.
+        backlog: The most connections that the system may queue before they are accepted.
         reuse_port: Let several processes listen on the same port (SO_REUSEPORT).
-        inspect_path: Let `sockrpc top PATH` look at the calls in flight, over a unix socket that only
-            the owner may use; `{pid}` in it is the number of the process. None: off.
+        inspect_path: The path of a unix socket, which only its owner may use, over which `sockrpc top PATH`
+            shows the calls in flight; `{pid}` in it is the number of the process. None: off.
         limits: See `sockrpc.limits.ServerLimits`.
 
     Raises:
-        OSError: The address can not be listened on.
+        OSError: The address cannot be listened on.
         UsageError: The arguments do not fit together.
     """
 
@@ -300,13 +300,13 @@ class serve:
         self._has_sockets = False
 
     async def _prepare(self) -> tuple[Server, Callable[..., Peer]]:
-        """Run what the app wants to run first; the server that then is made listens on nothing yet."""
+        """Run the app's start hooks, then make the server, which does not listen yet."""
         if isinstance(self._app, App):
             await run_start_hooks(list(self._app._on_start))
         return self._make()
 
     def _make(self) -> tuple[Server, Callable[..., Peer]]:
-        """The server, and what makes the protocol of each connection."""
+        """Return the server, and the factory of its protocols."""
         loop = asyncio.get_running_loop()
         context = context_of_running_loop()
         if isinstance(self._app, App):
@@ -351,7 +351,7 @@ class serve:
                 await server._inspector.open()
             await server._listening.open()
         except BaseException:
-            # It has not served, but the application is ready for it.
+            # The server has not served, but the start hooks have run.
             await server._run_on_stop()
             if server._inspector is not None:
                 server._inspector.close()
@@ -360,7 +360,7 @@ class serve:
         return server
 
     def _claim_sockets(self) -> None:
-        """A server closes its sockets when it stops, so no two have the same."""
+        """Refuse sockets that another server uses, because each server closes its sockets when it stops."""
         if self._has_sockets or any(each.fileno() < 0 for each in self._place.sockets):
             raise UsageError("sock was served or closed before: a server has sockets of its own")
         self._has_sockets = True

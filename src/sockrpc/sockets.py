@@ -30,14 +30,14 @@ __all__ = ["Socket", "SocketHandler", "SocketHook"]
 
 Procedure: TypeAlias = Call | Notification
 
-# Guards what threads count.
+# Guards counters that threads change.
 THREADS = threading.Lock()
-# What `Socket.get_extra_info` still knows after the end.
+# The values of `Socket.get_extra_info` that are kept after the end.
 KEPT = ("peername", "sockname", "peercert", "peercred", "cipher")
 
 
 class Socket:
-    """One connection of a server.
+    """A connection of a server.
 
     In the socket form it is also an asynchronous iterator over what the client sends: `Call` and
     `Notification` objects in order of arrival. The iteration ends when the connection is lost.
@@ -63,12 +63,12 @@ class Socket:
     )
 
     def __init__(self, connection: Peer, hooks: Hooks, endings: EndingLog) -> None:
-        self._connection: Any = connection  # a Peer, and an EndedConnection when that is over
+        self._connection: Any = connection  # a Peer, later an EndedConnection
         self._endings = endings
         self._pending_bytes = 0
         self._hooks = hooks
-        # The peer's address once somebody has asked for it, and a dict of KEPT from the end on, or over TLS.
-        # One of them, as every idle connection pays for each field here.
+        # The peer's address once it was asked for, or a dict of KEPT after the end, and over TLS from the
+        # start. They share one field, because every idle connection pays for each field here.
         self._known: Any = None
         self._request: Request | str | None = None
         self._subprotocol: str | None = None
@@ -81,7 +81,7 @@ class Socket:
 
     @property
     def state(self) -> SimpleNamespace:
-        """A namespace for the application; what `process_request` sets is there for the handlers."""
+        """A namespace for the application; handlers see the attributes that `process_request` sets."""
         if self._state is None:
             self._state = SimpleNamespace()
         return self._state
@@ -94,16 +94,15 @@ class Socket:
         return self._known["peername"] if type(self._known) is dict else self._known
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """What is known of the transport, by asyncio's names; works from `process_request` on.
+        """Look up a fact about the transport by asyncio's name; works from `process_request` on.
 
-        Over TLS "peercert" is the client's certificate, as `ssl.SSLSocket.getpeercert` has it, if the
-        server's context asks for one. Over a unix socket "peercred" is the (pid, uid, gid) of the process
-        that connected, on Linux and macOS. These, "peername", "sockname" and "cipher" are still known after
-        the end.
+        Over TLS, "peercert" is the client's certificate in the form of `ssl.SSLSocket.getpeercert`, if the
+        server's context asks for one. Over a unix socket, "peercred" is the (pid, uid, gid) of the connected
+        process, on Linux and macOS. These, "peername", "sockname" and "cipher" remain known after the end.
 
         Args:
-            name: What to look up.
-            default: What to return if that is not known.
+            name: The name to look up.
+            default: The value to return if it is unknown.
         """
         found = self._known.get(name) if type(self._known) is dict else None
         if found is None:
@@ -112,19 +111,19 @@ class Socket:
 
     @property
     def request(self) -> Request | None:
-        """The opening request (path, headers); None until it was received."""
+        """The opening request (path, headers); None until it is received."""
         if self._request is not None:
             self._request = unpack_request(self._request)
         return self._request
 
     @property
     def subprotocol(self) -> str | None:
-        """The subprotocol that was agreed on; None until the handshake is complete."""
+        """The agreed subprotocol; None until the handshake is complete."""
         return self._subprotocol
 
     @property
     def in_flight(self) -> int:
-        """How many calls were neither answered nor reset."""
+        """The number of calls that were neither answered nor reset."""
         in_flight: int = self._connection.in_flight
         return in_flight
 
@@ -132,24 +131,24 @@ class Socket:
     def close_code(self) -> int | None:
         """The WebSocket close code that the connection ended with, None while it has not ended.
 
-        It is what the peer's close frame said (1005 if that said nothing) or what we closed with; 1006
-        says that the connection ended without a close frame.
+        It is the code of the peer's close frame (1005 if that had none) or of ours; 1006 means that the
+        connection ended without a close frame.
         """
         connection = self._connection
         return connection.close_code if connection.has_ended else None
 
     @property
     def close_reason(self) -> str | None:
-        """Why the connection ended, None while it has not: the reason of the close frame, or ours."""
+        """The reason of the close frame, the peer's or ours; None while the connection has not ended."""
         connection = self._connection
         return connection.close_reason if connection.has_ended else None
 
     @property
     def closed_by(self) -> ClosedBy | None:
-        """Who ended the connection, None while nobody has.
+        """The side that ended the connection; None while it has not ended.
 
-        'client' and 'server' have sent a close frame, the server also where the client's bytes were at
-        fault; 'lost' is everything else: an end or a break of the line, and a peer that was given up.
+        'client' and 'server' sent a close frame, the server also for faulty bytes of the client; 'lost' is
+        everything else: an end or a break of the line, and a peer that was given up.
         """
         return closed_by(self._connection) if self._connection.has_ended else None
 
@@ -193,7 +192,7 @@ class Socket:
         return True
 
     def _notify_from_thread(self, connection: Peer, name: bytes, payload: bytes) -> bool:
-        """Let the loop's thread send it; those of one thread stay in order, before its handler's answer."""
+        """Let the loop's thread send it, in the thread's order and before its handler's answer."""
         size = len(name) + len(payload)
 
         def send() -> None:
@@ -203,7 +202,7 @@ class Socket:
                 connection.notify(name, payload)
 
         with THREADS:
-            # As much again as the output may hold: a thread can be faster than the loop.
+            # Threads can be faster than the loop, so they may queue as much again as the output may hold.
             if self._pending_bytes > connection.output_max_bytes:
                 return False
             self._pending_bytes += size
@@ -217,14 +216,14 @@ class Socket:
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection and wait until it is gone, at most `close_timeout` seconds without progress.
 
-        Calls in flight are aborted. Cancelling it does not take the close back.
+        Calls in flight are aborted. Cancelling this does not undo the close.
 
         Args:
             code: The WebSocket close code: 1000 to 1003, 1007 to 1014, 3000 to 4999.
             reason: At most 123 bytes of UTF-8; a longer one is cut.
 
         Raises:
-            UsageError: There is no such code, or this is not the server's event loop.
+            UsageError: The code is not allowed, or this is not the server's event loop.
         """
         check_here(self._connection.service.context.loop, "this socket")
         self._connection.close(code, reason)
@@ -248,31 +247,31 @@ class Socket:
             try:
                 await taker
             except BaseException:
-                # Cancelled, or closed.
+                # The wait was cancelled, or the iterator was closed.
                 connection.give_up_waiting(taker)
                 raise
 
     # For the connection and the server
 
     def _connected(self) -> None:
-        """The transport is there, its TLS handshake included."""
+        """Note that the transport is ready, its TLS handshake included."""
         if self._connection.extra_info("ssl_object") is not None:
-            # TLS lets go of the line below it before it tells of the loss. Where there is none, an idle
-            # connection need not pay with memory for what can be looked up at its end.
+            # The TLS transport drops the line below it before it reports the loss. Without TLS the values can
+            # be looked up at the end, which saves memory in idle connections.
             self._keep_extra()
 
     def _keep_extra(self) -> None:
-        """Look up what is to be known after the end, while the transport still knows it."""
+        """Look up the values to keep after the end, while the transport still has them."""
         self._known = {name: self._look_up(name) for name in KEPT}
 
     def _look_up(self, name: str) -> Any:
-        """What the transport knows under a name, and what we find out by its socket; None for nothing."""
+        """Return the transport's value for a name, or our own from its socket; None if there is none."""
         if name == "peercred":
             return peer_credentials(self._connection.extra_info("socket"))
         return self._connection.extra_info(name)
 
     def _opened(self, subprotocol: str | None) -> None:
-        """The handshake is complete: run what the application wants to run first."""
+        """Note that the handshake is complete, and run the application's hook."""
         self._subprotocol = subprotocol
         hooks = self._hooks
         shut = hooks.handle_socket is None and bool(hooks.on_connect)
@@ -286,7 +285,7 @@ class Socket:
         )
 
     def _pack_request(self) -> None:
-        """Most connections are never asked for their request again; its objects take 2.4 KiB."""
+        """Pack the request: most connections are never asked for it again, and its objects take 2.4 KiB."""
         if isinstance(self._request, Request):
             self._request = pack_request(self._request)
 
@@ -298,9 +297,9 @@ class Socket:
         except BaseException as error:
             cancelled = isinstance(error, asyncio.CancelledError) and is_cancelled()
             self._task = None
-            # on_disconnect is skipped: nothing that it could undo was completed.
+            # on_disconnect is skipped because nothing that it could undo was completed.
             self._hooks = Hooks()
-            # The end of the connection cancels it; whoever else does makes it fail.
+            # The end of the connection cancels this task; any other CancelledError is a failure.
             if not (cancelled and self._connection.has_ended):
                 self._log_failure("the on_connect hook for %r failed")
             self._connection.close(1011, "on_connect failed")
@@ -318,8 +317,8 @@ class Socket:
         except ENDS_PROCESS:
             raise
         except BaseException as error:
-            # One that only says that the connection has ended is the normal end of the coroutine, and so
-            # is being cancelled at the end of a stop.
+            # The normal ends of the coroutine are an error that only reports the end of the connection, and a
+            # cancel at the end of a stop.
             cancelled = isinstance(error, asyncio.CancelledError) and is_cancelled()
             expected = isinstance(error, ConnectionLost | ConnectionClosed) or cancelled
             if not (self._connection.has_ended and expected):
@@ -330,11 +329,11 @@ class Socket:
         else:
             self._connection.close(1000, "")
         finally:
-            # Nobody takes any more what was received.
+            # No iterator takes the received procedures any more.
             self._connection.drop_waiting()
 
     def _ended(self) -> None:
-        """The connection has ended, in this very iteration: leave the rooms, tell the application."""
+        """Leave the rooms and notify the application, in the iteration in which the connection ended."""
         if type(self._known) is not dict and self._connection.transport is not None:
             self._keep_extra()
         rooms, self._rooms = self._rooms, None
@@ -358,7 +357,7 @@ class Socket:
             self._connection.start_task(self._disconnect())
 
     def _forgotten(self) -> None:
-        """The connection is over: nothing of it runs or waits any more."""
+        """Release the connection, of which nothing runs or waits any more."""
         self._connection = EndedConnection(self._connection)
         self._task = None
 

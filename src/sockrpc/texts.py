@@ -1,4 +1,4 @@
-"""Text of peers, made fit for people's eyes."""
+"""Text of peers, made safe to display."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ __all__ = ["printable"]
 
 
 def printable(text: str) -> str:
-    """The same text in one line, in which nothing moves the cursor: what is not printable is escaped.
+    """Return the text in one line, with everything escaped that is not printable.
 
-    Every message and every line of the log that takes a peer's text takes it by this, or by `repr`.
+    Every message and every log line with a peer's text uses this or `repr`.
     """
     if text.isprintable():
         return text

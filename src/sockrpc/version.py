@@ -1,4 +1,4 @@
-"""The version of the package, for those of its modules that tell it to peers."""
+"""The version of the package, for modules that send it to peers."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ WRONG = {
     "raises": ("def bench_it():\n    1 / 0\n", "ZeroDivisionError"),
     "does not parse": ("def bench_it(\n", "SyntaxError"),
     "raises in its set-up": ("async def bench_it():\n    1 / 0\n    yield\n", "ZeroDivisionError"),
-    "yields what can not be called": ("def bench_it():\n    yield 7\n", "7, which can not be called"),
+    "yields what cannot be called": ("def bench_it():\n    yield 7\n", "7, which cannot be called"),
     "has to be async": ("def bench_it():\n    async def f(): ...\n    yield f\n", "make the benchmark async"),
     "is not told in seconds": (
         "def bench_it(bench):\n    yield bench.self_timed(lambda: None)\n",

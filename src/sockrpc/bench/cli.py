@@ -24,7 +24,7 @@ EXIT_INTERRUPTED = 130
 
 EPILOG = """
 exit codes: 0 ok, 1 slower, 2 used wrongly or a benchmark failed, 3 inconclusive: the machine was
-too noisy, or the base can not run a benchmark; 130 interrupted
+too noisy, or the base cannot run a benchmark; 130 interrupted
 """
 
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(error.details)
         return complain(str(error), EXIT_USAGE)
     except OSError as error:
-        # A Python that can not be run, a report that can not be written.
+        # The Python may not run, or the report may not be writable.
         return complain(str(error), EXIT_USAGE)
     except KeyboardInterrupt:
         return complain("interrupted", EXIT_INTERRUPTED)
@@ -52,7 +52,7 @@ def complain(text: str, code: int) -> int:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that says in one line what is wrong, and where help is."""
+    """A parser that reports errors in one line, with a pointer to the help."""
 
     def error(self, message: str) -> NoReturn:
         """End the process with one line."""
@@ -63,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = CommandParser(
         prog="python -m sockrpc.bench",
-        description="Guards a server against getting slower.",
+        description="Guards the speed of a server against regressions.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -82,8 +82,10 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PERCENT",
         help="how much slower is too slow (%(default)g)",
     )
-    comparing.add_argument("--only", default="", metavar="TEXT", help="benchmarks whose names hold this")
-    comparing.add_argument("--seed", type=int, metavar="N", help="of the order of rounds (drawn)")
+    comparing.add_argument(
+        "--only", default="", metavar="TEXT", help="run benchmarks whose names contain this"
+    )
+    comparing.add_argument("--seed", type=int, metavar="N", help="the seed for the order of rounds (random)")
     add_outputs(comparing)
 
     counting = command(
@@ -94,13 +96,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--limit", type=float, default=3.0, metavar="PERCENT", help="how many more are too many (%(default)g)"
     )
     counting.add_argument("--loops", type=int, default=20, metavar="N", help="operations (%(default)d)")
-    counting.add_argument("--only", default="", metavar="TEXT", help="benchmarks whose names hold this")
+    counting.add_argument(
+        "--only", default="", metavar="TEXT", help="run benchmarks whose names contain this"
+    )
     add_outputs(counting)
 
     testing = command(
         "selftest",
         run_selftest,
-        "prove on this machine that a slowdown is found, and that noise is not blamed",
+        "prove on this machine that a slowdown is found and noise is not taken for one",
     )
     testing.add_argument(
         "--venv", type=Path, metavar="VENV", default=Path(sys.executable), help="the environment (this one)"
@@ -109,7 +113,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--path", type=Path, action="append", default=[], metavar="FOLDER", help="import from here too"
     )
     testing.add_argument(
-        "--script", type=Path, action="append", metavar="FILE", help="(one that comes with it)"
+        "--script",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="a file with functions bench_* (the included one)",
     )
     testing.add_argument("--limit", type=float, default=10.0, metavar="PERCENT", help="(%(default)g)")
     testing.add_argument(
@@ -123,7 +131,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def add_sides(parser: argparse.ArgumentParser) -> None:
-    """What is compared."""
+    """Add the options for the environments and scripts to compare."""
     for side in ("base", "head"):
         parser.add_argument(
             f"--{side}", type=Path, required=True, metavar="VENV", help="a virtual environment, or its Python"
@@ -139,21 +147,23 @@ def add_sides(parser: argparse.ArgumentParser) -> None:
 
 
 def add_rounds(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, default=60, metavar="N", help="of each side (%(default)d)")
     parser.add_argument(
-        "--round-ms", type=float, default=2.0, metavar="MS", help="how long one takes (%(default)g)"
+        "--rounds", type=int, default=60, metavar="N", help="rounds of each side (%(default)d)"
+    )
+    parser.add_argument(
+        "--round-ms", type=float, default=2.0, metavar="MS", help="the length of a round (%(default)g)"
     )
     parser.add_argument(
         "--confirm",
         type=int,
         default=2,
         metavar="N",
-        help="further attempts at what is slow or noisy (%(default)d)",
+        help="further attempts for slow or noisy benchmarks (%(default)d)",
     )
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements")
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="append the table, as to a job's summary"
     )
@@ -176,13 +186,13 @@ def write_outputs(options: argparse.Namespace, text: str, told: dict[str, Any]) 
 
 
 class Progress:
-    """One line that changes, where somebody looks at it."""
+    """A status line that changes in place, shown only on a terminal."""
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()
 
     def __call__(self, text: str) -> None:
-        """Show the text in the place of the last one."""
+        """Replace the previous text."""
         if self._shown:
             sys.stderr.write(f"\r\x1b[K{text}")
             sys.stderr.flush()
@@ -193,7 +203,7 @@ class Progress:
 
 
 def run_ab(options: argparse.Namespace) -> int:
-    """`ab`."""
+    """Run the command `ab`."""
     base, head = sides(options)
     more = {} if options.seed is None else {"seed": options.seed}
     plan = Plan(
@@ -218,14 +228,14 @@ def run_ab(options: argparse.Namespace) -> int:
 
 
 def run_count(options: argparse.Namespace) -> int:
-    """`count`."""
+    """Run the command `count`."""
     base, head = sides(options)
     scripts = tuple(options.script)
     names: list[list[str]] = []
     for side, environment in (("base", base), ("head", head)):
         with Worker(environment.command(scripts), side, timeout=60.0) as worker:
             names.append(worker.ask("names"))
-    # What only one side has can not be compared; `ab` tells of it.
+    # Benchmarks of only one side cannot be compared; `ab` reports them.
     wanted = [name for name in names[1] if name in names[0] and options.only in name]
     if not wanted or options.loops < 1:
         raise UsageError("there is nothing to count")
@@ -238,7 +248,7 @@ def run_count(options: argparse.Namespace) -> int:
 
 
 def run_selftest(options: argparse.Namespace) -> int:
-    """`selftest`."""
+    """Run the command `selftest`."""
     environment = Environment.at(options.venv, tuple(options.path))
     scripts = tuple(options.script or [Path(__file__).with_name("example.py")])
     proof = prove(

@@ -1,4 +1,4 @@
-"""Compares two environments: persistent processes, and rounds interleaved at random."""
+"""Compares two environments with persistent processes, and rounds interleaved at random."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sockrpc.errors import UsageError
 __all__ = ["BenchmarkError", "Comparison", "Environment", "Plan", "Worker", "compare", "worker_environ"]
 
 WORKER = Path(__file__).with_name("measuring_process.py")
-# Variables that lead a Python to other packages than those of its own environment.
+# These variables lead a Python to packages outside its own environment.
 MISLEADING = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 
 
@@ -29,7 +29,7 @@ class BenchmarkError(Exception):
     """A benchmark, or the process that runs it, failed.
 
     Attributes:
-        details: The traceback, or what the process said last.
+        details: The traceback, or the last output of the process.
     """
 
     def __init__(self, text: str, details: str = "") -> None:
@@ -39,14 +39,14 @@ class BenchmarkError(Exception):
 
 @dataclass(frozen=True)
 class Environment:
-    """One side: a Python, and further folders to import from."""
+    """A side of a comparison: a Python, and further folders to import from."""
 
     python: Path
     paths: tuple[Path, ...] = ()
 
     @classmethod
     def at(cls, place: Path, paths: tuple[Path, ...] = ()) -> Environment:
-        """Of a virtual environment, or of an interpreter.
+        """Return the environment of a virtual environment or of an interpreter.
 
         Raises:
             UsageError: There is no Python, or no such folder.
@@ -57,42 +57,43 @@ class Environment:
                 raise UsageError(f"{folder} is not a folder")
         for candidate in candidates:
             if candidate.is_file():
-                # Not resolved: the link is what makes it the Python of its environment.
+                # Do not resolve the link: it makes this the Python of its environment.
                 return cls(candidate.absolute(), tuple(folder.absolute() for folder in paths))
         raise UsageError(f"{place} is neither a virtual environment nor a Python")
 
     def command(self, scripts: tuple[Path, ...], slow: float = 0.0) -> list[str]:
-        """What runs a worker."""
+        """Return the command that runs a worker."""
         options = {
             "scripts": [str(script.absolute()) for script in scripts],
             "paths": [str(path) for path in self.paths],
             "slow": slow,
         }
-        # -P: neither this package's folder nor the current one, which may hold either side's sources.
+        # -P keeps out the folder of this package and the current one, which may hold sources of either side.
         return [str(self.python), "-P", str(WORKER), json.dumps(options)]
 
 
 def worker_environ() -> dict[str, str]:
-    """The environment variables of a worker: the same order of sets and dicts on both sides."""
+    """Return the environment variables of a worker; they fix the order of sets and dicts on both sides."""
     environ = {name: value for name, value in os.environ.items() if name not in MISLEADING}
     return {**environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is compared, and how.
+    """The subject of a comparison, and its settings.
 
     Attributes:
         scripts: Files with functions `bench_*`.
-        limit: How much slower a benchmark may be: 0.1 is ten per cent.
-        rounds: Rounds of each benchmark on each side, in one attempt.
-        confirm: Further attempts at what was slower or noisy.
-        round_seconds: About how long a round takes. Short, so that on a busy machine some are not
-            interrupted: there, rounds of 10 ms differed by 26 % at worst, those of 1.5 ms by 6 %.
-        timeout: Seconds that a set-up or a round may take at most.
-        only: Run benchmarks whose names hold this text.
-        seed: Of the order of rounds.
-        slow: For self-tests: sides that are slowed, and by how much.
+        limit: How much slower a benchmark may be; 0.1 is ten per cent.
+        rounds: Rounds of each benchmark on each side, per attempt.
+        confirm: Further attempts for benchmarks that were slower or noisy.
+        round_seconds: The approximate length of a round. It is short, so that on a busy machine some rounds
+            are
+            not interrupted: there, rounds of 10 ms differed by 26 % at worst, those of 1.5 ms by 6 %.
+        timeout: The limit in seconds for a set-up or a round.
+        only: Run benchmarks whose names contain this text.
+        seed: The seed for the order of rounds.
+        slow: For self-tests: the sides to slow down, and by how much.
     """
 
     base: Environment
@@ -118,7 +119,7 @@ class Plan:
 
 
 class Worker:
-    """A process of one side, which does what it is told."""
+    """A process of one side, which executes commands."""
 
     def __init__(self, command: list[str], side: str, timeout: float) -> None:
         self._side = side
@@ -136,7 +137,7 @@ class Worker:
         except BaseException:
             self._log.close()
             raise
-        # A pipe can not be waited for with a time-out on every system; a queue can.
+        # Some systems cannot wait for a pipe with a time-out, but a queue can on all.
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -148,10 +149,10 @@ class Worker:
         self._answers.put("")
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """Have it do something; returns the result.
+        """Execute a command in the process and return its result.
 
         Raises:
-            BenchmarkError: It failed, ended, or did not answer in time.
+            BenchmarkError: The command failed, the process ended, or it did not answer in time.
         """
         what = " ".join([command, *map(str, arguments.values())])
         assert self._process.stdin is not None
@@ -181,7 +182,7 @@ class Worker:
         return self._log.read().decode(errors="replace")[-4000:]
 
     def end(self) -> None:
-        """End the process, by its own will if it has one."""
+        """End the process, by force if it does not end by itself."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.close()
@@ -211,13 +212,13 @@ class Worker:
 
 @dataclass
 class Comparison:
-    """What came out.
+    """The outcome of a comparison.
 
     Attributes:
         results: The benchmarks that both sides can run.
-        incomparable: Those that the base fails to run, and why.
-        new: Those that the script defines with the head only.
-        versions: What each side consists of.
+        incomparable: Benchmarks that the base fails to run, and why.
+        new: Benchmarks that the script defines only with the head.
+        versions: The versions of the packages on each side.
     """
 
     plan: Plan
@@ -228,12 +229,12 @@ class Comparison:
 
     @property
     def outcome(self) -> Outcome:
-        """Of all of it."""
+        """The outcome of the whole run."""
         return overall(self.results, [*self.incomparable])
 
 
 class Trio:
-    """A process for each side, and all benchmarks set up in each."""
+    """A process for each side, with all benchmarks set up in each."""
 
     def __init__(self, plan: Plan, order: random.Random) -> None:
         self._plan = plan
@@ -243,7 +244,7 @@ class Trio:
         self.incomparable: dict[str, str] = {}
         self.new: list[str] = []
         try:
-            # In any order: who comes first may get the better memory.
+            # Start in random order, because the first may get better memory.
             for side in order.sample(SIDES, len(SIDES)):
                 command = environments[side].command(plan.scripts, plan.slow.get(side, 0.0))
                 self._workers[side] = Worker(command, side, plan.timeout)
@@ -255,7 +256,7 @@ class Trio:
         return {side: self._workers[side].ask("versions") for side in ("base", "head")}
 
     def open(self, wanted: list[str] | None) -> list[str]:
-        """Set up the benchmarks that both sides have; returns their names."""
+        """Set up the benchmarks that both sides have, and return their names."""
         names: dict[str, list[str]] = {side: worker.ask("names") for side, worker in self._workers.items()}
         of_head = [name for name in names["head"] if self._plan.only in name]
         if wanted is not None:
@@ -265,7 +266,7 @@ class Trio:
             if name not in names["base"]:
                 self.new.append(name)
                 continue
-            # What the head can not run is a defect; what only the base can not run may have to be so.
+            # A benchmark that the head cannot run is a defect; the base may lack a feature.
             self._workers["head"].ask("open", name=name)
             try:
                 for side in ("base", "control"):
@@ -285,11 +286,12 @@ class Trio:
             loops = self._workers["base"].ask("calibrate", name=name, seconds=plan.round_seconds)
             attempts[name] = Attempt(loops, {side: [] for side in SIDES}, plan.limit)
             for side in SIDES:
-                # The first is for the caches and for the interpreter that adapts; it does not count.
+                # The first round warms the caches and the adaptive interpreter, and does not count.
                 self._workers[side].ask("round", name=name, loops=loops)
         for number in range(plan.rounds):
             progress(f"round {number + 1} of {plan.rounds}, {len(names)} benchmarks")
-            # All benchmarks in each sweep: a minute of noise then hits a part of each, not all of one.
+            # Each sweep runs all benchmarks, so that a minute of noise hits a part of each and not all of
+            # one.
             for name in self._order.sample(names, len(names)):
                 attempt = attempts[name]
                 for side in self._order.sample(SIDES, len(SIDES)):
@@ -305,7 +307,7 @@ class Trio:
 
 
 def compare(plan: Plan, progress: Callable[[str], None] = lambda text: None) -> Comparison:
-    """Measure both sides. What looks slower or noisy is measured again with fresh processes.
+    """Measure both sides; measure slower or noisy benchmarks again with fresh processes.
 
     Raises:
         BenchmarkError: A benchmark does not run with the head.

@@ -1,4 +1,4 @@
-"""Counts instructions with valgrind: blind to waiting and to caches, but the same in every run."""
+"""Counts instructions with valgrind: this ignores waiting and caches, but is the same in every run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from sockrpc.errors import UsageError
 
 __all__ = ["Counted", "count"]
 
-# Valgrind makes everything some fifty times as slow.
+# Valgrind slows everything down about fifty times.
 TIMEOUT = 600.0
 COLLECTED = re.compile(rb"Collected : (\d+)")
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Instructions of one operation on either side, the average of `loops`."""
+    """Instructions per operation on each side, averaged over `loops`."""
 
     name: str
     loops: int
@@ -34,16 +34,16 @@ class Counted:
 
     @property
     def change(self) -> float:
-        """Head over base."""
+        """The head's count divided by the base's."""
         return self.head / self.base
 
     def outcome(self, limit: float) -> Outcome:
-        """Slower if it is beyond the limit: 0.03 is three per cent."""
+        """Return SLOWER if the change exceeds the limit; 0.03 is three per cent."""
         return Outcome.SLOWER if self.change > 1 + limit else Outcome.OK
 
 
 def instructions(environment: Environment, scripts: tuple[Path, ...], name: str, loops: int) -> int:
-    """All instructions of a process that sets one benchmark up and repeats it so many times."""
+    """Return all instructions of a process that sets one benchmark up and repeats it."""
     valgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
     commands = [
         {"do": "open", "name": name},
@@ -72,7 +72,7 @@ def instructions(environment: Environment, scripts: tuple[Path, ...], name: str,
 def count(
     base: Environment, head: Environment, scripts: tuple[Path, ...], names: Sequence[str], loops: int
 ) -> list[Counted]:
-    """Count both sides of the named benchmarks: a process that repeats one, less a process that does not.
+    """Count both sides of the named benchmarks: a process that repeats one, minus a process that does not.
 
     Raises:
         BenchmarkError: A benchmark does not run.
@@ -81,7 +81,7 @@ def count(
     if shutil.which("valgrind") is None:
         raise UsageError("there is no valgrind (Debian: apt-get install valgrind)")
     jobs = [(name, side, times) for name in names for side in (base, head) for times in (0, loops)]
-    # Side by side: what else the machine does is not counted.
+    # The processes run in parallel, because other load is not counted.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         totals = list(pool.map(lambda job: instructions(job[1], scripts, job[0], job[2]), jobs))
     counted = []

@@ -1,4 +1,4 @@
-"""The script of `python -m sockrpc.bench selftest`, and an example of one."""
+"""The script of `python -m sockrpc.bench selftest`, which also serves as an example."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["bench_join", "bench_reset_to_abort", "bench_sixteen_calls", "make_ap
 
 
 def make_app() -> sockrpc.App:
-    """A server that answers with the payload, or works until it is reset."""
+    """Make a server that answers with the payload, or works until it is reset."""
     app = sockrpc.App()
 
     @app.method("echo")
@@ -30,17 +30,17 @@ def make_app() -> sockrpc.App:
 
 
 def bench_join() -> None:
-    """The whole function is timed."""
+    """Time the whole function."""
     ",".join(str(number) for number in range(1000))
 
 
 async def bench_sixteen_calls(bench: Bench) -> AsyncIterator[Any]:
-    """Up to `yield` is set-up; what is yielded is timed."""
+    """Set up before `yield`, and time the yielded operation."""
     async with bench.loopback(make_app()) as here:
         yield lambda: here.calls(16, "echo", b"hello")
 
 
 async def bench_reset_to_abort(bench: Bench) -> AsyncIterator[Any]:
-    """From a reset to the end of the work that it aborts."""
+    """Time a reset until the work that it aborts has ended."""
     async with bench.loopback(make_app()) as here:
         yield here.resets("work")

@@ -1,4 +1,4 @@
-"""The pytest fixture `bench`: `pytest_plugins = ["sockrpc.bench.fixtures"]` in conftest.py switches it on."""
+"""The pytest fixture `bench`; `pytest_plugins = ["sockrpc.bench.fixtures"]` in conftest.py enables it."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ __all__ = ["bench"]
 
 @pytest.fixture
 def bench() -> Bench:
-    """A server on the loopback network, clients of it, an injector of resets; see `sockrpc.bench.Bench`."""
+    """A server on the loopback network, its clients, and an injector of resets; see `sockrpc.bench.Bench`."""
     return Bench()

@@ -1,4 +1,4 @@
-"""`sockrpc bench`: calls a method as fast as a server answers, and tells how long the answers take."""
+"""`sockrpc bench`, which calls a method as fast as a server answers and measures the latencies."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sockrpc.limits import check_seconds
 
 __all__ = ["PERCENTILES", "Histogram", "Load", "Measured", "run_load"]
 
-# How often the progress is told, in seconds.
+# Seconds between two progress reports.
 PROGRESS_SECONDS = 0.5
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
-# Buckets of a histogram are as wide as the 128th part of the power of two below them: under one per cent.
+# The width of a bucket is the 128th part of the power of two below it, which is under one per cent.
 BITS = 7
 
 
 class Histogram:
-    """Times, counted in buckets: its size does not grow with their number."""
+    """A histogram of times whose size does not grow with their number."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -41,26 +41,26 @@ class Histogram:
         self._buckets[(shift << (BITS + 1)) | (nanoseconds >> shift)] += 1
 
     def percentile(self, percent: float) -> float:
-        """The seconds that so many per cent did not exceed, at most one per cent too high; 0 if empty."""
+        """Return the time that `percent` of all did not exceed, at most one per cent too high; 0 if empty."""
         wanted = self.count * percent / 100
         seen = 0
         for bucket in sorted(self._buckets):
             seen += self._buckets[bucket]
             if seen >= wanted:
                 shift, top = bucket >> (BITS + 1), bucket % 2 ** (BITS + 1)
-                # The upper end of the bucket, so that nothing looks better than it was.
+                # Use the upper end of the bucket, so that no value looks better than it was.
                 return min(float((top + 1) << shift) * 1e-9, self.maximum)
         return self.maximum
 
 
 @dataclass(frozen=True)
 class Load:
-    """What to ask of a server.
+    """The load to put on a server.
 
     Attributes:
         connect: Makes a connection.
         timeout: Seconds that one call may take.
-        first_timeout: Seconds that the first one may take, which finds out whether there is such a method.
+        first_timeout: Seconds that the first call may take, which checks that the method exists.
     """
 
     connect: Callable[[], Awaitable[sockrpc.Client]]
@@ -81,13 +81,13 @@ class Load:
 
 @dataclass
 class Measured:
-    """What came out so far.
+    """The measurements so far.
 
     Attributes:
-        seconds: How long it has been going on.
-        latencies: Of the calls that were answered, from calling to having the answer.
-        error: What ended it too early.
-        interrupted: Whether the user did.
+        seconds: The elapsed time.
+        latencies: Times of the answered calls, from the call to the answer.
+        error: The error that ended the run early.
+        interrupted: True if the user ended it.
     """
 
     load: Load
@@ -99,11 +99,11 @@ class Measured:
 
     @property
     def calls_per_second(self) -> float:
-        """Answers, by the time that it has been going on."""
+        """Answers divided by the elapsed time."""
         return self.latencies.count / self.seconds if self.seconds else 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """All of it; times in seconds."""
+        """Return all values; times are in seconds."""
         load, latencies = self.load, self.latencies
         return {
             "method": load.method,
@@ -123,7 +123,7 @@ class Measured:
         }
 
     def line(self) -> str:
-        """The progress, in a line."""
+        """Return the progress as a line."""
         latencies = self.latencies
         return (
             f"{self.seconds:5.1f} s  {latencies.count:,} calls  {self.calls_per_second:,.0f} a second  "
@@ -131,7 +131,7 @@ class Measured:
         )
 
     def lines(self) -> Iterator[str]:
-        """The outcome, for people."""
+        """Yield the lines of the outcome for people."""
         load, latencies = self.load, self.latencies
         yield (
             f"{load.method}: {load.connections} connection(s), {load.in_flight} in flight on each, "
@@ -152,11 +152,11 @@ def milliseconds(seconds: float) -> str:
 def run_load(load: Load, progress: Callable[[Measured], None]) -> Measured:
     """Put the load on the server, on a loop of its own, until the time is over.
 
-    A Ctrl-C ends it early: what is in flight is reset, and what was measured is returned.
+    Ctrl-C ends it early: calls in flight are reset, and the measurements are returned.
 
     Raises:
-        TimeoutError: The server did not answer a first call: v0.1 can not tell that there is no such method.
-        OSError: There is no connection to be had.
+        TimeoutError: The first call was not answered; v0.1 cannot say that a method does not exist.
+        OSError: No connection could be made.
         SockRPCError: The server refused, or the line broke before anything was measured.
     """
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -164,7 +164,7 @@ def run_load(load: Load, progress: Callable[[Measured], None]) -> Measured:
 
 
 async def put_load(load: Load, progress: Callable[[Measured], None]) -> Measured:
-    """The same in a running loop; cancelling it, once it has begun to measure, ends it early."""
+    """Do the same in a running loop; a cancel after the measurement has begun ends it early."""
     clients: list[sockrpc.Client] = []
     try:
         while len(clients) < load.connections:

@@ -1,7 +1,7 @@
-"""What benchmarks get as `bench`: a server on the loopback network, clients of it, an injector of resets.
+"""The `bench` object of benchmarks: a server on the loopback network, its clients, an injector of resets.
 
-The environment that is measured may have an older sockrpc, without `sockrpc.bench`: its worker loads this
-file by its path, so it uses nothing but what `sockrpc` itself makes public.
+The measured environment may have an older sockrpc, without `sockrpc.bench`: its worker loads this
+file by its path, so the file uses only the public names of `sockrpc`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ __all__ = ["Bench", "Loopback", "Resets", "SelfTimed", "new_event_loop"]
 
 Result = TypeVar("Result")
 
-# Nothing here takes this many seconds unless it is broken.
+# Seconds that nothing here takes unless it is broken.
 PATIENCE = 30.0
-# A handler that has started is given this many turns of the loop to come to its first wait.
+# Turns of the loop for a started handler to reach its first wait.
 SETTLING_TURNS = 3
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """A loop like that of `sockrpc.run`: of uvloop where it is installed."""
+    """Return a loop like that of `sockrpc.run`, which is uvloop's if that is installed."""
     try:
         import uvloop
     except ImportError:
@@ -43,7 +43,7 @@ class SelfTimed:
         self._function = function
 
     def __call__(self) -> Any:
-        """Measure once; the seconds, or an awaitable of them."""
+        """Measure once; return the seconds, or an awaitable of them."""
         return self._function()
 
 
@@ -60,7 +60,7 @@ class Resets(SelfTimed):
         self._payload = payload
 
     async def sample(self, count: int) -> list[float]:
-        """Measure so many times, one after the other; the seconds, shortest first."""
+        """Measure `count` times, one after the other; return the seconds, shortest first."""
         return sorted([await self._inject() for _ in range(count)])
 
     async def _inject(self) -> float:
@@ -79,7 +79,8 @@ class Resets(SelfTimed):
                     raise RuntimeError(f"{self._method!r} had ended before it could be reset")
                 began = time.perf_counter()
                 call.cancel()
-                # Polled, as there is nothing to wait for: the handler is the user's own, and stays as it is.
+                # Poll, because no event exists to wait for: the handler belongs to the user and stays
+                # unchanged.
                 while running_calls() > at_rest:  # noqa: ASYNC110
                     await asyncio.sleep(0)
                 took = time.perf_counter() - began
@@ -95,22 +96,22 @@ class Resets(SelfTimed):
         return took
 
     def _running_calls(self) -> Callable[[], int]:
-        """How many calls' work has not ended: cheaply, as asking is part of what is measured."""
+        """Return a function for the number of running calls; its time is measured too, so it is cheap."""
         try:
             (connection,) = self._server._service.connections
         except (AttributeError, ValueError):
-            # Another version, or there are more connections than ours.
+            # This is another version, or there are connections besides ours.
             return lambda: self._server.statistics().calls_running
         return lambda: connection.load[0]
 
 
 class Loopback:
-    """A server and a client of it, in one loop; made by `Bench.loopback`.
+    """A server and its client in one loop; made by `Bench.loopback`.
 
     Attributes:
         server: The running `sockrpc.Server`.
         client: A `sockrpc.Client` that is connected to it.
-        uri: Where it listens.
+        uri: The URI of the server.
     """
 
     def __init__(self, server: sockrpc.Server, uri: str, stack: contextlib.AsyncExitStack) -> None:
@@ -120,15 +121,15 @@ class Loopback:
         self._stack = stack
 
     async def connect(self, **options: Any) -> sockrpc.Client:
-        """One more client, closed at the end of the block; takes what `sockrpc.connect` takes."""
+        """Connect one more client, closed at the end of the block; takes the options of `sockrpc.connect`."""
         import sockrpc
 
-        # A ping in the middle of a round would be measured with it.
+        # A ping in the middle of a round would distort its time.
         options.setdefault("ping_interval", None)
         return await self._stack.enter_async_context(sockrpc.connect(self.uri, **options))
 
     async def calls(self, count: int, method: str, payload: str | bytes = b"") -> list[bytes]:
-        """So many calls in flight at once; their answers. Cancelling it resets them.
+        """Make `count` calls at once and return their answers. Cancelling this resets them.
 
         Raises:
             ConnectionLost: The connection was lost.
@@ -137,23 +138,24 @@ class Loopback:
         return await asyncio.gather(*(call(method, payload) for _ in range(count)))
 
     def resets(self, method: str, payload: str | bytes = b"") -> Resets:
-        """An operation that calls the method, resets the call once its handler waits, and returns the
-        seconds from there until the work has ended, unwinding and undo hooks included.
+        """Return an operation that calls the method and resets the call once its handler waits.
 
-        The handler stays as it is; it has to run until it is reset. `RuntimeError` if it does not.
+        Its result is the seconds from there until the work has ended, unwinding and undo hooks included.
+
+        The handler stays unchanged; it has to run until it is reset, or `RuntimeError` is raised.
         """
         return Resets(self.server, self.client, method, payload)
 
 
 class Bench:
-    """What a benchmark that asks for it, and a test with the fixture `bench`, gets."""
+    """The argument of benchmarks that have one, and the value of the fixture `bench`."""
 
     @contextlib.asynccontextmanager
     async def loopback(self, app: Any, **options: Any) -> AsyncIterator[Loopback]:
         """Serve an `App`, or a coroutine function of one socket, on a free port, with a client connected.
 
         Args:
-            app: What `sockrpc.serve` takes.
+            app: The app for `sockrpc.serve`.
             options: Further arguments of `sockrpc.serve`, limits included; pings are off by default.
         """
         import sockrpc
@@ -161,17 +163,17 @@ class Bench:
         options.setdefault("ping_interval", None)
         async with sockrpc.serve(app, "127.0.0.1", 0, **options) as server:
             port = server.sockets[0].getsockname()[1]
-            # Clients first: what they leave in flight is aborted, not waited for.
+            # Close the clients first, so that their calls in flight are aborted instead of waited for.
             async with contextlib.AsyncExitStack() as stack:
                 here = Loopback(server, f"ws://127.0.0.1:{port}{options.get('path') or '/'}", stack)
                 here.client = await here.connect()
                 yield here
 
     def self_timed(self, function: Callable[[], Any]) -> SelfTimed:
-        """An operation whose result, in seconds, is taken for its time; the function may be async."""
+        """Make an operation whose result in seconds counts as its time; the function may be async."""
         return SelfTimed(function)
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Run a coroutine to its end on a loop of its own, as a plain test function needs it."""
+        """Run a coroutine to its end on a loop of its own, for plain test functions."""
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(coroutine)

@@ -1,7 +1,7 @@
-"""Runs the benchmarks of scripts, a round at a time, as it is told: JSON, one object a line.
+"""Runs the benchmarks of scripts, a round at a time, by commands in JSON, one object per line.
 
-Run by its path, with the Python of the environment that is measured. That one may have an older sockrpc, so
-nothing of the package is imported here but the file beside this one, by its path.
+It is run by its path, with the Python of the measured environment. That may have an older sockrpc, so
+this imports only the file beside it from the package, by its path.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from typing import Any
 __all__ = ["Benchmark", "main"]
 
 PREFIX = "bench_"
-# Self-timed operations give the median of at least so many samples a round.
+# Self-timed operations give the median of at least this many samples per round.
 LEAST_SAMPLES = 5
 
 
 class ScriptError(Exception):
-    """Something about the script or a benchmark in it."""
+    """A fault of the script or of a benchmark in it."""
 
 
 def load_file(name: str, path: Path) -> ModuleType:
-    """Import a file under a name of its own."""
+    """Import a file under a given name."""
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ScriptError(f"{path} is not a Python file")
@@ -46,7 +46,7 @@ def load_file(name: str, path: Path) -> ModuleType:
 
 
 class Benchmark:
-    """One benchmark: its set-up, what is timed, its end."""
+    """A benchmark: its set-up, the timed operation, its end."""
 
     def __init__(self, function: Callable[..., Any], kit: ModuleType, slow: float) -> None:
         self._function = function
@@ -59,7 +59,7 @@ class Benchmark:
         self._self_timed = False
 
     def open(self) -> None:
-        """Do the set-up, and the operation once."""
+        """Run the set-up, and the operation once."""
         parameters = inspect.signature(self._function).parameters
         function = partial(self._function, self._kit.Bench()) if parameters else self._function
         is_generator = inspect.isasyncgenfunction(self._function)
@@ -74,14 +74,14 @@ class Benchmark:
         else:
             self._operation = function
         if not callable(self._operation):
-            raise ScriptError(f"it yields {self._operation!r}, which can not be called")
+            raise ScriptError(f"it yields {self._operation!r}, which cannot be called")
         self._self_timed = bool(getattr(self._operation, "is_self_timed", False))
         self._run(self._try())
 
     def _run(self, awaitable: Awaitable[Any]) -> Any:
         if self._loop is not None:
             return self._loop.run_until_complete(awaitable)
-        # Without a loop nothing here waits, so one step is all.
+        # A plain benchmark has no loop and never waits, so it ends in one step.
         try:
             awaitable.__await__().send(None)
         except StopIteration as end:
@@ -102,11 +102,11 @@ class Benchmark:
             raise ScriptError(f"a self-timed operation returns seconds, not {result!r}")
 
     def calibrate(self, seconds: float) -> int:
-        """How many operations take about so many seconds."""
+        """Return how many operations take about this many seconds."""
         loops = 1
         while (took := self._wall(loops)) < seconds / 4:
             loops = max(loops + 1, min(loops * 10, int(loops * seconds / max(took, 1e-9))))
-        # The fastest of a few: one that was disturbed would make all rounds too short.
+        # Take the fastest of a few: a disturbed one would make all rounds too short.
         took = min(took, *(self._wall(loops) for _ in range(4)))
         return max(1, round(loops * seconds / took))
 
@@ -116,14 +116,14 @@ class Benchmark:
         return time.perf_counter() - began
 
     def round(self, loops: int) -> float:
-        """Seconds that one operation takes."""
+        """Return the seconds of one operation."""
         gc.collect()
         if self._self_timed:
             return float(self._run(self._sample(loops)))
         return float(self._run(self._time(loops))) / loops
 
     def repeat(self, loops: int) -> None:
-        """Do the operation so many times."""
+        """Run the operation `loops` times."""
         self._run(self._time(loops))
 
     async def _time(self, loops: int) -> float:
@@ -146,7 +146,7 @@ class Benchmark:
         return statistics.median(samples)
 
     def _slowed(self, began: float, took: float) -> float:
-        """For the self-test: the time that it took, after it took that much longer."""
+        """For the self-test: keep the processor busy longer, and return the resulting time."""
         if not self._slow:
             return took
         end = began + took * (1 + self._slow)
@@ -166,7 +166,7 @@ class Benchmark:
 
 
 class Worker:
-    """The benchmarks of all scripts, and the commands that they answer to."""
+    """The benchmarks of all scripts, and their commands."""
 
     def __init__(self, scripts: list[str], slow: float) -> None:
         self._kit = load_file("sockrpc_bench_loopback", Path(__file__).with_name("loopback.py"))
@@ -202,7 +202,7 @@ class Worker:
         self._open.append(self._benchmarks[name])
 
     def freeze(self) -> None:
-        # What the set-up left is not searched for garbage before each round.
+        # The rounds must not spend time on searching the objects of the set-up for garbage.
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -233,9 +233,9 @@ def answer(worker: Worker, line: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer each line of standard input with one of standard output; standard error is the script's."""
+    """Answer each line of standard input with a line on standard output; the script has standard error."""
     options: dict[str, Any] = json.loads(sys.argv[1])
-    # What the script prints must not get between the answers, nor may it read the commands.
+    # Output of the script must not get between the answers, and it must not read the commands.
     commands = os.fdopen(os.dup(0), encoding="utf-8")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""What is told of a comparison: JSON with all that was measured, and tables in Markdown."""
+"""Reports of a comparison: JSON with all measurements, and tables in Markdown."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEADLINES = {
 
 
 def machine() -> dict[str, Any]:
-    """What the figures belong to."""
+    """Return the machine that the figures belong to."""
     load: list[float] | None = None
     if sys.platform != "win32":
         with contextlib.suppress(OSError):
@@ -50,7 +50,7 @@ def processor() -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time for people: three digits and a unit."""
+    """Format a time with three digits and a unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
@@ -78,7 +78,7 @@ def attempt_json(attempt: Attempt) -> dict[str, Any]:
 
 
 def comparison_json(comparison: Comparison, exit_code: int) -> dict[str, Any]:
-    """All of it: each round of each attempt, and what it was measured on."""
+    """Return each round of each attempt, and the machine that ran them."""
     plan = comparison.plan
     return {
         "format": FORMAT,
@@ -117,7 +117,7 @@ def result_row(result: Result) -> list[str]:
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """A table, such as a job's summary shows."""
+    """Return a table, for example for a job's summary."""
     plan = comparison.plan
     head = ["benchmark", "base", "head", "minima", "lower quartiles", "base against itself", "outcome"]
     where = machine()
@@ -141,7 +141,7 @@ def versions(found: dict[str, Any]) -> str:
 
 
 def counts_json(counted: Sequence[Counted], limit: float, exit_code: int) -> dict[str, Any]:
-    """All counts."""
+    """Return all counts."""
     return {
         "format": FORMAT,
         "exit_code": exit_code,
@@ -161,7 +161,7 @@ def counts_json(counted: Sequence[Counted], limit: float, exit_code: int) -> dic
 
 
 def counts_markdown(counted: Sequence[Counted], limit: float) -> str:
-    """A table of instructions."""
+    """Return a table of instructions."""
     slower = any(each.outcome(limit) is Outcome.SLOWER for each in counted)
     headline = "**slower**" if slower else "**ok**"
     rows = [

@@ -1,4 +1,4 @@
-"""Proves on the machine at hand that the guard finds a slowdown and blames nobody for noise."""
+"""Proves on this machine that the guard finds a slowdown and does not report noise as one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["prove"]
 
 
 def prove(plan: Plan, *, slow: float, unchanged: int, say: Callable[[str], None]) -> Outcome:
-    """Compare equals, then a head that is slowed, then a base that differs from itself.
+    """Compare equals, then a slowed head, then a base that differs from itself.
 
-    A slowed process does everything that an ordinary one does, and then keeps the processor busy for so much
-    longer, in the time that is measured.
+    A slowed process works like an ordinary one and then keeps the processor busy for the additional time,
+    which is measured too.
 
     Returns:
-        OK if all is as it has to be, SLOWER if the guard is wrong, INCONCLUSIVE if it could not tell for
-        noise.
+        OK if all outcomes are as expected, SLOWER if the guard is wrong, INCONCLUSIVE if noise prevented an
+        answer.
     """
     if slow <= plan.limit:
         raise UsageError("the slowdown to inject has to be above the limit")
@@ -31,7 +31,7 @@ def prove(plan: Plan, *, slow: float, unchanged: int, say: Callable[[str], None]
     ]
     proof = Outcome.OK
     for index, (text, slowed, wanted) in enumerate(cases):
-        # Another order each time, and yet the same when the same seed is given.
+        # The order differs each time, and yet is reproducible from the seed.
         comparison = compare(replace(plan, slow=slowed, seed=plan.seed + index))
         got = comparison.outcome
         worst = max(max(result.attempts[0].change) for result in comparison.results)

@@ -1,4 +1,4 @@
-"""Whether a benchmark has become slower: the rule, and nothing of how its times came about."""
+"""The rule that decides whether a benchmark has become slower, independent of how times are measured."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 __all__ = ["SIDES", "Attempt", "Outcome", "Result", "lower_quartile", "overall", "ratios"]
 
-# `control` is a second process of the base: what it differs from the base by is noise.
+# `control` is a second process of the base: its difference from the base is noise.
 SIDES = ("base", "control", "head")
 
 
 class Outcome(enum.StrEnum):
-    """What came out for a benchmark, and for a run as a whole."""
+    """The outcome for a benchmark, and for a run as a whole."""
 
     OK = "ok"
     SLOWER = "slower"
@@ -21,12 +21,12 @@ class Outcome(enum.StrEnum):
 
 
 def lower_quartile(values: Sequence[float]) -> float:
-    """The value that a quarter of the others are below."""
+    """Return the value that a quarter of the others are below."""
     return sorted(values)[len(values) // 4]
 
 
 def ratios(new: Sequence[float], old: Sequence[float]) -> tuple[float, float]:
-    """How many times as long it takes: by the minima, and by the lower quartiles."""
+    """Return the ratios of the times: by the minima, and by the lower quartiles."""
     return min(new) / min(old), lower_quartile(new) / lower_quartile(old)
 
 
@@ -37,7 +37,7 @@ class Attempt:
     Attributes:
         loops: Operations in a round.
         rounds: For each side, the seconds of one operation in each round, in order.
-        limit: How much slower it may be: 0.1 is ten per cent.
+        limit: How much slower it may be; 0.1 is ten per cent.
     """
 
     loops: int
@@ -46,22 +46,22 @@ class Attempt:
 
     @property
     def change(self) -> tuple[float, float]:
-        """Head over base."""
+        """The head's times divided by the base's."""
         return ratios(self.rounds["head"], self.rounds["base"])
 
     @property
     def noise(self) -> tuple[float, float]:
-        """The base over itself."""
+        """The control's times divided by the base's."""
         return ratios(self.rounds["control"], self.rounds["base"])
 
     @property
     def is_slower(self) -> bool:
-        """True if both statistics are beyond the limit: one alone is misled too often."""
+        """True if both statistics exceed the limit, because one alone is misled too often."""
         return min(self.change) > 1 + self.limit
 
     @property
     def is_noisy(self) -> bool:
-        """True if the same rule finds a difference, either way, where there is none."""
+        """True if the same rule finds a difference, in either direction, where there is none."""
         noise = self.noise
         return min(noise) > 1 + self.limit or max(noise) < 1 / (1 + self.limit)
 
@@ -75,7 +75,7 @@ class Result:
 
     @property
     def outcome(self) -> Outcome:
-        """Slower only if two quiet attempts say so; one that is quiet and not slower acquits."""
+        """SLOWER only if two quiet attempts say so; one that is quiet and not slower acquits."""
         quiet = [attempt for attempt in self.attempts if not attempt.is_noisy]
         if any(not attempt.is_slower for attempt in quiet):
             return Outcome.OK
@@ -83,7 +83,7 @@ class Result:
 
 
 def overall(results: Sequence[Result], incomparable: Sequence[str] = ()) -> Outcome:
-    """A run in which any benchmark is inconclusive, or could not be compared, blames nobody."""
+    """Combine the outcomes; an inconclusive or incomparable benchmark makes the run inconclusive."""
     outcomes = {result.outcome for result in results}
     if incomparable or Outcome.INCONCLUSIVE in outcomes:
         return Outcome.INCONCLUSIVE

@@ -16,14 +16,14 @@ LOG = logging.getLogger("sockrpc.demo")
 
 LONG_TASK_SECONDS = 3.0
 
-# What happens within this time is told to the pages at once, in seconds.
+# Seconds over which changes are gathered before the pages hear of them.
 GATHERING_SECONDS = 0.05
-# Longer lists are told by their length only.
+# For longer lists the pages get only the length.
 LISTED_CALLS = 20
 
 
 class Watch:
-    """Tells every page which of the long calls run, by the event "calls" (JSON)."""
+    """Sends the list of running long calls to every page, by the event "calls" (JSON)."""
 
     def __init__(self, pages: Room) -> None:
         self._pages = pages
@@ -49,7 +49,7 @@ class Watch:
             self._changed()
 
     def state(self) -> str:
-        """What a page is told."""
+        """Return the payload of the event."""
         listed = list(self._running)[:LISTED_CALLS]
         return json.dumps(
             {
@@ -73,7 +73,7 @@ class Watch:
 
 
 def make_app() -> App:
-    """An app with myip, uppercase, long_runing_task, ping -> pong and broadcast -> message."""
+    """Make an app with myip, uppercase, long_runing_task, ping -> pong and broadcast -> message."""
     app = App()
     everybody = Room()
     watch = Watch(everybody)
@@ -91,7 +91,7 @@ def make_app() -> App:
     def uppercase(call: Call) -> str:
         return call.text.upper()
 
-    # Spelled as the published tutorial spells it, because deployed pages call it so.
+    # This misspelling of the published tutorial stays, because deployed pages call it so.
     @app.method("long_runing_task")
     @app.method("long_running_task")
     async def long_running_task(call: Call) -> str:
@@ -117,7 +117,7 @@ def make_app() -> App:
 
 
 def address(socket: Socket) -> str:
-    """The peer's address as people write it."""
+    """Return the peer's address in the usual notation."""
     where = socket.remote_address
     if not isinstance(where, tuple):
         return "unix socket"

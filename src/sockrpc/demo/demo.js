@@ -2,9 +2,9 @@ import { ConnectionLostError, RPCAbortError, SocketIo } from "./sockrpc.js";
 
 const $ = (id) => document.getElementById(id);
 const text = (bytes) => new TextDecoder().decode(bytes);
-const TASK = "long_runing_task"; // so spelled in the published tutorial
+const TASK = "long_runing_task"; // the spelling of the published tutorial
 
-// Frames on the wire: a WebSocket that tells about every message, decoded anew from the protocol.
+// Frames on the wire, decoded anew by a WebSocket that reports every message.
 
 const OPCODES = { 1: "notify", 2: "request", 3: "reset", 4: "response" };
 const LOG_ROWS = 250;
@@ -158,7 +158,7 @@ $("many-start").addEventListener("click", async () => {
   many = new AbortController();
   const stopped = startedBy("many-start", "many-cancel");
   say("many-result", "100 running");
-  // One signal serves all of them.
+  // All of these calls share a signal.
   const calls = Array.from({ length: 100 }, () => socket.call(TASK, [], { signal: many.signal }));
   const results = await Promise.allSettled(calls);
   const done = results.filter((each) => each.status === "fulfilled").length;
@@ -193,7 +193,7 @@ follow("calls", (payload) => showFlight(JSON.parse(text(payload))));
 
 // Ping
 
-// The pong brings back what the ping took along: when it was sent.
+// The pong returns the payload of the ping, which is the time it was sent.
 follow("pong", (payload) => say("pong", `${(performance.now() - Number(text(payload))).toFixed(2)} ms`, "good"));
 
 function whenOpen(output, act) {

@@ -1,4 +1,4 @@
-"""From a URI to an open connection: addresses, proxies, TLS, redirects, connecting again."""
+"""From a URI to an open connection: addresses, proxies, TLS, redirects, reconnecting."""
 
 from __future__ import annotations
 

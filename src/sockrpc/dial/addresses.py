@@ -1,6 +1,6 @@
 """From a name and a port to a connected socket: all addresses of the name are tried, side by side (RFC 8305).
 
-Not by `create_connection`: asyncio's tries one address after another unless it is asked, uvloop's always.
+`create_connection` does not do that: asyncio's tries addresses in turn by default, uvloop's always.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import aiohappyeyeballs
 
 __all__ = ["connect_to"]
 
-# RFC 8305 section 5: how long an address is waited for before the next one is tried as well, in seconds.
+# Seconds to wait for one address before the next one is tried as well (RFC 8305 section 5).
 ATTEMPT_DELAY = 0.25
 
 
 async def connect_to(
     host: str, port: int, *, family: int = 0, local_addr: tuple[str, int] | None = None
 ) -> socket.socket:
-    """A socket that is connected to the first address that answers; it does not block.
+    """Return a non-blocking socket, connected to the first address that answers.
 
     Args:
         host: A name or an address.
         port: The port.
-        family: Use addresses of this family only, such as `socket.AF_INET`; 0: of all.
+        family: Use only addresses of this family, such as `socket.AF_INET`; 0 for all.
         local_addr: Host and port to connect from.
 
     Raises:
@@ -39,15 +39,15 @@ async def connect_to(
             found, local_addr_infos=local, happy_eyeballs_delay=ATTEMPT_DELAY
         )
     except OSError as error:
-        # Without the frames that it came through: one of them refers to it, and so would never be freed.
+        # Drop the traceback: one of its frames refers to the error, which would never be freed.
         raise error.with_traceback(None)  # noqa: B904
 
 
 async def resolve(host: str, port: int, family: int) -> list[Any]:
-    """All addresses of a name, in the system's order of preference."""
+    """Return all addresses of a name, in the system's order of preference."""
     known = None if "%" in host else literal(host)
     if known is not None and family in (0, known):
-        # No thread has to look this up.
+        # A literal address needs no lookup in a thread.
         found = aiohappyeyeballs.addr_to_addr_infos((host, port))
         assert found is not None
         return found
@@ -55,12 +55,12 @@ async def resolve(host: str, port: int, family: int) -> list[Any]:
 
 
 async def lookup(host: str, port: int, **hints: int) -> list[Any]:
-    """What the system knows of a name, by the loop's own way of asking."""
+    """Look a name up with the loop's own resolver."""
     return await asyncio.get_running_loop().getaddrinfo(host, port, **hints)
 
 
 def literal(host: str) -> int | None:
-    """The family of an IP address, None for a name."""
+    """Return the family of an IP address, None for a name."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How a client's connection gets from a transport to open."""
+"""The steps of a client's connection from a transport to open."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class ClientOpening:
     def __init__(self, handshake: ClientHandshake) -> None:
         self.handshake = handshake
         self.connection: Peer | None = None
-        # None when nobody waits any more: the error in it refers to the frames of those who waited, and
-        # these to us, so they would be left for the garbage collector.
+        # None once `wait` has ended: an error in the future refers to the frames of the waiter, and these to
+        # this object, so only the garbage collector could free them.
         self.opened: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
         self.timer: asyncio.TimerHandle | None = None
 
     def connected(self, connection: Peer) -> None:
-        """The transport is there: send the request."""
+        """Send the request, as the transport is connected."""
         self.connection = connection
         connection.write_handshake(self.handshake.request())
 
     def receive(self, data: bytes) -> None:
-        """Bytes of the answer."""
+        """Handle bytes of the response."""
         assert self.connection is not None
         try:
             if not self.handshake.receive(data):
@@ -46,7 +46,7 @@ class ClientOpening:
                 self.opened.set_result(None)
 
     def refuse(self) -> None:
-        """The server refused, whatever more it has to say."""
+        """End the opening as refused, without waiting for the rest of the response."""
         try:
             self.handshake.judge()
         except HandshakeError as error:
@@ -55,7 +55,7 @@ class ClientOpening:
             self.connection.abort("refused in the opening handshake")
 
     def ended(self) -> None:
-        """The connection ended before it was open."""
+        """Handle an end of the connection before it was open."""
         try:
             self.handshake.receive(b"")
         except HandshakeError as error:
@@ -68,7 +68,7 @@ class ClientOpening:
         self.fail(lost)
 
     def fail(self, error: SockRPCError) -> None:
-        """Report an error, if none was reported yet and somebody waits."""
+        """Report an error to the waiter, if there is one and it has none yet."""
         if self.opened is not None and not self.opened.done():
             self.opened.set_exception(error)
 
@@ -76,17 +76,17 @@ class ClientOpening:
         """Wait until the connection is open.
 
         Raises:
-            HandshakeError, ConnectionLost: It is not, and will not be.
+            HandshakeError, ConnectionLost: The connection is not open and will not be.
         """
         assert self.opened is not None
         await self.opened
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """Stop waiting."""
         self.connection = None
         if self.timer is not None:
             self.timer.cancel()
         opened, self.opened = self.opened, None
         if opened is not None and opened.done() and not opened.cancelled():
-            # The time-out may have come first; then nobody else looks at it.
+            # The time-out may have come first; then this keeps asyncio from logging the exception.
             opened.exception()

@@ -1,4 +1,4 @@
-"""Connecting through a proxy: which one, by HTTP CONNECT or SOCKS."""
+"""Connections through a proxy: the choice of the proxy, HTTP CONNECT and SOCKS."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = ["ProxyChoice", "choose_proxy", "connect_by_http", "connect_by_socks",
 
 ProxyChoice = Literal[True] | str | None
 
-# RFC 1929 section 2; python-socks encodes them as ASCII.
+# RFC 1929 section 2 sets the limit; python-socks encodes both as ASCII.
 LONGEST_SECRET = 255
 
-# Replies of SOCKS 5 (RFC 1928 section 6) and 4 that tell of the line behind the proxy, which may come back:
-# general failure, network or host unreachable, refused, expired; request rejected or failed.
+# Replies of SOCKS 5 (RFC 1928 section 6) and 4 about the line behind the proxy, which may come back: general
+# failure, network or host unreachable, refused, expired; request rejected or failed.
 FAILED_BEHIND = frozenset({0x01, 0x03, 0x04, 0x05, 0x06, 0x5B})
 
 
 def read_proxy(url: str) -> Proxy:
-    """A proxy by its URL.
+    """Return the proxy of a URL.
 
     Raises:
-        UsageError: It is none.
+        UsageError: The URL is not valid.
     """
     try:
         proxy = parsed_proxy(url)
@@ -48,10 +48,10 @@ def read_proxy(url: str) -> Proxy:
 
 
 def parsed_proxy(url: str) -> Proxy:
-    """A proxy by its URL; its errors may quote any part of that.
+    """Parse the URL of a proxy; the errors may quote any part of it.
 
     Raises:
-        InvalidProxy, ValueError, UsageError: It is none.
+        InvalidProxy, ValueError, UsageError: The URL is not valid.
     """
     proxy = parse_proxy(url)
     check_host_name(proxy.host)
@@ -59,37 +59,37 @@ def parsed_proxy(url: str) -> Proxy:
 
 
 def choose_proxy(choice: Proxy | bool, uri: WebSocketURI) -> Proxy | None:
-    """The proxy to connect to `uri` through; True asks the environment, and the system's settings."""
+    """Return the proxy for `uri`; True looks into the environment and the system's settings."""
     if isinstance(choice, Proxy):
         return choice
     if not choice:
         return None
     found = get_proxy(uri)
     if found is None and not urllib.request.proxy_bypass(f"{uri.host}:{uri.port}"):
-        # ALL_PROXY, which curl and others look at last.
+        # curl and others also use ALL_PROXY last.
         found = urllib.request.getproxies().get("all")
     return None if not found else read_proxy(found)
 
 
 def is_socks(proxy: Proxy) -> bool:
-    """True for a proxy that is spoken to by SOCKS, False for HTTP."""
+    """True for a SOCKS proxy, False for an HTTP proxy."""
     return proxy.scheme.startswith("socks")
 
 
 def name_of(proxy: Proxy) -> str:
-    """A proxy as messages have it: without its credentials."""
+    """Return the name of a proxy for messages, without its credentials."""
     return f"proxy {proxy.scheme}://{authority(proxy.host, proxy.port)}"
 
 
 def authority(host: str, port: int) -> str:
-    """Host and port as they stand in a URL."""
+    """Return host and port in the form of a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def connect_by_socks(
     proxy: Proxy, uri: WebSocketURI, *, local_addr: tuple[str, int] | None, timeout: float
 ) -> Any:
-    """A socket that is connected to the host of a URI through a SOCKS proxy.
+    """Return a socket that is connected to the host of a URI through a SOCKS proxy.
 
     Raises:
         OSError: The proxy could not be connected to, or could not connect to the host.
@@ -107,7 +107,7 @@ async def connect_by_socks(
     version = (
         python_socks.ProxyType.SOCKS5 if proxy.scheme.startswith("socks5") else python_socks.ProxyType.SOCKS4
     )
-    # With socks5h and socks4a the proxy looks the name up.
+    # With socks5h and socks4a the proxy resolves the name.
     resolves = proxy.scheme in ("socks5h", "socks4a")
     speaker = python_socks.async_.asyncio.Proxy(
         version, proxy.host, proxy.port, proxy.username, proxy.password, resolves
@@ -115,7 +115,7 @@ async def connect_by_socks(
     try:
         return await speaker.connect(uri.host, uri.port, timeout=timeout, local_addr=local_addr)
     except python_socks.ProxyError as error:
-        # What the proxy replied has an error code, which may be None; it is the first argument.
+        # The first argument of an error is the reply of the proxy if it has an error code, which may be None.
         if not hasattr(error.args[0], "error_code"):
             raise lost(proxy) from error
         reason = f"the {name_of(proxy)} did not connect to {authority(uri.host, uri.port)}: {error}"
@@ -123,12 +123,12 @@ async def connect_by_socks(
             raise ConnectionError(reason) from error
         raise HandshakeError(reason) from error
     except UnicodeDecodeError as error:
-        # The name of the host, in the proxy's reply.
+        # The proxy's reply contains a host name that is not valid.
         raise HandshakeError(f"the {name_of(proxy)}'s answer cannot be read: {error}") from error
 
 
 def lost(proxy: Proxy) -> ConnectionLost:
-    """The error of a proxy that closed the connection before it had answered."""
+    """Return the error for a proxy that closed the connection before it answered."""
     return ConnectionLost(1006, f"the {name_of(proxy)} closed the connection")
 
 
@@ -146,17 +146,17 @@ async def connect_by_http(
     """Connect to the host of a URI through an HTTP proxy, by CONNECT (RFC 9110 9.3.6).
 
     Args:
-        connection: What is connected.
-        proxy: The proxy, for its name and its credentials.
-        uri: Where to.
+        connection: The connection to set up.
+        proxy: The proxy, with its name and credentials.
+        uri: The URI of the host.
         sock: A socket that is connected to the proxy.
         user_agent: The User-Agent of the request to the proxy.
-        max_bytes: The largest answer of the proxy.
-        proxy_tls: Of the line to the proxy; empty: plain.
-        tls: Of the line to the host; empty: plain.
+        max_bytes: The largest response head of the proxy.
+        proxy_tls: TLS keywords for the line to the proxy; empty for none.
+        tls: TLS keywords for the line to the host; empty for none.
 
     Raises:
-        HandshakeError: The proxy refused; `status` is its own.
+        HandshakeError: The proxy refused; `status` is the proxy's.
         ConnectionLost: The proxy closed the connection.
     """
     loop = asyncio.get_running_loop()
@@ -192,40 +192,40 @@ async def connect_by_http(
 
 
 class Tunnel(asyncio.Protocol):
-    """Waits for a proxy's answer to CONNECT, and not for long for the body of a refusal."""
+    """Waits for a proxy's response to CONNECT, but only briefly for the body of a refusal."""
 
     def __init__(self, exchange: Exchange, proxy: Proxy) -> None:
         self.exchange = exchange
         self.proxy = proxy
-        # None once nobody waits any more.
+        # None once `wait` has ended.
         self.answered: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
         self.timer: asyncio.TimerHandle | None = None
 
     async def wait(self) -> None:
-        """Wait for the answer, or raise why there is none."""
+        """Wait for the response; raise if there is none."""
         assert self.answered is not None
         await self.answered
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """Stop waiting."""
         if self.timer is not None:
             self.timer.cancel()
-        # Its error refers to the frames that it went through, and they to this.
+        # The future's error refers to the frames of the waiter, and they to this object.
         self.answered = None
 
     def answer(self, error: Exception | None = None) -> None:
-        """End the waiting."""
+        """Wake the waiter, with the error if there is one."""
         if self.answered is None or self.answered.done():
             return
         if error is None:
             self.answered.set_result(None)
         else:
             self.answered.set_exception(error)
-            # Whoever was to wait for it may have been cancelled before that; this is no error.
+            # The waiter may have been cancelled first; this keeps asyncio from logging the exception.
             self.answered.exception()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the answer."""
+        """Handle bytes of the response."""
         if self.answered is None or self.answered.done():
             return
         try:
@@ -237,7 +237,7 @@ class Tunnel(asyncio.Protocol):
             self.answer(error)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The proxy has closed the connection."""
+        """Handle the end of the line to the proxy."""
         if self.answered is None or self.answered.done():
             return
         try:
@@ -252,6 +252,6 @@ class Tunnel(asyncio.Protocol):
             return
         broken_line = lost(self.proxy)
         if error is not None:
-            # Not the frames that it went through: they hold the transport, which holds this.
+            # Drop the traceback: its frames hold the transport, which holds this object.
             broken_line.__cause__ = error.with_traceback(None)
         self.answer(broken_line)

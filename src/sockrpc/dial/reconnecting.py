@@ -1,4 +1,4 @@
-"""Connecting again: when, and after which errors."""
+"""Reconnecting: the delays, and the errors that permit another attempt."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["Reconnecting", "is_transient"]
 
 LOG = logging.getLogger("sockrpc.client")
 
-# Back-off between two attempts to connect, in seconds.
+# Seconds of back-off between two attempts to connect.
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
-# A connection that lasted this long was a good one: the back-off starts anew after it.
+# After a connection that lasted this long the back-off starts anew.
 GOOD_CONNECTION_SECONDS = 30.0
 
 
 class Reconnecting(AsyncIterator[Client]):
-    """One client after the other, for `async for`.
+    """Yields one client after the other, for `async for`.
 
-    Not an async generator: asyncio ends one that a cancelled task has left by a task of its own, for which
-    a loop that is about to be closed has no time left.
+    This is not an async generator: if a cancelled task leaves one behind, asyncio ends it in a task of its
+    own, which a loop that is about to close has no time to run.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[Client]], where: str) -> None:
@@ -54,7 +54,7 @@ class Reconnecting(AsyncIterator[Client]):
                     raise error
                 await self._pause("was lost" if ended else "was closed by the body", error)
             finally:
-                # It refers to this frame by its traceback.
+                # The error refers to this frame by its traceback.
                 del error
         while True:
             try:
@@ -76,19 +76,19 @@ class Reconnecting(AsyncIterator[Client]):
         await asyncio.sleep(delay)
 
     async def aclose(self) -> None:
-        """Close the connection; the iterator can go on with another."""
+        """Close the connection; the iterator can continue with another."""
         client, self._client = self._client, None
         if client is not None:
             await client.close()
 
     def __del__(self) -> None:
-        # A body that was left by `break` or by an exception.
+        # The body was left by `break` or by an exception.
         if self._client is not None:
             self._client._connection.leave()
 
 
 def backoff() -> Generator[float, None, None]:
-    """Delays in seconds: doubling, capped, each drawn from its upper half so that clients spread."""
+    """Yield delays in seconds: doubling, capped, each drawn from its upper half so that clients spread."""
     ceiling = FIRST_DELAY
     while True:
         yield ceiling * random.uniform(0.5, 1.0)
@@ -96,16 +96,16 @@ def backoff() -> Generator[float, None, None]:
 
 
 def is_transient(error: BaseException) -> bool:
-    """True for an error of connecting, or of a connection, that may be gone at the next attempt."""
+    """True for an error that may be gone at the next attempt to connect."""
     if isinstance(error, HandshakeError):
         return error.status is not None and (error.status == 429 or error.status >= 500)
     if isinstance(error, ConnectionLost):
         if 4400 <= error.code < 4500:
-            # As applications refuse after the handshake: what HTTP says with 400 to 499.
+            # Applications refuse with these codes after the handshake; they mirror HTTP's 400 to 499.
             return error.code == 4429
         return not isinstance(error.__cause__, ssl.SSLError) or is_transient(error.__cause__)
     if isinstance(error, ssl.SSLError):
-        # A certificate does not become good by waiting, nor does a plain port speak TLS one day; but a line
-        # may break in TLS as well.
+        # Retrying fixes neither a bad certificate nor a plain-text port, but a line may also break inside
+        # TLS.
         return isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
     return isinstance(error, OSError | TimeoutError)

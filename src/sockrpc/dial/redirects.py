@@ -1,4 +1,4 @@
-"""Where a client asks, and where it is sent from there."""
+"""The address that a client asks, and the redirects that lead it elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 
 
 class Target(NamedTuple):
-    """Where to ask for a connection, and with which headers of the caller's."""
+    """The URI to connect to, and the caller's headers to send there."""
 
     uri: WebSocketURI
     headers: Sequence[tuple[str, str]]
@@ -32,27 +32,27 @@ class Target(NamedTuple):
 
     @property
     def where(self) -> str:
-        """The URI for logs and messages: without credentials, and without a query, which may be one."""
-        # A password with a slash in it, which nobody has escaped, may stand in the path.
+        """The URI for logs and messages, without credentials and the query, which may contain some."""
+        # An unescaped slash in a password puts part of it into the path.
         _, at, path = self.uri.path.rpartition("@")
         return self.origin + (f"/...@{path}" if at else path or "/")
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port."""
+        """The scheme, host and port."""
         host = f"[{self.uri.host}]" if ":" in self.uri.host else self.uri.host
         return f"{'wss' if self.uri.secure else 'ws'}://{host}:{self.uri.port}"
 
     def redirected(self, refusal: HandshakeError, *, followed: int, fixed: str | None) -> Target:
-        """Where a redirect points.
+        """Return the target that a redirect points to.
 
         Args:
-            refusal: What the server answered: with a location.
-            followed: How many redirects have led here.
-            fixed: What binds the caller to this very server; None: nothing.
+            refusal: The server's response, with a location.
+            followed: The number of redirects so far.
+            fixed: The option that binds the caller to this server; None if there is none.
 
         Raises:
-            HandshakeError: It is not followed.
+            HandshakeError: The redirect is not followed.
         """
         location = refusal.location
         assert location is not None
@@ -83,7 +83,7 @@ class Target(NamedTuple):
         return Target(uri, without_credentials(self.headers))
 
     def resolve(self, location: str) -> WebSocketURI:
-        """The URI of a Location, which may be relative to this one."""
+        """Return the URI of a Location, which may be relative to this one."""
         base = f"http{self.origin.removeprefix('ws')}{self.uri.path or '/'}"
         joined = urllib.parse.urlsplit(urllib.parse.urljoin(base, location))
         scheme = SCHEMES.get(joined.scheme)
@@ -93,14 +93,14 @@ class Target(NamedTuple):
 
 
 def shown_uri(uri: str) -> str:
-    """A URI for logs and messages.
+    """Return a URI for logs and messages.
 
     Raises:
-        UsageError: It is none.
+        UsageError: It is not a WebSocket URI.
     """
     return Target(read_uri(uri), ()).where
 
 
 def origin_of(uri: WebSocketURI) -> tuple[bool, str, int]:
-    """What tells one server from another (RFC 6454)."""
+    """Return the parts that distinguish one server from another (RFC 6454)."""
     return (uri.secure, uri.host, uri.port)

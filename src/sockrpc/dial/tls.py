@@ -1,4 +1,4 @@
-"""The TLS of clients: one default context for all of a process."""
+"""TLS for clients: one default context per process."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import threading
 __all__ = ["default_context"]
 
 _LOCK = threading.Lock()
-# The one context, once it is made.
+# A list that holds the context once it is made.
 _MADE: list[ssl.SSLContext] = []
 
 
 async def default_context() -> ssl.SSLContext:
-    """The context that verifies by the system's certificates, which are read once, in a thread."""
+    """Return the context that verifies by the system's certificates, which a thread reads once."""
     return _MADE[0] if _MADE else await asyncio.to_thread(make_context)
 
 
 def make_context() -> ssl.SSLContext:
-    """The same, for a thread: reading takes tens of milliseconds."""
-    # Many may ask before the first has it.
+    """Make the context, or return it; called in a thread because reading takes tens of milliseconds."""
+    # Several threads may ask before the first has made it.
     with _LOCK:
         if not _MADE:
             _MADE.append(ssl.create_default_context())

@@ -13,16 +13,16 @@ export interface SocketIoOptions {
   WebSocket?: (new (url: string | URL, protocols?: string | string[]) => WebSocket) | undefined;
   /** The id of the first call, 1 by default. Ids count up, wrap at 2**32 and skip those in flight. */
   firstId?: number | undefined;
-  /** How many payloads a listener may hold that nobody has asked for yet: 4096 by default. */
+  /** How many unread payloads a listener may hold: 4096 by default. */
   maxListenerPayloads?: number | undefined;
-  /** How many bytes these may have together: 16 MiB by default. */
+  /** How many bytes they may have together: 16 MiB by default. */
   maxListenerBytes?: number | undefined;
 }
 
 export interface CallOptions {
   /** Its abort resets the call. One signal may serve any number of calls. */
   signal?: AbortSignal | null | undefined;
-  /** Milliseconds from now, waiting for the connection to open included; 0 to 2**31 - 1, or `Infinity`, the default. */
+  /** Milliseconds, including the wait for the connection to open; 0 to 2**31 - 1, or `Infinity`, the default. */
   timeout?: number | undefined;
 }
 
@@ -55,12 +55,12 @@ export class SocketIo {
    * connection is open it is kept until it opens.
    *
    * An abort or a time-out sends one reset at once, so that the server stops the work too, and rejects; an answer
-   * that crosses the reset is dropped. Of a call that was not yet written nothing is sent at all.
+   * that crosses the reset is dropped. If the call was not written yet, nothing is sent at all.
    *
    * This protocol version has no frame for an error: a call that fails on the server is never answered. Give a
    * `timeout`.
    *
-   * @throws RPCAbortError The signal was aborted (`reason` is the signal's), or the time is over (`reason` is a
+   * @throws RPCAbortError The signal was aborted (`reason` is the signal's), or the timeout expired (`reason` is a
    *   `DOMException` named `TimeoutError`).
    * @throws ConnectionLostError The connection was lost first, at once when that is noticed. The server may have
    *   run the method; the call is never sent again.
@@ -101,7 +101,7 @@ export class SocketIo {
   close(): void;
 }
 
-/** The caller gave a call up. `message` is `String(reason)`; where that throws, it says that it cannot be shown. */
+/** The caller gave up a call. `message` is `String(reason)`; if that throws, it says that it cannot be shown. */
 export class RPCAbortError extends Error {
   constructor(id: number, name: string, data: Payload, reason?: unknown);
   /** The id of the call. */
@@ -114,12 +114,12 @@ export class RPCAbortError extends Error {
   reason: unknown;
 }
 
-/** The connection ended, and not by `close()`. */
+/** The connection ended, but not by `close()`. */
 export class ConnectionLostError extends Error {
   constructor(code?: number, reason?: string);
   /**
    * The close code that the server sent; 1005 if its close frame held none; 1006 if there was no close frame.
-   * If this client closed because of what the server sent: 4002 for a malformed message or an unconfirmed
+   * If this client closed because of the server's bytes: 4002 for a malformed message or an unconfirmed
    * subprotocol, 4003 for a text message (the RFC's 1002 and 1003, which `WebSocket` does not let a program send).
    */
   code: number;

@@ -1,12 +1,12 @@
 // sockrpc: RPC over WebSocket whose calls can really be cancelled.
-// One ES module without dependencies, for browsers and Node >= 22. The documentation stands in sockrpc.d.ts.
+// An ES module without dependencies, for browsers and Node >= 22. sockrpc.d.ts has the documentation.
 
 const SUBPROTOCOL = "websocket.io-rpc-v0.1";
 
-// WebSocket.close() allows a program 1000 and 3000 to 4999 only. 4002 and 4003 stand for RFC 6455's 1002 and 1003.
+// WebSocket.close() allows only 1000 and 3000 to 4999, so 4002 and 4003 replace RFC 6455's 1002 and 1003.
 const CLOSE_PROTOCOL_ERROR = 4002;
 const CLOSE_TEXT_MESSAGE = 4003;
-const CLOSE_ABNORMAL = 1006; // never sent: no close frame was seen
+const CLOSE_ABNORMAL = 1006; // never sent; it means that no close frame came
 
 const [CONNECTING, OPEN] = [0, 1]; // WebSocket.readyState
 const MAX_NAME_BYTES = 255;
@@ -21,7 +21,7 @@ function textOf(value) {
   }
 }
 
-/** The caller gave a call up: by its signal or by its timeout. */
+/** The caller gave up a call, by its signal or its timeout. */
 export class RPCAbortError extends Error {
   constructor(id, name, data, reason) {
     super(textOf(reason));
@@ -32,7 +32,7 @@ export class RPCAbortError extends Error {
   }
 }
 
-/** The world ended the connection: the server, the line, or bytes that the protocol forbids. */
+/** The connection ended, but not by us: by the server, the line, or bytes that the protocol forbids. */
 export class ConnectionLostError extends Error {
   constructor(code = CLOSE_ABNORMAL, reason = "") {
     super(`connection lost (${textOf(code)}${reason && `: ${textOf(reason)}`})`);
@@ -61,7 +61,7 @@ export class ListenerOverflowError extends Error {
 
 const [NOTIFY, REQUEST, RESET, RESPONSE] = [1, 2, 3, 4];
 const encoder = new TextEncoder();
-// ignoreBOM means "keep it": a name may begin with U+FEFF.
+// ignoreBOM keeps a BOM: a name may begin with U+FEFF.
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 function encodeName(name) {
@@ -79,7 +79,7 @@ function toByte(value) {
 function encodePayload(data) {
   if (typeof data === "string") return encoder.encode(data);
   if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-  // By tag, not by instanceof: a buffer may come from another frame or worker.
+  // Check the tag, not instanceof: a buffer may come from another frame or worker.
   if (Object.prototype.toString.call(data) === "[object ArrayBuffer]") return new Uint8Array(data);
   if (typeof data === "object" && Number.isInteger(data?.length)) return Uint8Array.from(data, toByte);
   throw new TypeError("a payload must be a string, an ArrayBuffer, a view or an array-like of bytes");
@@ -101,7 +101,7 @@ function join(head, name, payload) {
   return message;
 }
 
-/** What a server may send, or `{ fault }`. The payload is a view of the message. */
+/** Parses a message of a server; returns `{ fault }` for a bad one. The payload is a view of the message. */
 function parseFrame(buffer) {
   const bytes = new Uint8Array(buffer);
   if (bytes.length === 0) return { fault: "empty message" };
@@ -140,7 +140,7 @@ class CallTable {
     this.#calls.set(call.id, call);
   }
 
-  /** Undefined if another was quicker. Who means one very call names it: its id may be in use again. */
+  /** Returns undefined if the call is gone. Pass `call` to mean that very call: its id may be in use again. */
   take(id, call = this.#calls.get(id)) {
     if (this.#calls.get(id) !== call) return undefined;
     this.#calls.delete(id);
@@ -171,7 +171,7 @@ class ListenerTable {
   }
 
   deliver(event, payload) {
-    // Each gets a copy: what one listener does to its bytes, no other may see.
+    // Each listener gets a copy, so that none sees changes by another.
     for (const listener of this.#events.get(event) ?? []) listener.deliver(payload.slice());
   }
 
@@ -187,14 +187,14 @@ class ListenerTable {
 }
 
 /**
- * What `on()` gives out. Not an async generator function, because the `return()` of one would wait
- * for a pending `next()`, which waits for a payload that may never come.
+ * The iterator of `on()`. An async generator function would not do: its `return()` would wait for a
+ * pending `next()`, which waits for a payload that may never come.
  */
 function createIterator(table, event) {
-  let state = "new"; // then "listening", then "ended"
+  let state = "new"; // later "listening", then "ended"
   let held = [];
   let heldBytes = 0;
-  let error = null; // thrown after what is held
+  let error = null; // thrown after the held payloads
   const waiting = []; // resolve functions of next(); none while anything is held
 
   const listener = {
@@ -225,7 +225,7 @@ function createIterator(table, event) {
         return { done: false, value: held.shift() };
       }
       const thrown = error;
-      error = null; // an iterator throws once, then it is done
+      error = null; // an iterator throws once, and is done then
       if (thrown) throw thrown;
       if (state === "ended") return { done: true, value: undefined };
       return new Promise((resolve) => waiting.push(resolve));
@@ -255,9 +255,9 @@ export class SocketIo {
   #listeners;
   #ws;
   #unsent = new Map(); // call, or a symbol for a notification -> message made before the connection opened
-  #opened; // a promise: resolved by the opening, rejected by an end before it
+  #opened; // a promise: resolved by the opening, rejected by an earlier end
   #settleOpened;
-  #ended = null; // makes the error that tells how the connection ended; null while it lives
+  #ended = null; // makes the error for the end of the connection; null while it lives
 
   constructor(url, { WebSocket = globalThis.WebSocket, firstId = 1, maxListenerPayloads, maxListenerBytes } = {}) {
     this.#url = url;
@@ -289,7 +289,7 @@ export class SocketIo {
     if (signal?.aborted) throw new RPCAbortError(id, name, data, signal.reason);
     const call = { id };
     const settled = new Promise((resolve, reject) => Object.assign(call, { resolve, reject }));
-    settled.catch(() => {}); // nobody waits for it if `#send` throws
+    settled.catch(() => {}); // avoids an unhandled rejection if `#send` throws
     const abort = (reason) => {
       const error = new RPCAbortError(id, name, data, reason); // its `toString` may settle the call
       if (!this.#calls.take(id, call)) return;
@@ -302,12 +302,12 @@ export class SocketIo {
     let timer;
     try {
       signal?.addEventListener("abort", onAbort);
-      this.#calls.add(call); // first: an injected WebSocket may answer or run the page's code in `send`
+      this.#calls.add(call); // before sending: an injected WebSocket may answer or run the page's code in `send`
       this.#send(join(serializeHead(REQUEST, id), method, payload), call);
       if (timeout !== Infinity) timer = setTimeout(onTimeout, timeout);
       return await settled;
     } finally {
-      this.#calls.take(id, call); // of a call that could not be sent
+      this.#calls.take(id, call); // the call could not be sent
       signal?.removeEventListener("abort", onAbort);
       clearTimeout(timer);
     }
@@ -342,14 +342,14 @@ export class SocketIo {
     this.#ws = ws;
     this.#ended = null;
     this.#opened = new Promise((resolve, reject) => (this.#settleOpened = { resolve, reject }));
-    this.#opened.catch(() => {}); // nobody need have called connect()
-    // Deaf once this connection has ended or another has taken its place.
+    this.#opened.catch(() => {}); // connect() may never have been called
+    // Ignore events once this connection has ended or another has replaced it.
     const alive = () => this.#ws === ws && !this.#ended;
     const listen = (type, handle) => ws.addEventListener(type, (event) => alive() && handle(event));
     listen("open", () => this.#onOpen());
     listen("message", ({ data }) => this.#onMessage(data));
     listen("close", ({ code, reason }) => this.#end(() => new ConnectionLostError(code, reason)));
-    // Always fatal and always 1006; in Node 22 no close event follows when the handshake fails.
+    // An error is always fatal and always 1006; in Node 22 no close event follows a failed handshake.
     listen("error", ({ message }) => this.#end(() => new ConnectionLostError(CLOSE_ABNORMAL, message)));
   }
 
@@ -359,7 +359,7 @@ export class SocketIo {
     }
     this.#settleOpened.resolve();
     for (const [key, message] of this.#unsent) {
-      this.#unsent.delete(key); // first: an abort within `send` has a reset to send
+      this.#unsent.delete(key); // before sending: an abort within `send` has a reset to send
       this.#ws.send(message);
     }
   }
@@ -369,11 +369,11 @@ export class SocketIo {
     const { fault, id, name, payload } = parseFrame(data);
     if (fault !== undefined) this.#fail(CLOSE_PROTOCOL_ERROR, fault);
     else if (name !== undefined) this.#listeners.deliver(name, payload);
-    // No such call: the answer crossed a reset. A copy: the `buffer` of what is given out holds nothing else.
+    // Without the call, the answer crossed a reset. The copy's `buffer` holds nothing but the payload.
     else this.#calls.take(id)?.resolve(payload.slice());
   }
 
-  /** Writes, or keeps until the connection opens; throws where neither can be. */
+  /** Writes, or keeps the message until the connection opens; throws if neither is possible. */
   #send(message, key) {
     if (this.#ended) throw this.#ended();
     const { readyState } = this.#ws;
@@ -382,14 +382,14 @@ export class SocketIo {
     else throw new ConnectionLostError(CLOSE_ABNORMAL, "the connection is closing");
   }
 
-  /** Closes because of what the server sent; whatever else it sends is ignored. */
+  /** Closes because of bytes that the server sent, and ignores everything that follows. */
   #fail(code, fault) {
     const reason = `protocol error: ${fault}`;
     this.#end(() => new ConnectionLostError(code, reason));
     this.#ws.close(code, reason);
   }
 
-  /** The one path of every ending. What was not answered is never sent again. */
+  /** Every ending takes this path. Unanswered calls are never sent again. */
   #end(error) {
     if (this.#ended) return;
     this.#ended = error;

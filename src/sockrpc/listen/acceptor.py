@@ -1,10 +1,10 @@
-"""Accepts connections, also when the process has no file descriptor left.
+"""Accepting of connections, which must work even when the process runs out of file descriptors.
 
 The loops' own servers do not survive that: asyncio calls the loop's exception handler once for each
-connection that could wait (1,024 times a second), libuv closes whatever waits without a word, and
-gives its listener up if another thread takes the descriptor that it kept for this. So the accepting
-is ours. A few descriptors are held in reserve; one is given back for each connection that could not
-be accepted otherwise, and taken again when that connection has been refused.
+connection that could wait (1,024 times a second), and libuv silently closes all waiting connections and
+stops listening if another thread takes the descriptor that it keeps in reserve. So this module accepts
+connections itself. It holds a few descriptors in reserve, releases one for each connection that could
+not be accepted otherwise, and takes it back when that connection has been refused.
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ __all__ = ["LAST_DESCRIPTORS", "SPARE_DESCRIPTORS", "Acceptor", "descriptors_for
 
 MakeProtocol = Callable[..., asyncio.BaseProtocol]
 
-# Descriptors that stay free for everything but connections where max_connections is not given.
+# Descriptors reserved for everything but connections if max_connections is not given.
 RESERVED_DESCRIPTORS = 64
 
-# How many connections may be in their refusal at a time when no descriptor is left.
+# The number of connections that can be refused at a time when no descriptor is left.
 SPARE_DESCRIPTORS = 8
 
-# The system hands out the lowest free descriptor. When that is one of so many last ones the rest is
-# left to those who have got in, and to the application.
+# The system hands out the lowest free descriptor. If that is one of the last ones, new connections are
+# refused, and the rest is left to open connections and to the application.
 LAST_DESCRIPTORS = 16
 
-# TLS handshakes that may be under way at a time however small `max_connections` is: who fails in one
-# takes a moment to go, and is not to keep others out.
+# Minimum number of concurrent TLS handshakes. A failed one takes a moment to clean up and must not block
+# others.
 LEAST_HANDSHAKES = 64
 
-# Connections accepted in one iteration of the loop, before others get their turn.
+# Connections to accept per iteration of the loop, before other work gets its turn.
 ACCEPTED_AT_ONCE = 16
 
-# How long nothing is accepted when accepting fails, in seconds: the listening socket stays readable,
-# and the loop would spin.
+# Seconds to pause after a failure to accept: the listening socket stays readable, and the loop would spin.
 PAUSE = 0.25
 
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
 class Acceptor:
-    """Accepts connections for one of the loop's servers, in its stead.
+    """Accepts connections in place of a server of the loop.
 
     Args:
         server: A server of a loop that has `add_reader`, bound and not serving; the acceptor owns it.
-        backlog: How many connections the system may hold before they are accepted.
-        make_protocol: Makes the protocol of a connection; True says that there are hardly any
-            descriptors left, so that the connection is to be refused.
+        backlog: The most connections that the system may queue before they are accepted.
+        make_protocol: Makes the protocol of a connection; its argument is True if descriptors are short and
+            the connection has to be refused.
         tls: The keywords of TLS that `connect_accepted_socket` takes.
         refused: Called with the reason whenever connections are refused or left waiting.
-        max_handshakes: TLS handshakes under way at a time, or LEAST_HANDSHAKES; one more is closed.
+        max_handshakes: The limit of concurrent TLS handshakes, at least LEAST_HANDSHAKES; any more are
+            closed.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Acceptor:
         self._spares: list[int] = []
         self._arriving: set[asyncio.Task[None]] = set()
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
-        # Of our own, as those of the loops do not accept.
+        # These are duplicates, because the loops' sockets do not accept.
         self.sockets = tuple(
             socket.socket(fileno=os.dup(each.fileno())) for each in getattr(server, "sockets", ())
         )
@@ -92,7 +92,7 @@ class Acceptor:
             raise
 
     def close(self) -> None:
-        """Accept nothing more."""
+        """Stop accepting."""
         for each in self.sockets:
             pause = self._pauses.pop(each, None)
             if pause is not None:
@@ -132,14 +132,14 @@ class Acceptor:
                         self._pause(listening, again)
                     return
             if self._tls and len(self._arriving) >= self._max_handshakes:
-                # They are no connections yet, and take more memory than one.
+                # Handshakes are not connections yet, but take more memory than one.
                 self._refused(f"{self._max_handshakes} TLS handshakes are under way")
                 line.close()
                 continue
             if crowded or (last is not None and line.fileno() >= last):
                 crowded = True
                 self._refused(f"hardly any of {soft_limit()} file descriptors is free")
-            # Held here, as the loop refers to tasks only weakly.
+            # The loop refers to tasks only weakly, so the acceptor holds them.
             task = self._loop.create_task(self._connect(line, crowded))
             self._arriving.add(task)
             task.add_done_callback(self._arriving.discard)
@@ -167,7 +167,7 @@ class Acceptor:
 async def serve_line(
     loop: asyncio.AbstractEventLoop, make_protocol: MakeProtocol, line: socket.socket, tls: dict[str, Any]
 ) -> None:
-    """Give an accepted connection its transport and its protocol."""
+    """Make the transport and the protocol of an accepted connection."""
     protocol: Any = None
 
     def make() -> asyncio.BaseProtocol:
@@ -181,17 +181,17 @@ async def serve_line(
         if protocol is None:
             line.close()
         else:
-            # The transport owns the line, and closes it in its own time: its descriptor must not be used for
-            # another connection meanwhile. connection_lost may never be called: TLS has failed before
-            # connection_made, or uvloop was cancelled after it.
+            # The transport owns the line and closes it later: the descriptor must not be reused for another
+            # connection before. connection_lost may never be called, either because TLS failed before
+            # connection_made, or because uvloop was cancelled after it.
             protocol.give_up_opening()
         if not isinstance(error, OSError):
             raise
-        # The TLS handshake failed, or was not done in time: the peer's affair, and no news.
+        # A failed or slow TLS handshake is the peer's fault and not worth a log line.
 
 
 def soft_limit() -> int | None:
-    """The soft limit of file descriptors; None if there is none."""
+    """Return the soft limit of file descriptors; None if there is none."""
     if sys.platform == "win32":
         return None
     import resource
@@ -201,6 +201,6 @@ def soft_limit() -> int | None:
 
 
 def descriptors_for_connections() -> int:
-    """The soft limit of descriptors, less a reserve."""
+    """Return the soft limit of descriptors minus a reserve."""
     soft = soft_limit()
     return 2**31 if soft is None else max(soft - RESERVED_DESCRIPTORS, 1)

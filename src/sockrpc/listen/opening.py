@@ -1,4 +1,4 @@
-"""How one connection of a server gets from accepted to open: the application's say, then the answer."""
+"""The steps of a server's connection from accepted to open: the application's decision, then the response."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ __all__ = ["Arrivals", "FullLog", "OpeningPolicy", "ProcessRequest", "ServerOpen
 
 LOG = logging.getLogger("sockrpc.server")
 
-# So much of a request is read, and dropped, so that its refusal arrives: a TCP reset, which closing over
-# unread bytes sends, would overtake it. Nobody has to choose it: it holds no memory, and `close_timeout` ends
-# whoever sends without end before that. It is stated in docs/reference/limits.md.
+# Bytes of a request to read and drop so that its refusal arrives: closing over unread bytes sends a TCP
+# reset, which would overtake it. This needs no option: it holds no memory, and `close_timeout` ends an
+# endless sender before that. It is documented in docs/reference/limits.md.
 MAX_UNREAD_BYTES = 16 * 1024 * 1024
 
-# So long may a server answer opening requests in one iteration of the loop, in seconds: each takes some
-# tenths of a millisecond, and hundreds may come at once.
+# Seconds per iteration of the loop for answering opening requests: each takes some tenths of a millisecond,
+# and hundreds may come at once.
 OPENING_SHARE = 0.003
 
 ProcessRequest = Callable[[Socket, Request], Awaitable[Response | None] | Response | None]
 
 
 class FullLog:
-    """Tells why connections are refused, once a minute: a flood of them is no flood of lines."""
+    """Logs why connections are refused, each reason once a minute, so that a flood causes few lines."""
 
     def __init__(self) -> None:
         self._log = RateLimitedLog("reasons to refuse connections")
 
     def tell(self, reason: str) -> None:
-        """A connection was refused because there are too many, or could not even be accepted."""
+        """Log that connections are refused because there are too many, or could not even be accepted."""
         more = self._log.admit(reason)
         if more is not None:
             LOG.warning("refusing connections: %s%s", reason, more)
 
 
 class OpeningPolicy(NamedTuple):
-    """What a server lets in."""
+    """The rules by which a server admits connections."""
 
     path: str | None
     origins: Origins
@@ -71,24 +71,24 @@ class OpeningPolicy(NamedTuple):
 class Arrivals:
     """The connections of one server that were accepted and are not open yet.
 
-    Those in their TLS handshake have no other trace: if it fails, nobody is told, and all that was
-    made for them just goes, on some versions of asyncio only with the garbage.
+    Nothing else keeps track of those in their TLS handshake: if it fails, no callback runs, and the objects
+    made for them just go, on some versions of asyncio only by the garbage collector.
     """
 
     def __init__(self) -> None:
         self.over = False
-        # Those whose request waits for a later iteration, and until when others are answered in this one.
+        # Openings whose request waits for a later iteration; `_until` ends the time for answers in this one.
         self._postponed: deque[ServerOpening] = deque()
         self._until: float | None = None
         self._left: dict[weakref.ref[ServerOpening], float] = {}
         self._waiter: asyncio.Future[None] | None = None
 
     def add(self, opening: ServerOpening) -> None:
-        """It was accepted."""
+        """Add an accepted connection."""
         self._left[weakref.ref(opening, self._gone)] = time.monotonic()
 
     def settled(self, opening: ServerOpening) -> None:
-        """It was let in or refused, or its connection ended: not left to the garbage collector."""
+        """Remove a connection that was admitted, refused or lost, before the garbage collector would."""
         self._gone(weakref.ref(opening))
 
     def _gone(self, opening: weakref.ref[ServerOpening]) -> None:
@@ -97,16 +97,16 @@ class Arrivals:
             self._waiter.set_result(None)
 
     def has_time(self) -> bool:
-        """False once requests have had their share of this iteration."""
+        """False once requests have used their share of this iteration."""
         if self._until is None:
-            # One is answered in any case.
+            # At least one request per iteration is answered.
             self._until = time.monotonic() + OPENING_SHARE
             asyncio.get_running_loop().call_soon(self._next_iteration)
             return True
         return time.monotonic() < self._until
 
     def postpone(self, opening: ServerOpening) -> None:
-        """Have it go on in a later iteration."""
+        """Continue an opening in a later iteration."""
         self._postponed.append(opening)
 
     def _next_iteration(self) -> None:
@@ -115,16 +115,16 @@ class Arrivals:
             self._postponed.popleft().go_on()
 
     async def wait(self, last: asyncio.Task[None] | None, seconds: float) -> None:
-        """Wait until all have opened or failed; whoever comes after that is refused.
+        """Wait until all have opened or failed; later arrivals are refused.
 
         Args:
-            last: What ends the accepting; None if it has ended.
-            seconds: How long one may take, from when it was accepted.
+            last: The task that ends the accepting; None if it has ended.
+            seconds: The time that one may take, counted from when it was accepted.
         """
         try:
             if last is not None:
                 await asyncio.wait([last])
-            # asyncio makes a task of what it has accepted, and that makes its protocol in the next turn.
+            # asyncio makes a task for an accepted connection, which makes its protocol in the next turn.
             for _ in range(2):
                 await asyncio.sleep(0)
             if self._left:
@@ -139,7 +139,7 @@ class Arrivals:
 class ServerOpening:
     """Drives the opening handshake of one connection."""
 
-    # Nothing refers to it but its connection, and nothing to that but the transport: see Arrivals.
+    # Only its connection refers to this object, and only the transport to that: see Arrivals.
     __slots__ = (
         "__weakref__",
         "arrivals",
@@ -156,22 +156,22 @@ class ServerOpening:
         self, service: Service, policy: OpeningPolicy, arrivals: Arrivals, crowded: bool = False
     ) -> None:
         self.service = service
-        self.crowded = crowded  # hardly any file descriptor is left
+        self.crowded = crowded  # file descriptors are nearly exhausted
         self.policy = policy
         self.arrivals = arrivals
         self.handshake = ServerHandshake(policy.max_handshake_bytes, [SUBPROTOCOL], policy.compression)
         self.connection: Peer | None = None
         self.task: asyncio.Task[None] | None = None
-        self.held = b""  # what has come and waits for a later iteration
+        self.held = b""  # bytes received that wait for a later iteration
         arrivals.add(self)
 
     @property
     def is_decided(self) -> bool:
-        """True unless the application is still to say whether the connection is let in."""
+        """False while the application still has to decide about the connection."""
         return self.task is None or self.task.done()
 
     def connected(self, connection: Peer) -> None:
-        """The transport is there."""
+        """Begin the opening handshake, as the transport is connected."""
         self.connection = connection
         connection.socket._connected()
         if self.arrivals.over:
@@ -182,16 +182,16 @@ class ServerOpening:
         elif self.crowded:
             self.turn_away("This server has no descriptors left for connections; try again later.\n")
         elif self.service.stopping:
-            # It came before the stop: it is let in, and told then.
+            # The connection came before the stop, so it is admitted, and drained at once.
             connection.drain()
 
     @property
     def log_fields(self) -> dict[str, object]:
-        """What the records of its connection carry."""
+        """The fields of the connection's log records."""
         return {} if self.connection is None else self.connection.log_fields
 
     def turn_away(self, text: str) -> None:
-        """Send a 503 before the request was read."""
+        """Send a 503 before the request is read."""
         connection, self.connection = self.connection, None
         self.arrivals.settled(self)
         if connection is not None:
@@ -199,9 +199,9 @@ class ServerOpening:
             connection.refuse(serialize_response(response), MAX_UNREAD_BYTES, early=True)
 
     def receive(self, data: bytes) -> None:
-        """Bytes of the opening request."""
+        """Handle bytes of the opening request."""
         if self.held:
-            # The transport had this read under way when it was paused.
+            # The transport was executing this read when it was paused.
             self.held += data
         elif self.connection is None:
             return
@@ -213,17 +213,17 @@ class ServerOpening:
             self.connection.hold_handshake(True)
 
     def go_on(self) -> None:
-        """Take what waited for this iteration."""
+        """Handle the bytes that waited for this iteration."""
         held, self.held = self.held, b""
         if self.connection is not None:
             self.connection.hold_handshake(False)
             self.take(held)
 
     def take(self, data: bytes) -> None:
-        """Work through bytes of the opening request."""
+        """Parse bytes of the opening request."""
         assert self.connection is not None
         if self.task is not None:
-            # Reading goes on, or a lost connection would not be noticed; but only so far.
+            # Reading continues so that a loss is noticed, but only up to a limit.
             self.handshake.rest += data
             if len(self.handshake.rest) > self.policy.max_handshake_bytes:
                 self.connection.hold_handshake(True)
@@ -249,19 +249,19 @@ class ServerOpening:
         if waiting is not None:
             self.task = self.connection.create_task(self.wait(waiting, outcome))
             if inspect.iscoroutine(waiting):
-                # A task that is cancelled before its first step never awaits it.
+                # A task that is cancelled before its first step never awaits the coroutine.
                 self.task.add_done_callback(lambda _: waiting.close())
         else:
             self.decide(outcome, result)
 
     async def wait(self, result: Awaitable[Response | None], request: Request) -> None:
-        """Wait for what the application says, as long as the handshake may take."""
+        """Wait for the application's decision, at most as long as the handshake may take."""
         try:
             response = await result
         except ENDS_PROCESS:
             raise
         except BaseException as error:
-            # The end of the connection cancels it, or that of a stop; whoever else does makes it fail.
+            # The end of the connection or of a stop cancels this task; any other CancelledError is a failure.
             if isinstance(error, asyncio.CancelledError) and is_cancelled():
                 raise
             self.failed(error)
@@ -272,7 +272,7 @@ class ServerOpening:
             self.decide(request, response)
 
     def failed(self, error: BaseException) -> None:
-        """`process_request` raised: its text is for our log, not for the peer."""
+        """Handle an exception of `process_request`, whose text is for our log and not for the peer."""
         repeated = None if self.connection is None else repeated_header(error, self.connection.socket.request)
         if repeated is not None:
             text = f"The header {repeated} came more than once."
@@ -283,13 +283,13 @@ class ServerOpening:
         self.refuse(plain_response(http.HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error.\n"))
 
     def log_refusal(self, text: str) -> None:
-        """Tell of a request that is refused for what is in it: a peer can send that again and again."""
+        """Log a request that is refused for its content, rate-limited because a peer can repeat it."""
         more = self.policy.refused.admit(text)
         if more is not None:
             LOG.warning("refused: %s%s", text, more, extra=self.log_fields)
 
     def decide(self, request: Request, response: object) -> None:
-        """Open the connection, or send a response that opens none."""
+        """Open the connection, or send a response that refuses it."""
         connection = self.connection
         if connection is None:
             return
@@ -301,7 +301,7 @@ class ServerOpening:
             except ENDS_PROCESS:
                 raise
             except BaseException as error:
-                # Looking at it runs code of its own, which may raise anything.
+                # The check runs code of the object itself, which may raise anything.
                 self.failed(error)
             else:
                 self.refuse(response, head=head)
@@ -313,7 +313,7 @@ class ServerOpening:
             self.refuse(response, head=head)
             return
         connection.write_handshake(response.serialize())
-        # `open` lets go of this object.
+        # `open` drops the reference to this object.
         self.connection = None
         self.arrivals.settled(self)
         connection.open(self.handshake.rest, self.handshake.take_compression())
@@ -321,14 +321,14 @@ class ServerOpening:
         connection.begin()
 
     def refuse(self, response: Response, *, head: bool = False) -> None:
-        """Send a response that opens no WebSocket."""
+        """Send a response that refuses the WebSocket."""
         connection, self.connection = self.connection, None
         self.arrivals.settled(self)
         if connection is not None:
             connection.refuse(serialize_response(response, head=head), self.unread_bytes())
 
     def unread_bytes(self) -> int:
-        """How many bytes of the request are still to come, as far as it says so."""
+        """Return how many bytes of the request are still to come, as far as it says."""
         size = self.handshake.body_size
         return (
             MAX_UNREAD_BYTES
@@ -337,7 +337,7 @@ class ServerOpening:
         )
 
     def ended(self) -> None:
-        """The connection ended before it was open."""
+        """Handle an end of the connection before it was open."""
         self.connection = None
         self.arrivals.settled(self)
         if self.task is not None:
@@ -345,7 +345,7 @@ class ServerOpening:
 
 
 def repeated_header(error: BaseException, request: Request | None) -> str | None:
-    """The name of a header that was looked up as if it came once, and came more often: the peer's fault."""
+    """Return the name of a header that the application expected once and the peer sent repeatedly."""
     if request is None or not isinstance(error, MultipleValuesError) or not error.args:
         return None
     name = str(error.args[0])

@@ -1,4 +1,4 @@
-"""The keywords of `serve`, for whoever passes them on."""
+"""The keywords of `serve`, for code that passes them on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ServeOptions"]
 
 
 class ServeOptions(ServerLimits, total=False):
-    """What `serve` takes beside the app, host and port, as keywords."""
+    """The keywords that `serve` takes besides app, host and port."""
 
     path: str | None
     uds: str | None

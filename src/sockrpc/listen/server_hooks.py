@@ -1,4 +1,4 @@
-"""What an application runs before a server listens and when it has stopped; how very many things end."""
+"""The hooks that run before a server listens and after it has stopped, and work on many objects in turns."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ __all__ = [
 
 LOG = logging.getLogger("sockrpc.server")
 
-# What a hook that is cancelled gets to unwind, in seconds.
+# Seconds that a cancelled hook gets to unwind.
 UNWINDING = 1.0
-# Each costs some ten microseconds in this iteration of the loop and in the next.
+# Objects to end per turn; each costs about ten microseconds in this iteration and in the next.
 ENDED_AT_ONCE = 128
-# Some cost more than others: after so many seconds others have their turn in any case.
+# Seconds after which others get their turn in any case, because some objects cost more.
 TURN = 0.001
 
 ServerHook = Callable[[], Awaitable[None] | None]
 
-# The note on what a hook has raised. Errors of ours are told in one line; such a one deserves its traceback.
+# A note marks exceptions of hooks: our own errors are logged in one line, a hook's with its traceback.
 NOTE = "raised by the on_start hook "
 
 
 def check_hook(function: object, what: str) -> None:
-    """Refuse what cannot be such a hook.
+    """Refuse a function that cannot be such a hook.
 
     Raises:
         UsageError: It cannot be called without arguments, or is a generator.
@@ -54,14 +54,14 @@ def check_hook(function: object, what: str) -> None:
     try:
         inspect.signature(function, follow_wrapped=False).bind()
     except (ValueError, NameError):
-        # Some compiled functions do not tell; Python 3.14 looks up what the annotations name.
+        # Some compiled functions have no signature; Python 3.14 evaluates the names in annotations.
         pass
     except TypeError:
         raise UsageError(f"{what} has to take no argument") from None
 
 
 async def run_start_hooks(hooks: Sequence[ServerHook]) -> None:
-    """Run hooks one after another; the first that raises ends it."""
+    """Run hooks one after another; the first exception ends the run."""
     for hook in hooks:
         try:
             await run_hook(hook)
@@ -71,19 +71,19 @@ async def run_start_hooks(hooks: Sequence[ServerHook]) -> None:
 
 
 def came_from_hook(error: BaseException) -> bool:
-    """True for what an `on_start` hook has raised."""
+    """True for an exception that an `on_start` hook raised."""
     return any(note.startswith(NOTE) for note in getattr(error, "__notes__", ()))
 
 
 @contextlib.contextmanager
 def hooks_fail_visibly() -> Iterator[None]:
-    """What an `on_start` hook has raised in the block ends the process with its traceback, whatever it is."""
+    """End the process with a traceback if an `on_start` hook raises anything in the block."""
     try:
         yield
     except Exception as error:
         if not came_from_hook(error):
             raise
-        # From the hook on; how it was come to is of no interest.
+        # The traceback starts at the hook, because the frames that lead to it do not matter.
         step = error.__traceback__
         while step is not None and step.tb_frame.f_code is not run_hook.__code__:
             step = step.tb_next
@@ -92,12 +92,12 @@ def hooks_fail_visibly() -> Iterator[None]:
 
 
 async def run_stop_hooks(hooks: Sequence[ServerHook], seconds: float, hurry: asyncio.Event) -> None:
-    """Run hooks one after another, the last first; what is not over in time is cancelled and left behind.
+    """Run hooks one after another, the last first; the end of their time cancels the rest.
 
     Args:
         hooks: In order of registration.
-        seconds: How long all of them may take.
-        hurry: Ends their time if it is set from now on. Whoever was in a hurry before waited for others.
+        seconds: The time for all of them together.
+        hurry: Ends the time when it is set during the run; an earlier hurry does not count.
     """
     if not hooks:
         return
@@ -117,7 +117,7 @@ async def run_stop_hooks(hooks: Sequence[ServerHook], seconds: float, hurry: asy
 
 
 async def run_each(hooks: Sequence[ServerHook]) -> None:
-    """Run them whatever they raise. Cancelling it ends it."""
+    """Run each hook even if others raise; cancelling this ends the run."""
     task = asyncio.current_task()
     assert task is not None
     for hook in reversed(hooks):
@@ -130,19 +130,19 @@ async def run_each(hooks: Sequence[ServerHook]) -> None:
 
 
 async def run_hook(hook: ServerHook) -> None:
-    """Run one, plain or coroutine."""
+    """Run one hook, a plain or a coroutine function."""
     result = hook()
     if inspect.isawaitable(result):
         await result
 
 
 def named(hook: ServerHook) -> str:
-    """A hook for people."""
+    """Return the name of a hook for log lines."""
     return getattr(hook, "__qualname__", None) or repr(hook)
 
 
 async def in_turns(objects: Iterable[Any], act: Callable[[Any], object]) -> None:
-    """Do it for each of very many, some in each iteration of the loop."""
+    """Call `act` for each of very many objects, a few per iteration of the loop."""
     left = iter(list(objects))
     while True:
         if not one_turn(left, act):
@@ -151,7 +151,7 @@ async def in_turns(objects: Iterable[Any], act: Callable[[Any], object]) -> None
 
 
 def one_turn(left: Iterator[Any], act: Callable[[Any], object]) -> bool:
-    """Do it for some of very many; False if none is left."""
+    """Call `act` for a few objects; False if none is left."""
     until = time.monotonic() + TURN
     for done, each in enumerate(left, 1):
         act(each)
@@ -161,6 +161,6 @@ def one_turn(left: Iterator[Any], act: Callable[[Any], object]) -> bool:
 
 
 def leave_behind(task: asyncio.Task[Any]) -> None:
-    """Cancel once more what has not ended by its first cancel, and say so."""
+    """Cancel a task that has not ended after its first cancel, and log it."""
     LOG.error("%s has not ended after it was cancelled; it is left behind", task.get_coro())
     task.cancel()

@@ -1,4 +1,4 @@
-"""What a server listens on: opened, and closed so that nobody who has connected is turned away."""
+"""The listening sockets of a server, opened, and closed such that no client already connected is refused."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ SO_REUSEPORT = getattr(socket_module, "SO_REUSEPORT", None)
 # The loop of Windows has no add_reader, and descriptors do not run out there.
 OWN_ACCEPTOR = sys.platform != "win32"
 
-# How long TCP handshakes that were under way may take to complete, in seconds, before a port that
-# others share is left: some round trips across the world.
+# Seconds for TCP handshakes under way to complete before a shared port is left: a few round trips across the
+# world.
 HANDSHAKES_UNDER_WAY = 0.5
 
-# No limit, as far as TLS is concerned: the end of a connection is watched by the connection, which gives a
-# reader that makes progress all the time it takes, and `close_timeout` to one that does not.
+# TLS itself sets no limit: the connection watches its own end, and gives a reader that makes progress all the
+# time it needs, and `close_timeout` to one that does not.
 TLS_SHUTDOWN_SECONDS = 1e6
 
-# Linux: hands the queue of a closed listener to the others of its port (since 5.14, off by default).
+# Linux can hand the queue of a closed listener to others of its port (since 5.14, off by default).
 TCP_MIGRATE_REQ = Path("/proc/sys/net/ipv4/tcp_migrate_req")
 
-# asm-generic/socket.h; where another number stands for it, it is refused, and nothing is lost but
-# the handshakes that are under way.
+# asm-generic/socket.h has this number; systems with another one refuse it, which costs only the handshakes
+# under way.
 SO_ATTACH_FILTER = 26
 
-# Classic BPF (linux/filter.h) over the TCP header: drops what begins a connection (SYN without ACK).
+# A filter in classic BPF (linux/filter.h) over the TCP header, which drops new connections (SYN without ACK).
 NO_NEW_CONNECTIONS = (
     (0x30, 0, 0, 13),  # load the byte of the flags
-    (0x54, 0, 0, 0x12),  # of which SYN and ACK
-    (0x15, 0, 1, 0x02),  # if it is SYN alone
+    (0x54, 0, 0, 0x12),  # select SYN and ACK
+    (0x15, 0, 1, 0x02),  # test for SYN alone
     (0x06, 0, 0, 0),  # drop it
     (0x06, 0, 0, 0xFFFF_FFFF),
 )
@@ -59,10 +59,10 @@ Queue = Literal["ours", "theirs"]
 
 
 class Place(NamedTuple):
-    """Where to listen, and how.
+    """The address to listen on, and its options.
 
-    `uds` and `sockets` stand instead of host and port; `tls` has the keywords of TLS that the loop's
-    methods take; `max_handshakes` are those of TLS that may be under way at a time.
+    `uds` and `sockets` replace host and port; `tls` has the TLS keywords of the loop's methods;
+    `max_handshakes` limits concurrent TLS handshakes.
     """
 
     host: str | None
@@ -79,10 +79,10 @@ class Listening:
     """The listening sockets of one server.
 
     Args:
-        place: Where they are.
-        make_protocol: Makes the protocol of each connection; True for one that is to be refused.
-        keep: Owns the tasks that let the last connections in.
-        refused: Called with the reason where connections can not be accepted.
+        place: The address to listen on.
+        make_protocol: Makes the protocol of each connection; True for one that has to be refused.
+        keep: Owns the tasks that admit the last connections.
+        refused: Called with the reason if connections cannot be accepted.
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class Listening:
         self._socket_file: SocketFile | None = None
 
     async def open(self) -> None:
-        """Listen, on all or on nothing.
+        """Listen on all sockets or on none.
 
         Raises:
-            OSError: The address can not be listened on.
+            OSError: The server cannot listen on the address.
         """
         try:
             for listen in self._ways():
@@ -130,30 +130,30 @@ class Listening:
         if place.uds is None and not place.sockets:
             yield functools.partial(tcp, place.host, place.port, reuse_port=place.reuse_port)
             return
-        # The file is ours to remove, or that of who handed the socket over; never the loop's.
+        # The file belongs to us, or to the process that handed the socket over; never to the loop.
         kept: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
         unix = functools.partial(loop.create_unix_server, self._make_protocol, **common, **kept)
         if place.uds is not None:
             if AF_UNIX is None:
-                raise UsageError("this system has no unix sockets: `uds` can not be used")
+                raise UsageError("this system has no unix sockets: `uds` cannot be used")
             remove_stale_socket(place.uds)
             yield functools.partial(unix, place.uds)
         for each in place.sockets:
-            # uvloop says nothing where this fails, and does not listen.
+            # uvloop ignores a failure to listen.
             each.listen(place.backlog)
             yield functools.partial(unix if each.family == AF_UNIX else tcp, sock=each)
 
     def stop(self, queue: Queue | None = None) -> asyncio.Task[None] | None:
-        """Listen no longer, but let in who has connected; returns what goes on with that, if anything.
+        """Stop listening, but admit clients already connected; returns the task that does so, or None.
 
         Args:
-            queue: What becomes of it where other processes hold the same sockets: "ours" is let in,
-                as all of them stop; "theirs" is left to them. By default that of sockets that were
-                handed over is theirs, unless the port is shared.
+            queue: The fate of the queue if other processes hold the same sockets: "ours" is admitted, as all
+                of them stop; "theirs" is left to them. By default the queue of inherited sockets is theirs,
+                unless the port is shared.
 
-        Where others share the port, the system has chosen this listener for some whose handshake is
-        still under way. What begins a connection is dropped from here on, so that its repetition, a
-        second later, reaches the others; and what is under way gets its time.
+        If others share the port, the system has already chosen this listener for some clients whose handshake
+        is under way. From here on new connections are dropped, so that their retry, a second later, reaches
+        the others, and handshakes under way get time to complete.
         """
         later = None
         filtered = [
@@ -187,10 +187,10 @@ class Listening:
             self._socket_file.remove()
 
     def _let_in_queued(self, is_ours: bool = False) -> None:
-        """Accept what the system still holds; it would send each of them a TCP reset."""
+        """Accept the connections that the system still queues; otherwise it would reset each of them."""
         for listener in self._listeners:
             for each in getattr(listener, "sockets", ()):
-                # One that was handed over goes on elsewhere, with all that it holds.
+                # A socket that was handed over continues elsewhere, with its queue.
                 if is_ours or not self._place.sockets or shares_its_port(each):
                     for connection in accept_all(each, self._place.backlog):
                         self._keep(asyncio.get_running_loop().create_task(self._let_in(connection)))
@@ -200,7 +200,7 @@ class Listening:
 
 
 def tls_options(context: ssl_module.SSLContext | None, handshake_timeout: float) -> dict[str, Any]:
-    """What the loop's methods are told about TLS; the time-outs may be given with a context only."""
+    """Return the TLS keywords for the loop's methods, which accept time-outs only with a context."""
     if context is None:
         return {}
     return {
@@ -211,9 +211,9 @@ def tls_options(context: ssl_module.SSLContext | None, handshake_timeout: float)
 
 
 def accept_all(listening: Any, at_most: int) -> list[socket_module.socket]:
-    """The connections that the system holds for a listening socket, not more than its backlog."""
+    """Return the connections that the system queues for a listening socket, at most its backlog."""
     accepted: list[socket_module.socket] = []
-    # A descriptor of its own: a loop's sockets do not accept.
+    # Use a duplicate descriptor, because a loop's sockets do not accept.
     with socket_module.socket(fileno=os.dup(listening.fileno())) as acceptor:
         acceptor.setblocking(False)
         while len(accepted) <= at_most:
@@ -222,7 +222,7 @@ def accept_all(listening: Any, at_most: int) -> list[socket_module.socket]:
             except ConnectionAbortedError:
                 continue
             except OSError:
-                # There is none left, or no descriptor for it.
+                # The queue is empty, or no descriptor is left.
                 break
             connection.setblocking(False)
             accepted.append(connection)
@@ -237,7 +237,7 @@ def shares_its_port(listening: Any) -> bool:
 
 
 def turn_new_ones_away(listening: Any) -> bool:
-    """Drop what begins a connection; False where that can not be done, or the system does better."""
+    """Drop new connections; False if that is impossible, or the system handles them better."""
     if sys.platform != "linux" or migrates():
         return False
     code = b"".join(struct.pack("=HBBI", *each) for each in NO_NEW_CONNECTIONS)
@@ -261,7 +261,7 @@ def migrates() -> bool:
 
 
 def shown_address(address: Any, scheme: str) -> str:
-    """Where a server listens, as something to click on if it can be."""
+    """Return the address that a server listens on, as a clickable URL where possible."""
     if isinstance(address, bytes):
         return "unix:@" + os.fsdecode(address[1:])
     if isinstance(address, str):

@@ -1,4 +1,4 @@
-"""What a process manager hands over and wants to be told: systemd's two protocols, and bare descriptors.
+"""Sockets and notifications between a process manager and us: systemd's two protocols, and bare descriptors.
 
 sd_listen_fds(3): the variables LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES, and descriptors from 3 on.
 sd_notify(3): datagrams to the unix socket that NOTIFY_SOCKET names.
@@ -21,18 +21,19 @@ LOG = logging.getLogger("sockrpc.server")
 
 FIRST_DESCRIPTOR = 3
 
-# What sd_listen_fds_with_names(3) calls a socket that nobody gave a name.
+# sd_listen_fds_with_names(3) calls unnamed sockets this.
 NO_NAME = "unknown"
 
 
 def systemd_sockets(name: str | None = None) -> list[socket_module.socket]:
-    """The listening sockets that systemd has handed to this process, for `sock` of `serve` and `run`.
+    """Return the listening sockets that systemd passed to this process, for `sock` of `serve` and `run`.
 
-    They are taken at the first call: the variables are removed from the environment, and the
-    descriptors are closed in programs that this one starts. Later calls give the same sockets.
+    The first call takes them: it removes the variables from the environment and marks the
+    descriptors to be closed in programs that this one starts. Later calls return the same sockets.
 
     Args:
-        name: Only those of this name (`FileDescriptorName=`, by default the name of the socket unit).
+        name: Return only sockets of this name (`FileDescriptorName=`, by default the name of the socket
+            unit).
 
     Raises:
         UsageError: There is none, or they are for another process.
@@ -47,7 +48,7 @@ def systemd_sockets(name: str | None = None) -> list[socket_module.socket]:
 
 @functools.cache
 def inherited() -> list[tuple[str, socket_module.socket]]:
-    """Name and socket of each that was handed over."""
+    """Return name and socket of each that was passed."""
     environ = os.environ
     try:
         process, count = int(environ["LISTEN_PID"]), int(environ["LISTEN_FDS"])
@@ -72,10 +73,10 @@ def inherited() -> list[tuple[str, socket_module.socket]]:
 
 
 def named_sockets(names: Sequence[str]) -> list[socket_module.socket]:
-    """The sockets that were handed over, as the command line names them.
+    """Return the passed sockets that the command line names.
 
     Args:
-        names: Each a descriptor's number, "systemd" for all that systemd has handed over, or
+        names: Each is a descriptor's number, "systemd" for all sockets that systemd passed, or
             "systemd:NAME" for those of a name.
 
     Raises:
@@ -94,7 +95,7 @@ def named_sockets(names: Sequence[str]) -> list[socket_module.socket]:
 
 
 def socket_of_descriptor(descriptor: int) -> socket_module.socket:
-    """The listening, or at least bound, socket behind an inherited descriptor.
+    """Return the listening, or at least bound, socket of an inherited descriptor.
 
     Raises:
         UsageError: There is none.
@@ -103,7 +104,7 @@ def socket_of_descriptor(descriptor: int) -> socket_module.socket:
         found = socket_module.socket(fileno=descriptor)
     except (OSError, ValueError) as error:
         raise UsageError(f"descriptor {descriptor} is no socket: {error}") from None
-    # What is wrong with it is for whoever handed it over: it stays open.
+    # The faulty socket belongs to the process that passed it, so it stays open.
     try:
         found.getpeername()
     except OSError:
@@ -114,15 +115,15 @@ def socket_of_descriptor(descriptor: int) -> socket_module.socket:
     if found.type != socket_module.SOCK_STREAM:
         found.detach()
         raise UsageError(f"descriptor {descriptor} is no stream socket")
-    # Programs that we start are to hold neither the port nor its queue.
+    # Programs that we start must hold neither the port nor its queue.
     os.set_inheritable(descriptor, False)
     return found
 
 
 def notify_systemd(state: str) -> None:
-    """Tell the service manager, if one wants to know (`Type=notify`): "READY=1", "STOPPING=1".
+    """Notify the service manager, if there is one (`Type=notify`), of "READY=1" or "STOPPING=1".
 
-    Never waits; what can not be told is logged.
+    Never waits; failures are logged.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address or sys.platform == "win32":
@@ -130,7 +131,7 @@ def notify_systemd(state: str) -> None:
     try:
         with socket_module.socket(socket_module.AF_UNIX, socket_module.SOCK_DGRAM) as line:
             line.setblocking(False)
-            # An abstract one is written with an @.
+            # The name of an abstract socket is written with an @.
             line.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
     except OSError as error:
         LOG.warning("NOTIFY_SOCKET %r could not be told %s: %s", address, state, error)

@@ -1,4 +1,4 @@
-"""The names of unix sockets: paths, of which the file stays behind, and the abstract names of Linux."""
+"""Names and files of unix sockets: paths, whose files outlive the socket, and the abstract names of Linux."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["AF_UNIX", "SocketFile", "check_uds", "connected", "remove_stale_sock
 
 AF_UNIX: int | None = None
 if sys.platform != "win32":
-    # The loops of Windows have no unix sockets, whatever its module `socket` has.
+    # The event loops of Windows have no unix sockets, even if its module `socket` does.
     AF_UNIX = socket_module.AF_UNIX
 
-# What begins an abstract name, for the system and where people write it (systemd and ss do so too).
+# The first character of an abstract name, for the system and as people write it (like systemd and ss).
 NUL = "\0"
 ABSTRACT = "@"
 
 
 def check_uds(uds: str | bytes | os.PathLike[str] | None) -> str | None:
-    """The name of a unix socket as text.
+    """Return the name of a unix socket as text.
 
     Raises:
-        UsageError: This system has no such names.
+        UsageError: The name is not valid on this system.
     """
     if uds is None:
         return None
@@ -42,21 +42,21 @@ def check_uds(uds: str | bytes | os.PathLike[str] | None) -> str | None:
 
 
 def typed_uds(text: str | None) -> str | None:
-    """The name of a unix socket as it is typed: "@name" stands for an abstract one."""
+    """Return the name of a unix socket from its typed form, in which "@name" is an abstract name."""
     return NUL + text[1:] if text is not None and text.startswith(ABSTRACT) else text
 
 
 def connected(uds: str) -> socket_module.socket:
-    """A unix socket that is connected, which takes no time: it stands in the queue of the server or fails.
+    """Connect a unix socket. This never waits: the connection enters the server's queue at once or fails.
 
-    Of our own, as uvloop connects to no abstract name.
+    This does not use the loop, because uvloop connects to no abstract name.
 
     Raises:
-        OSError: Nobody listens there, or the queue is full.
+        OSError: No server listens there, or the queue is full.
         UsageError: This system has no unix sockets.
     """
     if AF_UNIX is None:
-        raise UsageError("this system has no unix sockets: `uds` can not be used")
+        raise UsageError("this system has no unix sockets: `uds` cannot be used")
     line = socket_module.socket(AF_UNIX)
     try:
         line.setblocking(False)
@@ -68,10 +68,10 @@ def connected(uds: str) -> socket_module.socket:
 
 
 class SocketFile:
-    """The file that a listening unix socket leaves behind, to be removed by who has made it.
+    """The file of a listening unix socket, which only its creator removes.
 
     Args:
-        path: Of the socket, which listens or is bound. An abstract one has no file.
+        path: The path of the socket, which listens or is bound. An abstract name has no file.
     """
 
     def __init__(self, path: str) -> None:
@@ -79,22 +79,22 @@ class SocketFile:
         self._inode = 0 if path.startswith(NUL) else os.stat(path).st_ino
 
     def remove(self) -> None:
-        """Nobody finds the socket from here on."""
+        """Remove the file, so that no client finds the socket any more."""
         inode, self._inode = self._inode, 0
         with contextlib.suppress(FileNotFoundError):
-            # Only our own: another server may have taken the path over.
+            # Remove only our own file: another server may have taken over the path.
             if inode and os.stat(self._path).st_ino == inode:
                 os.unlink(self._path)
 
 
 def remove_stale_socket(path: str) -> None:
-    """Remove a unix socket that nobody listens on any more; refuse to remove anything else.
+    """Remove the file of a unix socket without a listener; refuse to remove anything else.
 
     Raises:
-        OSError: Something else is there, or a server still listens.
+        OSError: Another file is there, or a server still listens.
     """
     if path.startswith(NUL):
-        # Abstract names go with the sockets that have them.
+        # Abstract names vanish with their sockets.
         return
     try:
         mode = os.stat(path).st_mode
@@ -104,7 +104,7 @@ def remove_stale_socket(path: str) -> None:
         raise FileExistsError(f"{path} exists and is not a socket")
     assert AF_UNIX is not None
     with socket_module.socket(AF_UNIX) as probe:
-        # Not waited for: a server whose backlog is full is a server.
+        # Do not wait: a server with a full backlog is still a server.
         probe.setblocking(False)
         try:
             probe.connect(path)

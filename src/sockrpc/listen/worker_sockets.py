@@ -1,10 +1,10 @@
-"""What the workers of one server listen on: bound once, by who supervises them, and held while they change.
+"""The listening sockets of the workers of one server, which the supervisor binds once and holds throughout.
 
-On Linux each worker has a listener of its own on the port (SO_REUSEPORT), and the system shares
-connections out evenly among them. The supervisor holds every listener too: what waits in the queue of
-a worker that dies waits for its successor, and is not reset. Elsewhere SO_REUSEPORT does not share
-anything out (the last listener gets all), so all workers accept from one listener, as they do with a
-unix socket and with sockets that were handed over.
+On Linux each worker has a listener of its own on the port (SO_REUSEPORT), and the system distributes
+connections evenly among them. The supervisor holds every listener too, so that the queue of a worker
+that dies waits for its successor and is not reset. Elsewhere SO_REUSEPORT does not distribute
+(the last listener gets everything), so all workers accept from one listener, as they do with a
+unix socket and with inherited sockets.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["SHARES_OUT", "Ground"]
 
 SO_REUSEPORT: Any = getattr(socket_module, "SO_REUSEPORT", None)
 
-# FreeBSD's is SO_REUSEPORT_LB, which Python does not know before 3.14.
+# FreeBSD has SO_REUSEPORT_LB, which Python does not know before 3.14.
 SHARES_OUT = sys.platform == "linux"
 
 
@@ -30,20 +30,20 @@ class Ground:
     """The sockets of all workers of one server.
 
     Args:
-        host: The address; None for all. With `port`.
-        port: The TCP port; 0 for any free one, the same for all.
-        uds: The path of a unix socket instead, or an abstract name.
-        sockets: Bound sockets instead.
+        host: The address, used with `port`; None for all.
+        port: The TCP port; 0 for any free one, the same for all workers.
+        uds: The path or the abstract name of a unix socket, in place of a port.
+        sockets: Bound sockets, in place of a port.
         reuse_port: Let other servers listen on the same port too.
-        own_listeners: Each worker gets a listener of its own; by default where that shares
-            connections out.
+        own_listeners: Give each worker a listener of its own; by default only where that distributes
+            connections.
 
     Attributes:
-        is_ours: True if nobody else holds the sockets: what waits on them at a stop is to be let in.
+        is_ours: True if no other process holds the sockets, so that a stop has to admit their queues.
 
     Raises:
-        OSError: The address can not be listened on.
-        UsageError: This system knows no such sockets.
+        OSError: The server cannot listen on the address.
+        UsageError: This system has no such sockets.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class Ground:
             if uds is not None:
                 self._shared.append(self._bind_unix(uds))
             elif port is not None:
-                # Where each worker has its own, these hold the port and are never listened on.
+                # If each worker has its own listener, these hold the port and never listen.
                 self._bind_tcp(host, port, reuse_port)
         except BaseException:
             self.close()
             raise
 
     def sockets(self, slot: int) -> list[socket_module.socket]:
-        """What the worker of this slot listens on: what its predecessor did, if that is still held."""
+        """Return the sockets for the worker of this slot: its predecessor's, if they are still held."""
         if not self._own_listeners:
             return self._shared
         if slot not in self._of_slots:
@@ -82,12 +82,12 @@ class Ground:
         return self._of_slots[slot]
 
     def give_up(self, slot: int) -> None:
-        """Hold the slot's own listeners no longer: the others get what comes from here on."""
+        """Release the slot's own listeners, so that new connections go to the others."""
         for each in self._of_slots.pop(slot, []):
             each.close()
 
     def close(self) -> None:
-        """Hold nothing any more; the file of a unix socket that was made here is removed."""
+        """Release all sockets, and remove the file of a unix socket that was made here."""
         self.remove_socket_file()
         for slot in list(self._of_slots):
             self.give_up(slot)
@@ -96,7 +96,7 @@ class Ground:
         self._shared = []
 
     def remove_socket_file(self) -> None:
-        """Nobody finds the unix socket from here on."""
+        """Remove the file, so that no client finds the unix socket any more."""
         if self._socket_file is not None:
             self._socket_file.remove()
 
@@ -116,7 +116,7 @@ class Ground:
         found = socket_module.getaddrinfo(
             host or None, port, type=socket_module.SOCK_STREAM, flags=socket_module.AI_PASSIVE
         )
-        # A name may stand for the same address twice.
+        # A name may resolve to the same address twice.
         for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
             made = socket_module.socket(family, socket_module.SOCK_STREAM)
             self._shared.append(made)
@@ -124,14 +124,14 @@ class Ground:
                 made.setsockopt(socket_module.SOL_SOCKET, SO_REUSEPORT, 1)
             bind(made, (address[0], port, *address[2:]))
             if self._own_listeners:
-                # Only now: another server that listens there was to be found out.
+                # Set it only after bind, which has to fail if another server listens there.
                 made.setsockopt(socket_module.SOL_SOCKET, SO_REUSEPORT, 1)
-            # What the system chose for the first holds for all.
+            # All addresses use the port that the system chose for the first.
             port = made.getsockname()[1]
 
 
 def listener_beside(bound: socket_module.socket) -> socket_module.socket:
-    """One more socket on the same address (SO_REUSEPORT)."""
+    """Return one more socket on the same address (SO_REUSEPORT)."""
     made = socket_module.socket(bound.family, bound.type)
     try:
         made.setsockopt(socket_module.SOL_SOCKET, SO_REUSEPORT, 1)
@@ -143,7 +143,7 @@ def listener_beside(bound: socket_module.socket) -> socket_module.socket:
 
 
 def bind(made: socket_module.socket, address: tuple[object, ...]) -> None:
-    """Bind as event loops do."""
+    """Bind with the same options as the event loops."""
     if os.name == "posix":
         made.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_REUSEADDR, 1)
     if made.family == socket_module.AF_INET6:

@@ -1,4 +1,4 @@
-"""What a server tells of itself: statistics, the inspector, the watchdog."""
+"""Observation of a server: statistics, the inspector, the watchdog."""
 
 from __future__ import annotations
 

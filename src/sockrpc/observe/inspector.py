@@ -1,9 +1,8 @@
-"""Lets operators look at the calls in flight: snapshots on a unix socket, for `sockrpc top`.
+"""The inspector of calls in flight, which sends snapshots over a unix socket to `sockrpc top`.
 
-A viewer connects and sends one line, a JSON object: `{"interval": 1.0}`. It gets one line of JSON at
-once and then every so many seconds. Nothing that it sends changes anything. It costs nothing while
-nobody looks, and no viewer can hold up the server: one that does not read misses snapshots, and is
-dropped in the end.
+A viewer connects and sends one line, a JSON object: `{"interval": 1.0}`. It receives one line of JSON at
+once and then one per interval. Nothing that it sends changes anything. It costs nothing without viewers,
+and no viewer can hold up the server: one that does not read misses snapshots, and is dropped in the end.
 """
 
 from __future__ import annotations
@@ -29,35 +28,35 @@ if TYPE_CHECKING:
 
 __all__ = ["Inspector", "snapshot"]
 
-# Viewers at a time; one more is told so, and closed.
+# The limit of viewers at a time; any more get an error and are closed.
 MAX_VIEWERS = 4
 
-# Seconds between two snapshots: what a viewer asks for is brought into these bounds.
+# Seconds between two snapshots; a viewer's interval is clamped to these bounds.
 SHORTEST_INTERVAL = 0.5
 LONGEST_INTERVAL = 3600.0
 
-# Methods and connections in a snapshot: those with most calls in flight.
+# The limit of methods and of connections in a snapshot; those with most calls in flight are kept.
 MAX_ROWS = 50
 
-# Calls that a snapshot looks at, for their ages: about a millisecond of work.
+# The limit of calls whose ages a snapshot looks at, about a millisecond of work.
 MAX_CALLS = 10_000
 
-# Of a viewer's line, in bytes; whoever sends more is dropped, then or later.
+# The largest request of a viewer in bytes; a viewer that sends more is dropped, then or later.
 MAX_REQUEST_BYTES = 1024
 
-# How long a viewer may take to send its line, and to read what it was sent, in seconds.
+# Seconds for a viewer to send its line, and to read each snapshot.
 PATIENCE = 10.0
 
 
 def snapshot(service: Service, pid: int) -> dict[str, Any]:
-    """What goes on in a server, as it is written in JSON."""
+    """Return a snapshot of a server, ready for JSON."""
     statistics = count(service)
     methods, connections, complete = look(service, MAX_ROWS, MAX_CALLS)
     totals = dataclasses.asdict(statistics)
     del totals["methods"], totals["unregistered"]
     rows = {name: row_of(name, method) for name, method in statistics.methods.items()}
     for name, (in_flight, oldest) in methods.items():
-        # In the socket form, what methods there are is known from their calls only.
+        # In the socket form methods are known only from their calls.
         row = rows.setdefault(name, {"method": name, "in_flight": in_flight})
         row["oldest_seconds"] = oldest
     shown = sorted(rows.values(), key=lambda row: row["in_flight"], reverse=True)
@@ -81,7 +80,7 @@ def snapshot(service: Service, pid: int) -> dict[str, Any]:
 
 
 def row_of(name: str, method: MethodStatistics) -> dict[str, Any]:
-    """One method."""
+    """Return the row of one method."""
     return {
         "method": name,
         "in_flight": method.in_flight,
@@ -92,15 +91,15 @@ def row_of(name: str, method: MethodStatistics) -> dict[str, Any]:
 
 
 class Inspector:
-    """The unix socket of one server that viewers connect to; only its owner may.
+    """The unix socket of one server for viewers, accessible only to the owner of the process.
 
     Args:
-        service: What is looked at.
-        path: Of the socket; `{pid}` in it is the number of the process. One that a dead server left is
-            replaced.
+        service: The server to look at.
+        path: The path of the socket, in which `{pid}` becomes the number of the process. A socket file of a
+            dead server is replaced.
 
     Raises:
-        OSError: Something else is there.
+        OSError: Another file is there, or a server listens.
     """
 
     def __init__(self, service: Service, path: str) -> None:
@@ -113,7 +112,7 @@ class Inspector:
         self._last: tuple[float, bytes] = (0.0, b"")
 
     async def open(self) -> None:
-        """Listen."""
+        """Start to listen."""
         with about(f"inspect_path {self.path}"):
             await self._open()
 
@@ -125,7 +124,7 @@ class Inspector:
         try:
             listening.setblocking(False)
             listening.bind(self.path)
-            # Nobody can connect before it listens, so there is no moment in which others may.
+            # The socket does not listen yet, so other users have no access even for a moment.
             os.chmod(self.path, 0o600)
             self._file = SocketFile(self.path)
             listening.listen(MAX_VIEWERS)
@@ -138,7 +137,7 @@ class Inspector:
             raise
 
     def close(self) -> None:
-        """End, also for who is looking."""
+        """Stop, and drop all viewers."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -151,7 +150,7 @@ class Inspector:
             self._file.remove()
 
     def line(self) -> bytes:
-        """A snapshot as a line; those who ask at about the same time get the same."""
+        """Return a snapshot as a line; viewers that ask at about the same time share one."""
         now = time.monotonic()
         made, line = self._last
         if not line or now - made >= SHORTEST_INTERVAL / 2:
@@ -161,7 +160,7 @@ class Inspector:
 
 
 class Viewer(asyncio.Protocol):
-    """One who looks."""
+    """A connected viewer."""
 
     def __init__(self, inspector: Inspector) -> None:
         self._inspector = inspector
@@ -175,7 +174,7 @@ class Viewer(asyncio.Protocol):
 
     # Any: uvloop's transports are no subclasses of asyncio.Transport.
     def connection_made(self, transport: Any) -> None:
-        """Called by the transport."""
+        """Called by the transport when a viewer has connected."""
         self._transport = transport
         if len(self._inspector.viewers) >= MAX_VIEWERS:
             self._refuse(f"there are {MAX_VIEWERS} viewers already")
@@ -184,14 +183,14 @@ class Viewer(asyncio.Protocol):
         self._timer = self._loop.call_later(PATIENCE, self.drop)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the transport."""
+        """Called by the transport when the viewer is gone."""
         self._inspector.viewers.discard(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def data_received(self, data: bytes) -> None:
-        """Called by the transport."""
+        """Called by the transport with bytes of the viewer's request."""
         self._received += len(data)
         if self._received > MAX_REQUEST_BYTES:
             self.drop()
@@ -207,7 +206,7 @@ class Viewer(asyncio.Protocol):
         except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
             self._refuse('the first line is {"interval": SECONDS}')
             return
-        # min and max in this order also make an end of not-a-number.
+        # In this order min and max also replace not-a-number.
         self._interval = max(SHORTEST_INTERVAL, min(LONGEST_INTERVAL, interval))
         self._show()
 
@@ -228,5 +227,5 @@ class Viewer(asyncio.Protocol):
         self._transport.close()
 
     def drop(self) -> None:
-        """End it at once."""
+        """Abort the connection."""
         self._transport.abort()

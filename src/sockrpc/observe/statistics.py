@@ -1,4 +1,4 @@
-"""What a server does and has done, as values that do not change any more."""
+"""Statistics of a server, as immutable values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Statistics", "count"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a server does and has done since it began.
+    """The present state of a server, and its counters since it began.
 
     Each started call has been answered, has failed, was aborted (reset by its client, lost with its
     connection, timed out by its own method, or stopped with the server), or is in flight. Calls of
@@ -20,11 +20,11 @@ class Statistics:
     aborted only.
 
     Attributes:
-        slow_peers_closed: Connections closed because the peer did not read what it was sent.
-        bytes_received: Read from connections, opening requests included; with TLS, what it carried.
-        bytes_sent: Given to transports, the same way.
-        methods: By the names of the methods that are registered.
-        unregistered: Calls of methods that nobody registered; in the socket form, all calls.
+        slow_peers_closed: Connections closed because the peer did not read its output.
+        bytes_received: Bytes read from connections, opening requests included; with TLS, the decrypted ones.
+        bytes_sent: Bytes given to transports, likewise.
+        methods: Statistics by registered method.
+        unregistered: Calls of methods that are not registered; in the socket form, all calls.
     """
 
     connections: int
@@ -51,9 +51,9 @@ class Statistics:
 
 
 def count(service: Service) -> Statistics:
-    """The statistics of a server as they are now."""
+    """Return the present statistics of a server."""
     running = waiting = notifying = in_flight = 0
-    # A copy: another thread may count while connections come and go.
+    # Iterate over a copy: another thread may count while connections come and go.
     for connection in list(service.working):
         loads = connection.load
         running += loads[0]

@@ -1,7 +1,7 @@
-"""Notices a handler that blocks the event loop, and names it in the log.
+"""A watchdog that notices a handler which blocks the event loop, and logs its name.
 
-A thread asks the loop for a sign of life a few times a second. While none comes it looks at what the
-loop's thread is doing: only another thread can tell of a block that never ends.
+A thread asks the loop for a sign of life a few times a second. While none comes, it looks at what the
+loop's thread is doing: only another thread can report a block that never ends.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ __all__ = ["LoopWatch"]
 
 LOG = logging.getLogger("sockrpc.server")
 
-# The loop is asked so many times in `blocked_warning`, which is how exactly a block is measured.
+# The number of questions per `blocked_warning`, which determines how exactly a block is measured.
 QUESTIONS = 4
 
-# A block that lasts so many times `blocked_warning` is told before it ends, as it may never end.
+# A block of this many times `blocked_warning` is logged before it ends, as it may never end.
 STILL_BLOCKED = 3
 
 
 class Culprit(NamedTuple):
-    """Who held up the loop: its `id`, as nothing is to be kept alive, what to call it, where it stands."""
+    """The blocking work: its name, its place, and its `id`, as a reference would keep it alive."""
 
     id: int
     who: str
@@ -47,8 +47,8 @@ class LoopWatch:
     def __init__(self, loop: asyncio.AbstractEventLoop, threshold: float, find: Callable[[Any], Any]) -> None:
         self._loop = loop
         self._threshold = threshold
-        # It looks at what the loop's thread may change meanwhile, and only the interpreter's lock keeps it
-        # from that. Without the lock a block is told by its task and its place alone.
+        # It looks at objects that the loop's thread may change meanwhile, which only the interpreter's lock
+        # prevents. Without the lock a block is identified only by its task and its place.
         self._find = find if has_interpreter_lock() else find_nobody
         self._stopped = threading.Event()
         self._answered = time.monotonic()
@@ -57,18 +57,18 @@ class LoopWatch:
         self._watched = 0
 
     def start(self) -> None:
-        """Begin; a second time does nothing."""
+        """Start watching; a second call does nothing."""
         if self._thread is None:
             self._watched = threading.get_ident()
             self._thread = threading.Thread(target=self._watch, name="sockrpc-watch", daemon=True)
             try:
                 self._thread.start()
             except RuntimeError as error:
-                # The system has no thread left; connections are served all the same.
+                # The system cannot start another thread, but the server works without the watchdog.
                 LOG.warning("nobody watches for what blocks the event loop: %s", error)
 
     def stop(self) -> None:
-        """End; the thread ends soon, and holds nothing of the server until then."""
+        """Stop watching; the thread ends soon, and holds nothing of the server until then."""
         self._stopped.set()
         self._find = find_nobody
 
@@ -86,7 +86,8 @@ class LoopWatch:
             now, worked_before, worked = time.monotonic(), worked, time.process_time()
             late = now - before - 2 * interval
             if late > 0:
-                # This thread did not run either. If nobody did, the process was stopped: no block.
+                # This thread did not run either. If no thread did, the process was stopped, which is no
+                # block.
                 since += max(0.0, now - before - (worked - worked_before))
             before = now
             if not self._is_asked:
@@ -102,7 +103,7 @@ class LoopWatch:
                 continue
             found = self._look()
             if found is None or (culprit is not None and found.id != culprit.id):
-                # Others have had their turn: none of them blocks the loop by itself so far.
+                # Other work has had its turn, so none blocks the loop by itself so far.
                 since, told = now, False
             culprit = found or culprit
             if found is not None and not told and now - since >= STILL_BLOCKED * self._threshold:
@@ -113,7 +114,7 @@ class LoopWatch:
         LOG.warning(text, culprit.who, seconds, culprit.where, extra=culprit.fields)
 
     def _look(self) -> Culprit | None:
-        """Who runs right now."""
+        """Return the work that runs right now."""
         task = asyncio.current_task(self._loop)
         procedure = self._find(task)
         frame = sys._current_frames().get(self._watched)
@@ -129,17 +130,17 @@ class LoopWatch:
 
 
 def has_interpreter_lock() -> bool:
-    """False where threads of Python run at the same time."""
+    """False if threads of Python run in parallel."""
     is_enabled: Callable[[], bool] | None = getattr(sys, "_is_gil_enabled", None)
     return is_enabled is None or is_enabled()
 
 
 def find_nobody(task: Any) -> None:
-    """Nothing runs any more that is looked for."""
+    """Return None: without the interpreter's lock, the running work cannot be looked up."""
 
 
 def describe(procedure: Any) -> str:
-    """A call or a notification for people; names come from peers, so they are escaped."""
+    """Describe a call or a notification for people; names come from peers, so they are escaped."""
     peer = procedure.socket.remote_address
     if hasattr(procedure, "method"):
         return f"method {procedure.method!r} (call {procedure.id} of {peer!r})"

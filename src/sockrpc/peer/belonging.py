@@ -1,4 +1,4 @@
-"""Where an object of an event loop may be used, and how another thread comes there."""
+"""Checks that objects are used only in their event loop, and calls into it from other threads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ inherited: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
 
 def forked() -> None:
-    """What served before the fork goes on in the parent, and only there."""
+    """Forget all loops: those that served before the fork go on only in the parent."""
     for loop in list(ours):
         inherited.add(loop)
     ours.clear()
@@ -43,7 +43,7 @@ def is_here(loop: asyncio.AbstractEventLoop) -> bool:
         if asyncio.get_running_loop() is loop:
             return True
     except RuntimeError:
-        # None runs in this thread, or in what was forked from it.
+        # No loop runs in this thread.
         pass
     if loop in inherited:
         raise UsageError(
@@ -53,10 +53,10 @@ def is_here(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def check_here(loop: asyncio.AbstractEventLoop, what: str) -> None:
-    """Check that what belongs to that loop is used in it.
+    """Check that an object of that loop is used in it.
 
     Raises:
-        UsageError: It is not.
+        UsageError: It is used elsewhere.
     """
     if not is_here(loop):
         raise UsageError(
@@ -66,9 +66,10 @@ def check_here(loop: asyncio.AbstractEventLoop, what: str) -> None:
 
 
 def call_there(loop: asyncio.AbstractEventLoop, act: Callable[[], object]) -> None:
-    """Do it in that loop: now if it runs in this thread, else soon, in the order of the calls.
+    """Call `act` in that loop: now if it runs in this thread, else soon, in the order of the calls.
 
-    A loop that does not run yet does it when it does; of one that is closed nothing is left to act on.
+    A loop that has not started yet calls it once it does. A closed loop has nothing left to act on, so the
+    call is dropped.
 
     Raises:
         UsageError: It runs in the process that this was forked from.

@@ -1,4 +1,4 @@
-"""One notification to many connections: what a broadcast does for each of them."""
+"""A notification to many connections: the part of a broadcast that runs for each of them."""
 
 cimport cython
 
@@ -17,12 +17,12 @@ def broadcast(
     Args:
         connections: The connections; each is asked for its state when its turn comes, as writing to one may
             end others. The list itself must not change meanwhile.
-        excluded: Is left out.
+        excluded: The connection to leave out.
         name: The event, checked by the caller.
         payload: The payload.
 
     Returns:
-        For how many it was queued, and the connections that are too full to take it.
+        The number of connections it was queued for, and those that are too full to take it.
     """
     cdef PeerBase connection
     cdef bytes frame = shared_notification(name, payload)
@@ -35,7 +35,7 @@ def broadcast(
             slow.append(connection)
             continue
         if connection.compression is not None:
-            # What was sent before goes into it, so no two members get the same bytes.
+            # Earlier messages are part of the compressor's state, so no two members get the same bytes.
             connection.notify(name, payload)
         else:
             connection.append_frame(frame)

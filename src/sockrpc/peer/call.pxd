@@ -1,4 +1,4 @@
-# Calls on the side that serves them: one object each, from arrival to the end.
+# Calls on the side that serves them: one object for each, from arrival to the end.
 
 from libc.stdint cimport uint8_t
 
@@ -6,14 +6,14 @@ from sockrpc.peer.undo cimport UndoHooks
 from sockrpc.peer.work cimport Work
 
 cdef class Call(Work):
-    cdef UndoHooks undo              # what on_abort registered
+    cdef UndoHooks undo              # hooks registered by on_abort
     cdef object reset_waiter         # future of wait_reset
-    cdef uint8_t used                # respond or spawn_and_abort_on_reset was used: None is no answer
-    cdef uint8_t cancel_is_due       # it was given up with many others; its cancel has its turn
+    cdef uint8_t used                # respond or spawn_and_abort_on_reset was used, so returning None is no answer
+    cdef uint8_t cancel_is_due       # it was given up together with many others, and its cancel waits for its turn
 
     cdef bint answer(self, bytes payload) except -1
     cdef int fail(self, str what, object error) except -1
-    # One step in the table of its life: what is to be done.
+    # Takes one step in the table of its life and returns the action to perform.
     cdef int step(self, int input, int outcome) except -1
     cdef int give_up(self, int outcome) except -1
     cdef int over(self) except -1

@@ -1,8 +1,8 @@
 """Calls on the side that serves them.
 
-A call ends for its client once: by an answer, a failure or an abort, whichever takes it out of the
-request table first. Its work may go on after that, unwinding; the call counts against the limits
-until the last of it has ended.
+A call ends for its client exactly once: by an answer, a failure or an abort, whichever takes it out of the
+request table first. Its work may still be unwinding after that; the call counts against the limits until
+all of that work has ended.
 """
 
 cimport cython
@@ -37,13 +37,13 @@ cdef int cancels_of_task() except -1:
 
 @cython.final
 cdef class Call(Work):
-    """One call, as its handler sees it. It is in flight until it is answered or reset."""
+    """A call, as its handler sees it. It is in flight until it is answered or reset."""
 
     def __init__(self, *args, **kwargs):
         raise TypeError("a Call is made by the server that received it")
 
     def __del__(self):
-        # Only in the socket form, and by any thread: elsewhere a call in flight is held by its work.
+        # A call is dropped only in the socket form, in any thread; elsewhere its work keeps it alive.
         if self.table is not None:
             self.service.context.call_in_loop(self._dropped)
 
@@ -58,12 +58,12 @@ cdef class Call(Work):
 
     @property
     def is_reset(self) -> bool:
-        """True once the call is aborted, for any reason. May be read from any thread."""
+        """True once the call is aborted, for any reason. It may be read from any thread."""
         return self.outcome >= OUTCOME_RESET
 
     @property
     def abort_reason(self) -> str | None:
-        """Why the call is aborted ('reset', 'lost', 'timeout' or 'stop'); None while it is not."""
+        """The reason of the abort ('reset', 'lost', 'timeout' or 'stop'); None if the call is not aborted."""
         return abort_reason(self.outcome)
 
     def raise_if_reset(self) -> None:
@@ -82,7 +82,7 @@ cdef class Call(Work):
             payload: bytes, bytearray, memoryview, or str (sent as UTF-8).
 
         Raises:
-            UsageError: The call is over: it was answered before.
+            UsageError: The call is over because it was answered before.
         """
         cdef bytes encoded = encode_payload(payload)
         if self.outcome == OUTCOME_ANSWERED or self.outcome == OUTCOME_FAILED:
@@ -98,8 +98,8 @@ cdef class Call(Work):
     def spawn_and_abort_on_reset(self, coroutine) -> asyncio.Task:
         """Run a coroutine in a task of its own that an abort of this call cancels.
 
-        On a call whose work has been cancelled the task is cancelled before its first step. If all work
-        that was spawned ends and the call is not answered, it has failed.
+        If the work of the call has been cancelled already, the task is cancelled before its first step. If all
+        spawned work ends and the call is not answered, it has failed.
 
         Raises:
             UsageError: The call is over: it was answered and its work has ended.
@@ -123,7 +123,7 @@ cdef class Call(Work):
         except CancelledError:
             abort_only = self.take_back_cancel(before)
             if not task.done():
-                # An abort of the call has cancelled it already, and once is enough.
+                # An abort of the call has cancelled the task already; a second cancel would mislead it.
                 if not self.cancelled:
                     task.cancel()
                 await asyncio.wait([task])
@@ -137,7 +137,7 @@ cdef class Call(Work):
 
     @cython.nonecheck(True)
     async def wait_reset(self) -> None:
-        """Wait until the call is aborted. Where the handler itself waits here, this is how the abort reaches it."""
+        """Wait until the call is aborted. If the handler itself waits here, the abort reaches it this way."""
         cdef int before = cancels_of_task()
         if self.outcome >= OUTCOME_RESET:
             return
@@ -152,8 +152,8 @@ cdef class Call(Work):
     cdef bint take_back_cancel(self, int before) except -1:
         """In a CancelledError: True if the abort of this call is all that has cancelled the running task.
 
-        The abort has reached the handler by what it waits for, so the cancel of its task is taken back.
-        `before`: how often the task had been cancelled when it began to wait.
+        The abort reaches the handler through the thing it waits for, so the cancel of its task is taken back.
+        `before` is the number of times the task had been cancelled when it began to wait.
         """
         task = asyncio.current_task()
         if self.outcome < OUTCOME_RESET or not self.cancelled or task is not self.task or task.cancelling() <= before:
@@ -163,11 +163,10 @@ cdef class Call(Work):
     @cython.nonecheck(True)
     def on_abort(self, callback, *args) -> None:
         """Register an undo hook: a function or coroutine function, run if the call is aborted.
-
-        Hooks run one after another, the last registered first, after the handler's task or thread has
-        ended, also when it swallowed the cancel. An exception in one is logged and does not stop the
-        next. On a call whose aborted work has ended already the hook runs at once. Hooks do not run
-        for a call that was answered or failed by itself.
+Hooks run one after another, the last registered first, once the handler's task or thread has
+ended, even if the handler swallowed the cancel. An exception in a hook is logged and does not stop the
+next. If the call is aborted and its work has ended already, the hook runs at once. Hooks do not run
+for a call that was answered or that failed by itself.
         """
         if self.undo is None:
             self.undo = UndoHooks(self.service, self.name, self.id, self._log_fields)
@@ -187,7 +186,7 @@ cdef class Call(Work):
         cdef Handler handler = self.handler
         cdef PyObject *returned
         cdef object variables
-        # It counts already; whatever is raised from here on, `over` counts it down.
+        # The call counts already; if anything raises from here on, `over` uncounts it.
         self.taken()
         variables = self.connection.fresh_variables()
         if handler.kind == KIND_THREAD:
@@ -214,13 +213,13 @@ cdef class Call(Work):
         return 0
 
     cdef int broke_off(self, object error) except -1:
-        # SystemExit and KeyboardInterrupt of a function or an eager first step; or there is no memory.
+        # This is SystemExit or KeyboardInterrupt from a function or an eager first step, or a lack of memory.
         self.starting = False
         try:
             self.fail("failed" if isinstance(error, Exception) else "was ended by the process's own end", None)
         finally:
             if self.task is not None:
-                # Nobody may watch it yet.
+                # The task may have no done callback yet.
                 self.task.cancel()  # pragma: no memory
             if self.work == 0:
                 self.settle()
@@ -247,7 +246,7 @@ cdef class Call(Work):
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as error:
-                # Looking at it runs code of its own, which may raise anything.
+                # The check runs code of the object itself, which may raise anything.
                 return self.fail(
                     f"returned what cannot be sent: {error}" if isinstance(error, (TypeError, ValueError))
                     else "returned what cannot be sent",
@@ -258,7 +257,7 @@ cdef class Call(Work):
     cdef int raised(self, object error) except -1:
         if self.outcome == OUTCOME_NONE:
             if isinstance(error, CancelledError):
-                # Nobody reset it: that is a failure, not silence to be taken for an abort.
+                # No abort did this, so it is a failure; staying silent would look like an abort.
                 return self.fail("was cancelled by something other than an abort", error)
             return self.fail("failed", error)
         if not isinstance(error, CancelledError):
@@ -268,12 +267,12 @@ cdef class Call(Work):
     # A Call that was made by hand has no connection.
     @cython.nonecheck(True)
     cdef int step(self, int input, int outcome) except -1:
-        # The index is within the table: both are numbers of its enums.
+        # The index is within the table because both numbers come from its enums.
         cdef const Cell *cell = &self.connection.life.callee[self.state * CALLEE_INPUTS + input]
         assert cell.action != CALLEE_NEVER, f"call {self.id}: input {input} in state {self.state}"
         self.state = cell.next
         if cell.action > CALLEE_START:
-            # Over for the peer: whoever comes first takes it out of the table, and is counted.
+            # The call is over for the peer: the first to get here takes it out of the table and is counted.
             self.table.take(self)
             self.outcome = outcome
             self.tally.ended[outcome] += 1
@@ -282,7 +281,7 @@ cdef class Call(Work):
     cdef bint answer(self, bytes payload) except -1:
         cdef uint8_t prefix[5]
         if self.table is not None and self.connection.write_paused and self.connection.is_full():
-            # It aborts this call, as all others of a peer that does not read.
+            # The peer does not read, so this aborts the call with all its others.
             self.connection.close_slow()
         if self.step(CALLEE_ON_ANSWER, OUTCOME_ANSWERED) != CALLEE_RESPOND:
             return False
@@ -295,14 +294,14 @@ cdef class Call(Work):
         if self.step(CALLEE_ON_FAIL, OUTCOME_FAILED) != CALLEE_LOG:
             return 0
         self.report("call %d of method %r from %s %s", (self.id, self.name, self.connection.peer, what), error)
-        # Nobody can answer it any more, so what it spawned is of no use.
+        # No answer is possible any more, so the spawned work is of no use.
         if self.spawned:
             self.cancel_work()
         return 0
 
     cdef int give_up(self, int outcome) except -1:
-        """The first half of an abort: from here on nothing answers the call. `abort` is the second."""
-        # Inputs and outcomes of aborts have the same order.
+        """Do the first half of an abort, after which nothing can answer the call. `abort` does the second."""
+        # The inputs and the outcomes of aborts have the same order.
         cdef int action = self.step(CALLEE_ON_RESET + outcome - OUTCOME_RESET, outcome)
         if action != CALLEE_IGNORE:
             self.since = self.connection.read_at if outcome == OUTCOME_RESET else self.service.context.tick()
@@ -324,7 +323,7 @@ cdef class Call(Work):
         return self.cancel_work()
 
     cdef int settle(self) except -1:
-        """No work is left: what the call still lacks to be over."""
+        """Finish the call as far as possible when no work is left."""
         if self.outcome == OUTCOME_NONE or self.timer is not None:
             try:
                 if self.outcome == OUTCOME_NONE:
@@ -343,7 +342,7 @@ cdef class Call(Work):
         self.task = None
         self.spawned = None
         if self.outcome < OUTCOME_RESET:
-            # They never run, and may refer to the call.
+            # These hooks never run, and they may refer to the call.
             self.undo = None
         if self.cancelled and self.outcome >= OUTCOME_RESET:
             observe(&self.tally.unwinding, self.service.context.tick() - self.since)
@@ -362,7 +361,7 @@ cdef class Call(Work):
         self.undo.running = True
         self.hold()
         try:
-            # A thousand calls that are reset at once have a thousand hooks.
+            # A thousand calls reset at once have a thousand hooks, so these take turns too.
             return self.connection.in_turn_or_later(self._start_hooks, ())
         except BaseException:  # pragma: no memory
             if self.undo is not None:  # pragma: no memory
@@ -377,7 +376,7 @@ cdef class Call(Work):
             if not task.done():
                 task.add_done_callback(self._hooks_ended)
         except BaseException:  # pragma: no memory
-            # No memory; without this the call would never be over.
+            # Out of memory; without this the call would never be over.
             self.undo = None  # pragma: no memory
             self.let_go()  # pragma: no memory
             raise  # pragma: no memory

@@ -1,4 +1,4 @@
-"""What is left of a server's connection for those who still have its socket."""
+"""The remains of a server's connection, for code that still has its socket."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["EndedConnection"]
 
 
 class EndedConnection:
-    """Answers for a connection that is over, which itself is freed: its buffers, its queues and its parser.
+    """Stands in for a connection that is over, so that its buffers, queues and parser can be freed.
 
-    A socket refers to its connection and the connection to its socket; this ends the cycle, so that nothing
-    waits for the garbage collector.
+    A socket refers to its connection and the connection to its socket; replacing the connection by this
+    object breaks the cycle, so that nothing waits for the garbage collector.
     """
 
     __slots__ = (
@@ -42,20 +42,20 @@ class EndedConnection:
         self._kind: Callable[[int, str], Exception] = type(connection.reason_ended())
 
     def reason_ended(self) -> Exception:
-        """Why the connection carries nothing more, as the exception to raise."""
+        """Return the exception to raise when the connection is used."""
         return self._kind(self.close_code, self.close_reason)
 
     def extra_info(self, name: str) -> None:
-        """The transport is gone."""
+        """Return None, as the transport is gone."""
 
     def take(self) -> None:
-        """Nothing waits any more."""
+        """Return None, as nothing waits any more."""
 
     def close(self, code: int, reason: str) -> None:
-        """It is closed."""
+        """Do nothing, as the connection is closed."""
 
     def wait_lost(self) -> asyncio.Future[None]:
-        """A future that is done."""
+        """Return a future that is done already."""
         lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         lost.set_result(None)
         return lost

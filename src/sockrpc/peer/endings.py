@@ -1,4 +1,4 @@
-"""Why connections end, in the log: each end is a line, and a flood of bad peers is no flood of lines."""
+"""Log lines that say why connections end, limited so that a flood of bad peers is no flood of lines."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ LOG = logging.getLogger("sockrpc.server")
 
 ClosedBy = Literal["client", "server", "lost"]
 
-# Lines at level INFO for ends of one code, of one server.
+# Lines per minute at level INFO for each close code of one server.
 LINES_A_MINUTE = 10
 
-# Ends that an operator wants to know of: the peer broke the protocol or a limit, or the application failed.
+# Codes of ends that an operator cares about: the peer broke the protocol or a limit, or the application
+# failed.
 NOTABLE = frozenset({1002, 1003, 1007, 1009, 1010, 1011, 1013})
 
 
 def closed_by(connection: Peer) -> ClosedBy:
-    """Who ended a connection that has ended."""
+    """Return which side ended a connection that has ended."""
     if connection.has_ended_by_us:
         return "server"
-    # No peer can send this code: it stands for the close frame that did not come (RFC 6455 7.1.5).
+    # No peer can send this code; it means that no close frame came (RFC 6455 7.1.5).
     return "lost" if connection.close_code == 1006 else "client"
 
 
 class EndingLog:
-    """Tells how the connections of one server have ended."""
+    """Logs how the connections of one server have ended."""
 
     def __init__(self) -> None:
         self._log = RateLimitedLog(
@@ -40,7 +41,7 @@ class EndingLog:
         )
 
     def tell(self, connection: Peer) -> None:
-        """A connection has ended."""
+        """Log the end of a connection, if the limits of the log allow a line."""
         more = None
         if LOG.isEnabledFor(logging.INFO) and self._is_notable(connection):
             more = self._log.admit(str(connection.close_code))
@@ -57,7 +58,7 @@ class EndingLog:
 
     @staticmethod
     def _write(level: int, connection: Peer, rest: str) -> None:
-        # Everything but what is printable is escaped in the reason: the peer may have chosen it.
+        # %r escapes everything that is not printable: the peer may have chosen the reason.
         LOG.log(
             level,
             "connection of %s ended with %d %r, %s%s",

@@ -1,20 +1,20 @@
-# What one connection of a server may start, and when.
+# The gate of one connection: which calls and notifications may start, and when.
 
 from sockrpc.peer.procedure cimport Host, Procedure, ProcedureQueue
 
 cdef class Gate(Host):
     cdef ProcedureQueue waiting      # calls and notifications that may not start yet, in order of arrival
-    cdef Py_ssize_t waiting_bytes    # of their payloads
-    cdef Py_ssize_t running_bytes    # of the payloads of calls and notifications that have started and not ended
-    cdef Py_ssize_t active_count     # calls that have started and not ended: what max_in_flight limits
+    cdef Py_ssize_t waiting_bytes    # the size of their payloads
+    cdef Py_ssize_t running_bytes    # the payloads of calls and notifications that have started and not ended
+    cdef Py_ssize_t active_count     # calls that have started and not ended, limited by max_in_flight
     cdef bint is_attached            # counts in `service.attached`
     cdef bint shut                   # on_connect has not finished
     cdef bint draining               # the server stops: no call starts
-    cdef bint grace_over             # of a stop: what had not ended by itself was aborted, and nothing starts
+    cdef bint grace_over             # the stop grace is over: all work left was aborted, and nothing starts
     cdef bint pumping
     cdef bint close_is_due           # `_close_drained` is to be called in this iteration
-    cdef Py_ssize_t woken            # takers that were woken and have not run yet, at most
-    cdef object takers               # OrderedDict, its keys futures of iterators that wait (socket form); None: none
+    cdef Py_ssize_t woken            # an upper bound of the takers that were woken and have not run yet
+    cdef object takers               # OrderedDict with futures of waiting iterators as keys (socket form), or None
 
     cdef int arrive(self, Procedure procedure) except -1
     cdef bint may_start(self, Procedure procedure) noexcept

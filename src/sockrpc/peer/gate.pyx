@@ -1,4 +1,4 @@
-"""The gate of one connection: what has arrived waits here until the limits let it start."""
+"""The gate of one connection: calls and notifications wait here until the limits let them start."""
 
 cimport cython
 from cpython.bytes cimport PyBytes_GET_SIZE
@@ -11,7 +11,7 @@ from sockrpc.peer.procedure cimport Host, Procedure, ProcedureQueue
 
 
 cdef enum:
-    # Of the iterators that wait for what arrives, so many are woken and have not run yet.
+    # The number of waiting iterators that may be woken at a time and have not run yet.
     WOKEN_AT_ONCE = 64
 
 
@@ -40,7 +40,7 @@ cdef class Gate(Host):
     cdef bint may_start(self, Procedure procedure) noexcept:
         if self.shut:
             return False
-        # Whatever its size, one payload may always run; or it would wait for ever.
+        # A payload of any size may run alone; otherwise it would wait for ever.
         if self.running_bytes and (
             self.running_bytes + PyBytes_GET_SIZE(procedure.payload) > self.settings.max_held_bytes
         ):
@@ -64,7 +64,7 @@ cdef class Gate(Host):
     cdef int start(self, Procedure procedure) except -1:
         cdef PyObject *before = self.context.starting
         self.begin_work(procedure)
-        # Others may start in it: it may reset or answer calls.
+        # The handler may reset or answer other calls, and so start procedures while this one starts.
         self.context.starting = <PyObject *> procedure
         try:
             return procedure.begin()
@@ -86,15 +86,15 @@ cdef class Gate(Host):
         return 0
 
     cdef int drop_notifications(self, bint all_waiting) except -1:
-        """Drop the notifications that wait: those before the first call, or all of what waits."""
+        """Drop waiting notifications: those before the first call, or all of them."""
         while self.waiting.head is not None and (all_waiting or not self.waiting.head.is_call):
             self.next_waiting()
             self.service.notifications_dropped += 1
         return 0
 
     cdef int check_waiting_room(self) except -1:
-        # With an empty queue parsing goes on, however much runs: resets must be seen. So it does after the end:
-        # the peer's close frame may be among what was read already.
+        # With an empty queue parsing goes on however much runs, because resets must be seen. It also goes on after
+        # the end, because the peer's close frame may be among the bytes that were read already.
         if self.waiting.count and not self.ended and (
             self.waiting.count >= self.settings.max_waiting_calls
             or self.waiting_bytes + self.running_bytes >= self.settings.max_held_bytes
@@ -105,20 +105,20 @@ cdef class Gate(Host):
         return 0
 
     cdef int pump(self) except -1:
-        """Start what waits, in order, as far as the limits and this iteration's turn admit."""
+        """Start waiting procedures, in order, as far as the limits and this iteration's turn admit."""
         if self.service.methods is None:
-            # Whoever takes may come later; until then resets must be seen, if there is room again.
+            # An iterator may start to take later; until then resets must be seen, if there is room again.
             self.check_waiting_room()
             return self.wake_taker()
         if self.pumping or self.postponed:
             return 0
         if self.ended and (self.shut or self.grace_over):
-            # The application never let the connection in, or waits no longer.
+            # The application never admitted the connection, or no longer waits for its work.
             return self.drop_notifications(False)
         self.pumping = True
         try:
             while self.waiting.head is not None and self.may_start(self.waiting.head):
-                # The turn is of the iteration: a thousand calls that end in it pump a thousand times.
+                # The turn belongs to the iteration: a thousand calls that end in it pump a thousand times.
                 self.context.begin_turn(self)
                 self.start(self.next_waiting())
                 if self.context.tick() >= self.turn_until:
@@ -148,7 +148,7 @@ cdef class Gate(Host):
     cdef int on_left_waiting(self, Procedure procedure) except -1:
         self.leave_waiting(procedure)
         if self.pumping:
-            # Whoever pumps, or ends thousands of them, does the rest once.
+            # The loop that pumps, or that ends thousands of calls, does the rest once.
             return 0
         self.check_waiting_room()
         return self.advance()
@@ -159,7 +159,7 @@ cdef class Gate(Host):
         else:
             self.notifying -= 1
         self.running_bytes -= PyBytes_GET_SIZE(procedure.payload)
-        # Inline: the next of most calls finds nothing to do.
+        # This check is inline because most calls that end leave nothing to do.
         if self.waiting.count or self.draining or self.ended:
             return self.advance()
         return 0
@@ -168,7 +168,7 @@ cdef class Gate(Host):
         return self.advance()
 
     cdef int advance(self) except -1:
-        # The one place that asks what a change has made possible; it is called after each.
+        # Every change calls this, so only this function decides what a change has made possible.
         if self.waiting.head is not None:
             self.pump()
         if self.draining:
@@ -179,7 +179,7 @@ cdef class Gate(Host):
 
     cdef int close_if_drained(self) except -1:
         if self.incoming.count == 0 and not self.ended and not self.close_is_due:
-            # A handler may be running, and its answer is to precede the close frame.
+            # A handler may be running, and its answer has to precede the close frame.
             self.close_is_due = True
             self.context.loop.call_soon(self._close_drained)
         return 0
@@ -198,7 +198,7 @@ cdef class Gate(Host):
             and self.tended == 0 and self.waiting.head is None and not self.deferred
         ):
             if self.is_attached:
-                # Not before: who connects, has work begun and leaves would get past every limit.
+                # Detaching earlier would let a client that connects, starts work and leaves get past every limit.
                 self.is_attached = False
                 self.service.attached -= 1
             self.service.working.discard(self)
@@ -210,13 +210,13 @@ cdef class Gate(Host):
     # The socket form
 
     def take(self):
-        """The next procedure for the iterator, None if there is none yet."""
+        """Return the next procedure for the iterator; None if there is none yet."""
         cdef Procedure procedure = self.waiting.head
         self.woken -= self.woken > 0
         if procedure is None or not self.may_start(procedure):
             return None
         if self.waiting.count > 1:
-            # Taking does not wait, so one task could take all that there is in one iteration.
+            # Taking does not wait, so one task could otherwise take everything there is in one iteration.
             self.context.begin_turn(self)
             if self.context.tick() >= self.turn_until:
                 self.context.postpone(self)
@@ -228,18 +228,18 @@ cdef class Gate(Host):
         else:
             self.service.notifications_started += 1
         self.check_waiting_room()
-        # There may be more than one for those who wait.
+        # There may be more procedures for other waiting iterators.
         self.wake_taker()
         return procedure
 
     def drop_waiting(self) -> None:
-        """Nobody takes procedures any more: drop what waits."""
+        """Drop the waiting procedures because no iterator takes them any more."""
         self.drop_notifications(True)
         self.wake_taker()
         self.advance()
 
     def wait_procedure(self):
-        """A future that is done when `take` may have something, or the connection has ended; several may wait."""
+        """Return a future that is done when `take` may have something or the connection has ended."""
         taker = self.context.loop.create_future()
         if self.ended and self.waiting.head is None:
             taker.set_result(None)
@@ -250,7 +250,7 @@ cdef class Gate(Host):
         return taker
 
     def give_up_waiting(self, taker) -> None:
-        """The iterator was cancelled in `wait_procedure`: what has woken it is for the next one."""
+        """Handle a cancel of an iterator in `wait_procedure`: its wakeup goes to the next one."""
         if self.takers is not None and taker in self.takers:
             del self.takers[taker]
         else:
@@ -259,14 +259,14 @@ cdef class Gate(Host):
 
     @property
     def has_nothing_more(self) -> bool:
-        """True if the connection has ended and nothing of it waits, not even for another turn."""
+        """True if the connection has ended and no procedure waits, not even for another turn."""
         return self.ended and self.waiting.head is None
 
     cdef int wake_taker(self) except -1:
         if self.ended and self.waiting.head is None:
-            # Some may have waited for another turn, and others have left nothing for them.
+            # Some iterators may have waited for another turn, and others have left nothing for them.
             return self.wake_takers(True)
-        # Each wakes the next if it finds more than one procedure, so there is no need to wake all at once.
+        # Each wakes the next if it finds more than one procedure, so waking all at once is not needed.
         if self.woken < WOKEN_AT_ONCE and self.waiting.head is not None and self.may_start(self.waiting.head):
             self.wake_takers(False)
         return 0

@@ -1,4 +1,4 @@
-# What answers one name.
+# The function that serves one name, and how to run it.
 
 from sockrpc.peer.tally cimport Tally
 

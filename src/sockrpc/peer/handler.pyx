@@ -1,4 +1,4 @@
-"""What answers one name: a function of the application, and how it is to be run."""
+"""The function of the application that serves one name, and how to run it."""
 
 cimport cython
 from cpython.ref cimport PyObject
@@ -14,7 +14,7 @@ cdef object CoroutineType = types.CoroutineType
 
 @cython.final
 cdef class Handler:
-    """What answers one name.
+    """A function registered for one name.
 
     Args:
         name: The method or the event.
@@ -40,7 +40,7 @@ cdef class Handler:
             self.kind = KIND_INLINE
 
     def copy(self) -> Handler:
-        """The same with counts of its own: each server has its own."""
+        """Return a copy with counts of its own, because each server counts for itself."""
         return Handler(
             self.name, self.function, timeout=self.timeout, run_to_completion=self.run_to_completion,
             thread=self.kind == KIND_THREAD)
@@ -51,7 +51,7 @@ cdef class Handler:
 
 
 cdef bint is_coroutine(object result) except -1:
-    # A decorated coroutine function does not look like one; what it returns does.
+    # A decorated coroutine function does not look like one, but its result does.
     if type(result) is CoroutineType:
         return True
     if result is None or type(result) is str:
@@ -61,7 +61,7 @@ cdef bint is_coroutine(object result) except -1:
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException:
-        # It raises when it is looked at, which `encode_payload` will say.
+        # Looking at it raises; `encode_payload` reports that.
         return False
 
 

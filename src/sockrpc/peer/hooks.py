@@ -1,4 +1,4 @@
-"""The hooks of an application for each of its connections, and how what they raise is judged."""
+"""The hooks that an application runs for each of its connections, and how their exceptions are judged."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ENDS_PROCESS", "Hooks", "is_cancelled", "run_hooks"]
 
-# Not failures of a hook: as out of any task, these are for the whole process.
+# These are not failures of a hook: they are meant for the whole process, as from any task.
 ENDS_PROCESS = (SystemExit, KeyboardInterrupt)
 
 
 class Hooks:
-    """What an application wants to run beside its handlers."""
+    """The functions of an application that run beside its handlers."""
 
     __slots__ = ("handle_socket", "on_connect", "on_disconnect")
 
@@ -32,13 +32,13 @@ class Hooks:
 
 
 def is_cancelled() -> bool:
-    """True if somebody cancelled the running task; a CancelledError without that is a failure."""
+    """True if the running task was cancelled; a CancelledError without that is a failure."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 async def run_hooks(hooks: list[SocketHook], socket: Socket) -> None:
-    """Run hooks one after another; the first that raises ends it."""
+    """Run hooks one after another; the first exception ends the run."""
     for hook in hooks:
         result = hook(socket)
         if inspect.isawaitable(result):

@@ -1,13 +1,13 @@
-"""What all connections of a server have in flight, for those who look at it from outside."""
+"""All that the connections of a server have in flight, for observers."""
 
 from sockrpc.peer.procedure cimport Host, Procedure, ProcedureQueue
 from sockrpc.peer.service cimport Service
 
 
 def find_running(Service service not None, task: object) -> object:
-    """The call or notification whose handler runs right now; None if none of ours does.
+    """Return the call or notification whose handler runs right now; None if no handler of ours does.
 
-    `task` is the running task. May be called from any thread: nothing here lets another one in.
+    `task` is the running task. Safe in any thread, because nothing here lets another thread in.
     """
     cdef Host connection
     cdef Procedure procedure
@@ -27,14 +27,14 @@ def find_running(Service service not None, task: object) -> object:
 
 def look(
         Service service not None, max_connections: int, max_calls: int) -> tuple[dict[str, object], list[object], bool]:
-    """What is in flight, for people who look at it.
+    """Summarise the work in flight for human readers.
 
     Args:
-        max_connections: Of those with most calls in flight, so many are told of.
-        max_calls: So many calls are looked at.
+        max_connections: The most connections to list; those with most calls in flight come first.
+        max_calls: The most calls to look at.
 
     Returns:
-        Of each method the number of the calls looked at and the age of the oldest, in seconds; the
+        For each method the number of calls looked at and the age of the oldest, in seconds; the
         connections, with how many are in flight and the age of the oldest; whether all calls were
         looked at.
     """

@@ -1,4 +1,4 @@
-"""A table from names (bytes of UTF-8) to anything, read without building a Python object."""
+"""A table from names (UTF-8 bytes) to objects that is read without building a Python object."""
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -11,13 +11,13 @@ import random
 
 from sockrpc._debug cimport DEBUG, count_created, count_freed, count_memory
 
-# Names are chosen by the peer, but only those of the application are stored, so a peer can not
-# build long chains; the seed keeps it from finding a pair that always collides.
+# The peer chooses the names it looks up, but only those of the application are stored, so a peer cannot build long
+# chains; the seed keeps it from finding a pair that always collides.
 cdef uint32_t SEED = random.SystemRandom().getrandbits(32)
 
 
 cdef uint32_t hash_name(const uint8_t *name, Py_ssize_t size) noexcept nogil:
-    # FNV-1a: names are short, and it needs no table.
+    # FNV-1a is fast for short names and needs no table.
     cdef uint32_t value = 2166136261u ^ SEED
     cdef Py_ssize_t i
     for i in range(size):
@@ -29,10 +29,10 @@ cdef uint32_t hash_name(const uint8_t *name, Py_ssize_t size) noexcept nogil:
 @cython.final
 @cython.no_gc_clear
 cdef class NameTable:
-    """Names to values; filled once from a mapping and then only read.
+    """A mapping from names to values, filled once and then only read.
 
     Args:
-        values: What to find under which name.
+        values: The values by name.
     """
 
     def __cinit__(self, values=None):
@@ -47,7 +47,7 @@ cdef class NameTable:
             count_memory(1, (self.mask + 1) * <Py_ssize_t> sizeof(Slot))
         if values is not None:
             for name, value in values.items():
-                # Checked here: a cast lets None pass, which has no bytes.
+                # A cast would let None pass, which has no bytes.
                 if not isinstance(name, bytes):
                     raise TypeError(f"a name is bytes, not {type(name).__name__}")
                 self.put(name, value)
@@ -63,12 +63,12 @@ cdef class NameTable:
         return self.used
 
     def get(self, name: bytes) -> object | None:
-        """The value of a name, None if there is none."""
+        """Return the value of a name, None if there is none."""
         cdef PyObject *value = self.find(<const uint8_t *> PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
         return None if value == NULL else <object> value
 
     cdef Slot *probe(self, const uint8_t *name, Py_ssize_t size, uint32_t hash) noexcept:
-        # Ends, because at most half of the slots are ever used.
+        # The loop ends because at most half of the slots are ever used.
         cdef Py_ssize_t i = hash & self.mask
         cdef Slot *slot
         while True:

@@ -19,14 +19,14 @@ cdef object CancelledError = asyncio.CancelledError
 
 @cython.final
 cdef class Notification(Procedure):
-    """One notification, as its handler sees it. It is never answered."""
+    """A notification, as its handler sees it. It is never answered."""
 
     def __init__(self, *args, **kwargs):
         raise TypeError("a Notification is made by the server that received it")
 
     @property
     def event(self) -> str:
-        """The name that was notified."""
+        """The name of the event."""
         return self.name
 
     @cython.nonecheck(True)
@@ -67,7 +67,7 @@ cdef class Notification(Procedure):
             self._check(task)
             return self.over()
         task.add_done_callback(self._ended)
-        # Losing the connection does not abort it, so the service owns it.
+        # Losing the connection does not abort the task, so the service owns it.
         self.service.keep(task)
         self.task = task
         self.connection.handling_queue().push(self)
@@ -94,7 +94,7 @@ cdef class Notification(Procedure):
 
 
 def shared_notification(name: bytes, payload: bytes) -> bytes:
-    """One server-side frame of a notification, for many connections."""
+    """Build one server-side frame of a notification, for many connections."""
     cdef uint8_t header[MAX_HEADER_BYTES]
     cdef uint8_t prefix[2 + MAX_NAME_BYTES]
     cdef const uint8_t *data = name

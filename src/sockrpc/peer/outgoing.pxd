@@ -1,4 +1,4 @@
-# What this end of a connection asks of the other.
+# Calls and subscriptions that this end of a connection makes at the other.
 
 from libc.stdint cimport uint8_t
 
@@ -7,24 +7,24 @@ from sockrpc.peer.states cimport Life
 from sockrpc.peer.table cimport Entry, RequestTable
 from sockrpc.websocket.liveness cimport WatchedConnection
 
-# One call that waits for its answer. Its connection holds it, or nothing would hold a task that waits in it.
+# A call that waits for its answer. The connection holds it; otherwise nothing would hold a task that waits in it.
 cdef class OutgoingCall(Entry):
-    cdef readonly object future      # of the payload
+    cdef readonly object future      # gets the payload of the answer
     cdef bytes name
     cdef bytes payload
     cdef uint8_t state               # a CallerState
-    cdef OutgoingCall previous       # of those in flight, in the order of their requests
+    cdef OutgoingCall previous       # links of all calls in flight, in the order of their requests
     cdef OutgoingCall following
 
 cdef class Caller(WatchedConnection):
-    cdef const Life *life            # what a call does in each state, in this connection's protocol
+    cdef const Life *life            # the table of a call's life in this connection's protocol
     cdef RequestTable outgoing       # calls that wait for their answers, by their ids
-    cdef OutgoingCall first          # of those in flight: all that are in the table
+    cdef OutgoingCall first          # the first of all calls in the table
     cdef OutgoingCall last
-    cdef OutgoingCall first_unsent   # of those in flight, from here on none is written
-    cdef dict subscriptions          # name -> list of Subscription, None before there was one
-    cdef readonly object cause       # what the transport says was the end of it, an exception; None: nothing
-    cdef Py_ssize_t forks            # how often this process had forked off another when it was made
+    cdef OutgoingCall first_unsent   # from here on no request is written
+    cdef dict subscriptions          # name -> list of Subscription, None until the first one
+    cdef readonly object cause       # the exception that the transport gave as its end; None if it gave none
+    cdef Py_ssize_t forks            # value of `forks` when this connection was made
 
     cpdef int check_place(self) except -1
     cdef int check_place_closely(self) except -1

@@ -1,4 +1,4 @@
-"""What this end of a connection asks of the other: calls that wait for answers, events that are listened for."""
+"""Calls that this end of a connection makes, and the events that it listens to."""
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -23,12 +23,12 @@ from sockrpc.errors import UsageError
 
 cdef object running_loop = asyncio._get_running_loop
 
-# How often this process has forked off the one that it was: a connection from before is its parent's.
+# Counts the forks that led to this process: a connection made before a fork belongs to the parent.
 cdef Py_ssize_t forks = 0
 
 
 def count_fork() -> None:
-    """This process is a new one."""
+    """Note that this process is a new one."""
     global forks
     forks += 1  # pragma: no trace
 
@@ -39,25 +39,25 @@ if hasattr(os, "register_at_fork"):
 
 @cython.final
 cdef class OutgoingCall(Entry):
-    """One call that waits for its answer in `future`."""
+    """A call that waits for its answer in `future`."""
 
     def __dealloc__(self):
-        # Before `future` goes: what is told of its end may look into the table, and would find this.
+        # Remove it before `future` goes: code that runs then may look into the table and would find this entry.
         if self.table is not None:
             self.table.take(self)
 
 
 cdef class Caller(WatchedConnection):
-    """A connection that calls what the other end serves, and listens to what it notifies of."""
+    """A connection that makes calls at the other end and listens to its notifications."""
 
     def __cinit__(self, *args, **kwargs):
         self.outgoing = RequestTable()
         self.forks = forks
 
-    # Whose it is
+    # Ownership
 
     cpdef int check_place(self) except -1:
-        """Refuse to be used from another event loop, another thread, or another process than its own."""
+        """Raise unless this runs in the event loop, thread and process that own the connection."""
         if running_loop() is self.context.loop and self.forks == forks:
             return 0
         return self.check_place_closely()
@@ -65,7 +65,7 @@ cdef class Caller(WatchedConnection):
     cdef int check_place_closely(self) except -1:
         cdef object loop = self.context.loop
         if self.ended:
-            # Whatever comes next says so.
+            # The caller's next step reports the end.
             return 0
         if self.forks != forks:
             raise UsageError(  # pragma: no trace
@@ -77,15 +77,15 @@ cdef class Caller(WatchedConnection):
             "from another thread), or connect again here")
 
     def leave(self) -> bool:
-        """Close, because nobody will use it any more; from any thread. False if nothing was open."""
-        # After a fork the line is still the parent's; at the end of the interpreter there is no loop to do it.
+        """Close because the client is not used any more; from any thread. False if nothing was open."""
+        # After a fork the socket is still the parent's; at interpreter shutdown no loop is left to close it.
         if self.ended or self.forks != forks or sys.is_finalizing():
             return False
         if not self.context.loop.is_closed():
             try:
                 self.context.call_in_loop(self.close_unwaited)
             except RuntimeError:
-                # The loop was closed in this moment, by its own thread.
+                # The loop's own thread closed it at this very moment.
                 pass
         return True
 
@@ -97,7 +97,7 @@ cdef class Caller(WatchedConnection):
     # Calls
 
     def request(self, name: bytes, payload: bytes) -> OutgoingCall:
-        """Enter a call and have its request written; a lone one at once, several at the end of the iteration."""
+        """Enter a call and get its request written: a single one at once, several at the end of the iteration."""
         cdef OutgoingCall call = OutgoingCall.__new__(OutgoingCall)
         if self.ended:
             raise self.error()
@@ -114,23 +114,23 @@ cdef class Caller(WatchedConnection):
         return call
 
     def abandon(self, OutgoingCall call) -> None:
-        """The waiter is no longer interested: one reset, at once, unless the answer or the end came first."""
+        """Give up a call: one reset, sent at once, unless the answer or the end came first."""
         cdef uint8_t prefix[5]
-        # Its exception, if it has one, refers to the frame that has waited, and so to this.
+        # The future's exception, if there is one, refers to the frame that waited, and thus to this call.
         call.future = None
         if self.step(call, CALLER_ON_CANCEL) == CALLER_SEND_RESET:
             self.send(prefix, write_reset(prefix, call.id), b"")
             Connection.flush(self)
 
     cdef int step(self, OutgoingCall call, int input) except -1:
-        # The index is within the table: both are numbers of its enums.
+        # The index is within the table because both numbers come from its enums.
         cdef const Cell *cell = &self.life.caller[call.state * CALLER_INPUTS + input]
         assert cell.action != CALLER_NEVER, f"call {call.id}: input {input} in state {call.state}"
         call.state = cell.next
         if cell.action == CALLER_QUEUE:
             self.enter(call)
         elif cell.next == CALLER_IDLE and call.table is not None:
-            # Over: whoever comes first takes it out of the table.
+            # The call is over: the first to get here takes it out of the table.
             self.leave_table(call)
         return cell.action
 
@@ -169,7 +169,7 @@ cdef class Caller(WatchedConnection):
         while self.first_unsent is not None and not self.write_paused:
             call = self.first_unsent
             self.first_unsent = call.following
-            # Its waiter may have been cancelled without having run since; `abandon` finds it unsent then.
+            # The waiter may be cancelled already and not have run since; `abandon` then finds the call unsent.
             if not call.future.done():
                 self.step(call, CALLER_ON_WRITE)
                 n = write_request(
@@ -185,24 +185,24 @@ cdef class Caller(WatchedConnection):
         return Connection.flush(self)
 
     def is_writable(self) -> bool:
-        """False while output is above the high-water mark, or requests wait to be written."""
+        """False while the output is above the high-water mark, or requests wait to be written."""
         if self.first_unsent is not None:
             self.write_requests()
         return not self.write_paused and self.first_unsent is None
 
     @property
     def ids_in_flight(self) -> list[int]:
-        """The ids of the calls that wait."""
+        """Return the ids of the calls that wait, in order."""
         return sorted([entry.id for entry in self.outgoing.entries()])
 
     def set_last_id(self, uint32_id: int) -> None:
-        """The next call gets the id after this one; for tests of the wrap-around."""
+        """Make the next call use the id after this one; for tests of the wrap-around."""
         self.outgoing.last_id = uint32_id
 
     # Events
 
     def subscribe(self, name: bytes) -> Subscription:
-        """Listen to an event from here on."""
+        """Start to listen to an event."""
         cdef Subscription subscription = Subscription(self, name)
         if self.ended:
             raise self.error()
@@ -222,7 +222,7 @@ cdef class Caller(WatchedConnection):
 
     @property
     def events_listened(self) -> list[str]:
-        """The events that somebody listens to."""
+        """Return the events that have listeners."""
         return sorted([name.decode() for name in self.subscriptions or ()])
 
     # Frames
@@ -231,7 +231,7 @@ cdef class Caller(WatchedConnection):
         cdef PyObject *entry = self.outgoing.find(frame.id)
         cdef OutgoingCall call
         if entry == NULL:
-            # It crossed the reset, or it answers what was never asked.
+            # The answer crossed the reset, or answers a request that was never made.
             return 0
         call = <OutgoingCall> entry
         if self.step(call, CALLER_ON_RESPONSE) == CALLER_SETTLE and not call.future.done():
@@ -240,13 +240,13 @@ cdef class Caller(WatchedConnection):
         return 0
 
     cdef bint deliver(self, Frame *frame) except -1:
-        """Give a notification to those who listen to its name; False if there are none."""
+        """Give a notification to the listeners of its name; False if there are none."""
         cdef list listeners = self.subscriptions.get(PyBytes_FromStringAndSize(<const char *> frame.name, frame.name_size))
         cdef bytes payload
         if listeners is None:
             return False
         payload = PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size)
-        # A copy: one that overflows leaves the list.
+        # Iterate over a copy: a listener that overflows leaves the list.
         for listener in list(listeners):
             (<Subscription> listener).add(
                 payload, self.settings.max_listener_payloads, self.settings.max_listener_bytes)
@@ -255,9 +255,9 @@ cdef class Caller(WatchedConnection):
     # Ending
 
     def connection_lost(self, error) -> None:
-        """Called by the transport: it is gone."""
+        """Called by the transport when it is gone."""
         if error is not None and self.cause is None:
-            # Not the frames that it went through: they hold the transport, which holds this.
+            # Drop the traceback: its frames hold the transport, which holds this object.
             error.__traceback__ = None
             self.cause = error
         Connection.connection_lost(self, error)
@@ -276,13 +276,13 @@ cdef class Caller(WatchedConnection):
             if call.future.done():
                 continue
             try:
-                # One each: a traceback grows on the exception that is raised.
+                # Each call gets an exception of its own because raising adds to its traceback.
                 call.future.set_exception(self.error())
             except Exception as error:  # pragma: no memory
-                # No memory for it; but nobody may wait for ever.
+                # Out of memory, but no caller may wait for ever.
                 if not call.future.done():  # pragma: no memory
                     call.future.set_exception(error)  # pragma: no memory
-            # Its waiter may have been cancelled in this iteration; that is not an error.
+            # The waiter may have been cancelled in this iteration, and an unretrieved exception would be logged.
             call.future.exception()
         self.subscriptions = None
         if subscriptions is None:

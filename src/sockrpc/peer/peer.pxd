@@ -1,4 +1,4 @@
-# One connection with RPC, either end.
+# A connection with RPC, in either role.
 
 from sockrpc._frames cimport Frame
 from sockrpc.peer.gate cimport Gate
@@ -8,7 +8,7 @@ cdef struct Role
 cdef class PeerBase(Gate):
     cdef Role *role
     cdef bint stopped                # the server has closed this connection because it stops
-    cdef list aborting               # calls of a connection that has ended whose abort has its turn
+    cdef list aborting               # calls of an ended connection that wait for their turn to be aborted
 
     cdef int on_request(self, Frame *frame) except -1
     cdef int on_reset(self, Frame *frame) except -1

@@ -23,7 +23,7 @@ class PeerBase(Gate):
     def end_abort_grace(self) -> Iterator[None]: ...
 
 class Peer(PeerBase, asyncio.BufferedProtocol):
-    """One end of a connection, as asyncio recognises it.
+    """An end of a connection, as asyncio recognises it.
 
     asyncio asks `isinstance(protocol, BufferedProtocol)`, which a compiled class cannot inherit from.
     """

@@ -1,4 +1,4 @@
-"""One connection with RPC, either end: what frames mean, when calls start, what ends them."""
+"""A connection with RPC, in either role: the meaning of frames, and the start and end of calls."""
 
 cimport cython
 from cpython.bytes cimport PyBytes_GET_SIZE
@@ -30,17 +30,17 @@ from sockrpc.websocket.parser cimport Parser, copy_part
 from sockrpc._frames import SUBPROTOCOL as _SUBPROTOCOL
 
 cdef enum:
-    # Of a connection that ends, so many calls are cancelled before other connections get their turn:
-    # each costs some microseconds here, and twice that in the next iteration, when its task unwinds.
+    # Calls to cancel per turn when a connection ends: each costs some microseconds here, and twice that in the next
+    # iteration, when its task unwinds.
     ABORTED_AT_ONCE = 256
-    # At the end of the abort grace, so many calls are logged and left behind at once.
+    # Calls to log and leave behind per turn at the end of the abort grace.
     LEFT_AT_ONCE = 64
 
-# The two ends of a connection differ in this, and in nothing else.
+# The two ends of a connection differ only in these fields.
 cdef struct Role:
     bint masks               # RFC 6455 5.1
     bint closes_tcp_first    # RFC 6455 7.1.1
-    int receives             # its bit in the rows of _frames.pyx
+    int receives             # the bit of this role in the rows of _frames.pyx
 
 cdef dict ROLE_NUMBERS = {"server": 0, "client": 1}
 cdef Role[2] ROLES
@@ -52,7 +52,7 @@ ctypedef int (*FrameHandler)(PeerBase, Frame *) except -1
 cdef enum:
     OPCODES = 5
 
-# What each frame does; which of them a role may receive stands in the rows of _frames.pyx.
+# The function for each opcode. The rows of _frames.pyx say which opcodes a role may receive.
 cdef FrameHandler[OPCODES] RECEIVE
 RECEIVE[0] = NULL
 RECEIVE[<int> OPCODE_NOTIFY] = PeerBase.on_notify
@@ -63,12 +63,12 @@ RECEIVE[<int> OPCODE_RESPONSE] = PeerBase.receive_response
 
 # Peer, at the end of this file, joins it to asyncio.BufferedProtocol.
 cdef class PeerBase(Gate):
-    """One end of a connection.
+    """An end of a connection.
 
     Args:
         role: "server" or "client".
-        service: What the connections of a server share; a client's connection has one for itself.
-        handshake: Receives the bytes of the opening handshake; None in tests that need none.
+        service: The state shared by all connections of a server; a client's connection has one of its own.
+        handshake: Receives the bytes of the opening handshake; None in tests without one.
     """
 
     def __init__(self, str role, Service service, handshake=None):
@@ -84,9 +84,9 @@ cdef class PeerBase(Gate):
         self.life = life_of(_SUBPROTOCOL)
 
     def connection_made(self, transport) -> None:
-        """Called by the transport: it is connected; the opening handshake begins."""
-        # Not before: a TLS handshake that fails makes no connection, and nobody would say good-bye. Until
-        # here nothing refers to it but the transport.
+        """Called by the transport when it is connected; the opening handshake begins."""
+        # Register here, not in __init__: if the TLS handshake fails, connection_lost is never called and this
+        # object would leak.
         if self.service.make_socket is not None:
             self.socket = self.service.make_socket(self)
         self.is_attached = True
@@ -94,9 +94,9 @@ cdef class PeerBase(Gate):
         Connection.connection_made(self, transport)
 
     def refuse(self, data: bytes, unread: int = 0, *, early: bool = False) -> None:
-        """Write an HTTP response that opens no WebSocket, then close."""
+        """Write an HTTP response that refuses the WebSocket, then close."""
         if early:
-            # It does not keep others out.
+            # A refused connection must not keep others out.
             self.is_attached = False
             self.service.attached -= 1
         WatchedConnection.refuse(self, data, unread, early=early)
@@ -104,31 +104,31 @@ cdef class PeerBase(Gate):
     # The application's side
 
     def opened(self, shut: bool) -> None:
-        """The opening handshake is complete: calls may come; while `shut` they wait for `admit`."""
+        """Accept calls, as the opening handshake is complete; while `shut` they wait for `admit`."""
         self.shut = shut
         self.service.connections.add(self)
         if self.service.stopping:
             self.drain()
 
     def admit(self) -> None:
-        """The application is ready (its on_connect hook has finished): calls may start."""
+        """Let calls start, as the application is ready (its on_connect hook has finished)."""
         self.shut = False
         self.advance()
 
     @property
     def in_flight(self) -> int:
-        """Calls that were neither answered nor reset."""
+        """Number of calls that were neither answered nor reset."""
         return self.incoming.count
 
     @property
     def load(self) -> tuple[int, int, int]:
-        """Calls that have started and not ended, procedures that wait, notification handlers."""
+        """Number of calls that have started and not ended, of waiting procedures, and of notification handlers."""
         return self.active_count, self.waiting.count, self.notifying
 
     def notify(self, name: bytes, payload: bytes) -> None:
-        """Append a notification to the output; the name is checked by the caller.
+        """Append a notification to the output. The caller has checked the name.
 
-        A client asks `is_writable` first, which has written the requests made before it.
+        A client asks `is_writable` first, which writes the requests made before.
         """
         cdef uint8_t prefix[2 + MAX_NAME_BYTES]
         cdef const uint8_t *data = name
@@ -162,10 +162,10 @@ cdef class PeerBase(Gate):
             if name is None:
                 return 0
         if self.service.stopping:
-            # The 1001 close is on its way; no new call starts.
+            # A 1001 close is on its way, so no new call starts.
             return 0
         if handler == NULL and self.service.methods is not None:
-            # A line in the log costs more than most handlers.
+            # The log line for an unknown method costs more than most handlers.
             self.ran_handler = True
             return self.on_unknown(frame.id, name)
         call = Call.__new__(Call)
@@ -189,12 +189,12 @@ cdef class PeerBase(Gate):
         cdef PyObject *entry = self.incoming.find(frame.id)
         cdef Call call
         if entry != NULL:
-            # Held: leaving the waiting queue may drop the last other reference.
+            # Take a reference: leaving the waiting queue may drop the last other one.
             call = <Call> entry
-            # Thousands of them in one read take as long as handlers do.
+            # Thousands of resets in one read take as long as handlers do.
             self.ran_handler = True
             call.abort(OUTCOME_RESET, False)
-        # Else it crossed the answer: the normal outcome of a race, not an error.
+        # Otherwise the reset crossed the answer, which is a normal outcome of a race and not an error.
         return 0
 
     cdef int receive_response(self, Frame *frame) except -1:
@@ -240,11 +240,11 @@ cdef class PeerBase(Gate):
     # Ending
 
     def drain(self) -> None:
-        """The server stops: no call starts any more; close when those in flight are answered."""
+        """Start no more calls, as the server stops, and close once those in flight are answered."""
         if self.draining or self.ended:
             return
         if self.state == STATE_CONNECTING and self.handshake is not None:
-            # It came before the stop: it is let in, and `opened` comes here again.
+            # The connection came before the stop, so it is let in, and `opened` comes back here.
             self.hasten_opening()
             return
         self.draining = True
@@ -252,8 +252,8 @@ cdef class PeerBase(Gate):
         self.advance()
 
     cdef int hasten_opening(self) except -1:
-        # A peer that does not go on has as long as one that does not close, counted from when it
-        # came; the application has all of `handshake_timeout`.
+        # A stalling peer gets `close_timeout`, counted from its arrival, like one that does not close; the
+        # application gets all of `handshake_timeout`.
         cdef double until = self.deadline - self.settings.handshake_timeout + self.settings.close_timeout
         if self.handshake.is_decided:
             if until <= self.context.loop.time():
@@ -266,7 +266,7 @@ cdef class PeerBase(Gate):
             self.stopped and not self.grace_over and self.state == STATE_CLOSING
             and self.transport.get_write_buffer_size()
         ):
-            # Answers are on their way, to a slow reader: all of the grace is theirs.
+            # Answers are on their way to a slow reader, which may use all of the grace.
             self.deadline = now + self.settings.close_timeout
         return WatchedConnection.find_overdue(self, now)
 
@@ -282,11 +282,11 @@ cdef class PeerBase(Gate):
         self.fail_all()
         self.service.connections.discard(self)
         self.aborting = []
-        # Nothing starts meanwhile that waits behind these.
+        # Calls that wait behind these must not start meanwhile.
         self.pumping = True
         try:
-            # The cancels of many take their turns. What must hold at once does: nothing is in flight any
-            # more, and no call can be answered. Each is looked at once, as that already takes its time.
+            # The cancels of many calls take turns, but one thing must hold at once: nothing is in flight any more,
+            # and no call can be answered.
             while self.incoming.count:
                 call = <Call> self.incoming.next_entry(&bucket)
                 if call.state == CALLEE_WAITING:
@@ -296,7 +296,7 @@ cdef class PeerBase(Gate):
                 call.give_up(outcome)
                 call.cancel_is_due = self.stopped or call.handler is None or not call.handler.run_to_completion
                 active += call.queue is not None
-            # Work that goes on after its answer ends too: nothing outlives its connection by accident.
+            # Work that goes on after its answer ends too, so that nothing outlives its connection by accident.
             if self.active is not None and active < self.active.count:
                 self.aborting[:0] = [
                     call for call in self.active_work()
@@ -309,7 +309,7 @@ cdef class PeerBase(Gate):
         if self.socket is not None:
             self.socket._ended()
         self.wake_takers(True)
-        # Notifications are left: the client did not wait for them, so they still start.
+        # Notifications still start, because the client did not wait for them.
         return self.advance()
 
     cdef int abort_in_turns(self, list calls) except -1:
@@ -317,14 +317,14 @@ cdef class PeerBase(Gate):
         return self.abort_some()
 
     cdef int abort_some(self) except -1:
-        """Abort some, the last first; the others when other connections had their turn."""
+        """Abort some calls, the last first, and the rest after other connections had their turn."""
         cdef Call call
         cdef list some = self.aborting[-ABORTED_AT_ONCE:]
         del self.aborting[-ABORTED_AT_ONCE:]
         for call in some:
             try:
                 if self.grace_over or call.outcome == OUTCOME_NONE or call.outcome >= OUTCOME_RESET:
-                    # The reason of all that were given up is known; the others are aborted by a stop.
+                    # Calls that were given up keep their reason; the others are aborted by the stop.
                     call.abort(OUTCOME_STOPPED, self.stopped)
                 elif call.handler is None or not call.handler.run_to_completion:
                     call.cancel_work()
@@ -344,7 +344,7 @@ cdef class PeerBase(Gate):
         return self.advance()
 
     def active_work(self) -> list[Call]:
-        """The calls whose work has not ended."""
+        """Return the calls whose work has not ended."""
         cdef list calls = []
         cdef Procedure procedure = None if self.active is None else self.active.head
         while procedure is not None:
@@ -353,21 +353,21 @@ cdef class PeerBase(Gate):
         return calls
 
     def end_grace(self) -> None:
-        """The stop grace is over: abort what still runs, then close."""
+        """End the stop grace: abort all work that still runs, then close."""
         self.draining = True
         self.grace_over = True
         self.stopped = True
         if self.ended:
             self.abort_in_turns(self.active_work())
         else:
-            # Its end aborts them.
+            # The end of the connection aborts its calls.
             self.close_for_stop()
         self.advance()
 
     def end_abort_grace(self) -> Iterator[None]:
-        """The abort grace is over too: cancel once more, say whose fault it is, leave it behind.
+        """End the abort grace: cancel remaining work once more, log whose fault it is, and leave it behind.
 
-        Yields now and then, for other work of the loop, as each takes a line in the log.
+        Yields now and then so that other work of the loop can run, as each call takes a log line.
         """
         cdef Call call
         for index, call in enumerate(self.active_work(), 1):
@@ -379,7 +379,7 @@ cdef class PeerBase(Gate):
 
 
 class Peer(PeerBase, asyncio.BufferedProtocol):
-    """One end of a connection, as asyncio recognises it.
+    """An end of a connection, as asyncio recognises it.
 
     asyncio asks `isinstance(protocol, BufferedProtocol)`, which a compiled class cannot inherit from.
     """

@@ -1,4 +1,4 @@
-"""What a peer has sent to be done, a call or a notification, and the queues that it stands in."""
+"""The work that a peer asks for, calls and notifications, and the queues they wait in."""
 
 cimport cython
 from cpython.ref cimport PyObject
@@ -15,12 +15,12 @@ from sockrpc.peer.tally cimport OUTCOME_FAILED
 from sockrpc.peer.variables cimport copy_variables, enter_variables, exit_variables
 from sockrpc.websocket.loop cimport FAIR_SHARE
 
-# In this process.
+# Source of the connection numbers of this process.
 cdef uint64_t connections_made = 0
 
 
 cdef class Procedure(Entry):
-    """What a peer sent: a Call or a Notification."""
+    """Work that a peer asks for: a Call or a Notification."""
 
     cdef int begin(self) except -1:
         raise NotImplementedError
@@ -34,7 +34,7 @@ cdef class Procedure(Entry):
     cdef object start_task(self, object coroutine, object variables):
         enter_variables(variables)
         try:
-            # The task copies them.
+            # The task copies the context variables.
             return self.service.context.start_task(coroutine, True)
         finally:
             exit_variables(variables)  # pragma: no trace
@@ -43,7 +43,7 @@ cdef class Procedure(Entry):
         raise NotImplementedError
 
     cdef int report(self, str text, tuple args, object error) except -1:
-        # A line takes longer than most handlers, and a thousand may fail in one iteration.
+        # A log line takes longer than most handlers, and a thousand may fail in one iteration.
         return self.connection.in_turn_or_later(self._log_error, (text, args, error))
 
     def _log_error(self, text: str, args: tuple, error: BaseException | None) -> None:
@@ -70,13 +70,13 @@ cdef class Procedure(Entry):
     @property
     @cython.nonecheck(True)
     def socket(self):
-        """The server's end of the connection that it came over."""
+        """The server's end of the connection that carried it."""
         return self.connection.socket
 
 
 @cython.final
 cdef class ProcedureQueue:
-    """First in, first out; and a reset takes from the middle."""
+    """A first-in-first-out queue that resets may take from the middle."""
 
     def __cinit__(self):
         if DEBUG:
@@ -101,7 +101,7 @@ cdef class ProcedureQueue:
     cdef int remove(self, Procedure procedure) except -1:
         cdef Procedure before = procedure.previous
         cdef Procedure after = procedure.following
-        # The queue may be the last that refers to it.
+        # The queue may hold the last reference.
         cdef Procedure kept = procedure
         assert kept.queue is self and self.count > 0
         if before is None:
@@ -119,7 +119,7 @@ cdef class ProcedureQueue:
 
 
 cdef class Host(Caller):
-    """A connection as a procedure sees it."""
+    """The connection as a procedure sees it."""
 
     def __cinit__(self, *args, **kwargs):
         global connections_made
@@ -171,7 +171,7 @@ cdef class Host(Caller):
 
     cdef int in_turn_or_later(self, object function, tuple arguments) except -1:
         self.context.begin_turn(self)
-        # Most of it is for what cannot wait.
+        # Most of the turn is reserved for work that cannot wait.
         if not self.deferred and self.context.tick() < self.turn_until - FAIR_SHARE * 9 / 10:
             function(*arguments)
             return 0
@@ -195,8 +195,8 @@ cdef class Host(Caller):
         return Caller.proceed(self)
 
     cdef object callback_context(self):
-        # One for all of them, or each would keep a copy of the current one. Not of that: it may be a handler's,
-        # and what starts in such a callback is not to see its variables.
+        # All callbacks share one context, or each would keep a copy of the current one. It must not be the current
+        # one: that may be a handler's, and tasks started in a callback must not see its variables.
         if self.callbacks is None:
             self.callbacks = self.context.variables.copy()
         return self.callbacks
@@ -212,15 +212,15 @@ cdef class Host(Caller):
         return result
 
     def create_task(self, coroutine) -> asyncio.Task[object]:
-        """A task for the application's work on this connection, which counts until it has ended.
+        """Make a task for the application's work on this connection; the connection counts it until it ends.
 
-        Its first step runs in a later iteration; the coroutine calls `keep_variables` if handlers are to see
-        what it has set.
+        Its first step runs in a later iteration; the coroutine calls `keep_variables` to make its context
+        variables visible to handlers.
         """
         return self.tend(self.fresh_variables().run(self.context.create_task, coroutine))
 
     def start_task(self, coroutine) -> asyncio.Task[object]:
-        """The same, but where the interpreter can, its first step has run when this returns."""
+        """Do the same, but where the interpreter can, run the first step before this returns."""
         task = self.fresh_variables().run(self.context.start, coroutine)
         return task if task.done() else self.tend(task)
 
@@ -235,7 +235,7 @@ cdef class Host(Caller):
         self.advance()
 
     def keep_variables(self) -> None:
-        """From here on handlers start from the context variables of the running task."""
+        """Make later handlers start from the context variables of the running task."""
         self.variables = contextvars.copy_context()
 
     cdef int on_answered(self) except -1:
@@ -257,12 +257,12 @@ cdef class Host(Caller):
 
     @property
     def log_fields(self) -> dict[str, object]:
-        """What the records of a connection carry."""
+        """The fields of the connection's log records."""
         return {"connection_id": self.number, "remote_address": shown_address(self.socket.remote_address)}
 
 
 def shown_address(address: object) -> str:
-    """A peer's address in one word: HOST:PORT, or the path of its unix socket, which may be empty."""
+    """Return a peer's address in one word: HOST:PORT, or the path of its unix socket, which may be empty."""
     if type(address) is tuple:
         return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
     return "" if address is None else str(address)

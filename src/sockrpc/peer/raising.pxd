@@ -1,4 +1,4 @@
-# Calling Python without a `try`, which in Cython costs more than the call: NULL says that it has raised.
+# Calls into Python that return NULL when they raise: in Cython a `try` costs more than the call.
 
 from cpython.ref cimport PyObject
 
@@ -8,11 +8,11 @@ cdef extern from *:
     static CYTHON_INLINE int sockrpc_raise_pending(void) { return -1; }
     """
     int raise_pending "sockrpc_raise_pending"() except -1
-    # A new reference, or NULL; Cython does not look at which.
+    # Returns a new reference or NULL, which Cython does not check.
     PyObject *call_one "PyObject_CallOneArg"(object function, object argument)
 
-# What a handler has raised, as a value; but SystemExit and KeyboardInterrupt, which are for the whole process,
-# go on as they would out of a task.
+# Returns the exception of a handler as a value. SystemExit and KeyboardInterrupt propagate as they would from a
+# task, because they are meant for the whole process.
 cdef inline object take_raised():
     try:
         raise_pending()

@@ -1,4 +1,4 @@
-"""Keeps what peers can make us log from filling the disk."""
+"""A rate limit for log lines that peers can cause, so that they cannot fill the disk."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["RateLimitedLog"]
 LOG = logging.getLogger("sockrpc.server")
 
 SECONDS = 60.0  # between two lines about the same name
-NAMES = 64  # that are told apart at a time; a peer can make up as many as it likes
+NAMES = 64  # distinct names at a time; a peer can make up as many as it likes
 
 
 class Told:
-    """When a name's minute began, the lines in it, and how often the name has been left out since."""
+    """The start of a name's minute, the lines in it, and the number of lines left out since."""
 
     __slots__ = ("left_out", "lines", "when")
 
@@ -25,18 +25,18 @@ class Told:
 
 
 class RateLimitedLog:
-    """Lets so many lines a minute through about each name, and counts what it leaves out.
+    """Lets a limited number of lines a minute through for each name, and counts those left out.
 
-    The counts are told with what comes next, a minute later at the earliest. Of more names than are told
-    apart, one line a minute says how many there were.
+    The counts appear in the next line, a minute later at the earliest. For names beyond the limit of distinct
+    ones, one line a minute reports their number.
 
     Args:
-        what: What the names are, in the plural.
-        lines: How many lines a name and minute; by default one.
-        level: Of the lines that tell what was left out.
+        what: The meaning of the names, in the plural.
+        lines: The limit of lines per name and minute.
+        level: The level of lines that report the counts.
 
     Attributes:
-        clock: Tells the time, in seconds.
+        clock: Returns the time in seconds.
     """
 
     def __init__(self, what: str, *, lines: int = 1, level: int = logging.WARNING) -> None:
@@ -44,13 +44,13 @@ class RateLimitedLog:
         self._what = what
         self._lines = lines
         self._level = level
-        # The one that was told of longest ago comes first.
+        # Names in the order of their minutes, the oldest first.
         self._told: dict[str, Told] = {}
         self._further = 0
         self._further_told: float | None = None
 
     def admit(self, name: str) -> str | None:
-        """What a line about this name has to end with; None if there must be no line."""
+        """Return the text to append to a line about this name; None if there must be no line."""
         now = self.clock()
         left_out = self._forget(name, now)
         told = self._told.get(name)
@@ -67,7 +67,7 @@ class RateLimitedLog:
         return f"; {left_out} more since its last line" if left_out else ""
 
     def _forget(self, name: str, now: float) -> int:
-        """Forget the names whose minute is over; returns how often this one was left out."""
+        """Forget the names whose minute is over, and return how many lines of this one were left out."""
         left_out = 0
         while self._told:
             oldest, told = next(iter(self._told.items()))

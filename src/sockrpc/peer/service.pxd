@@ -1,4 +1,4 @@
-# What the connections of one server share.
+# The state shared by the connections of one server.
 
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint64_t
@@ -12,31 +12,31 @@ from sockrpc.websocket.output cimport Settings
 cdef class Service:
     cdef Settings settings
     cdef readonly LoopContext context
-    cdef NameTable methods         # of Handler; None in the socket form
+    cdef NameTable methods         # a Handler by name; None in the socket form
     cdef NameTable events
     cdef readonly object threads           # sockrpc.peer.threads.WorkerThreads
     cdef readonly object make_socket       # Connection -> sockrpc.Socket
     cdef readonly set connections          # open ones
-    cdef readonly set working              # connections with anything left: open, or with work that unwinds
+    cdef readonly set working              # connections that are open or have work that unwinds
     cdef readonly set tasks                # notification handlers, undo hooks, hooks of the application
     cdef readonly bint stopping
     cdef readonly uint64_t accepted        # transports of this server so far
-    cdef readonly Py_ssize_t attached      # what max_connections counts: in the handshake, open, or with work left
+    cdef readonly Py_ssize_t attached      # counted by max_connections: in the handshake, open, or with work left
     cdef object idle_waiter        # future of `wait_idle`
     cdef readonly object log
     cdef object variables            # the contextvars.Context that the server was made in
-    cdef readonly object unknown   # sockrpc.peer.rate_limited_log.RateLimitedLog of calls that nobody answers
+    cdef readonly object unknown   # rate limit for the log of calls of unregistered methods
 
     cdef uint64_t calls_started
-    cdef Tally others              # calls of methods that nobody registered, and all in the socket form
+    cdef Tally others              # calls of unregistered methods, and all calls in the socket form
     cdef uint64_t slow_peers_closed
-    cdef uint64_t bytes_received     # over connections whose transports are gone; and
+    cdef uint64_t bytes_received     # over connections whose transports are gone, like bytes_sent
     cdef uint64_t bytes_sent
     cdef uint64_t notifications_started
     cdef uint64_t notifications_failed
     cdef uint64_t notifications_dropped
 
-    # Of a handler, which may be NULL.
+    # Returns the tally of a handler, which may be NULL.
     cdef inline Tally *tally_of(self, PyObject *handler) noexcept:
         return &self.others if handler == NULL else &(<Handler> handler).tally
 

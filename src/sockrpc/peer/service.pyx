@@ -1,4 +1,4 @@
-"""What the connections of one server share: handlers, limits, counters; and what a client has for itself alone."""
+"""State shared by the connections of one server: handlers, limits, counters. A client has one for itself."""
 
 cimport cython
 from cpython.ref cimport PyObject
@@ -20,20 +20,20 @@ from sockrpc.peer.rate_limited_log import RateLimitedLog
 from sockrpc.peer.tally import OUTCOMES as _OUTCOMES
 
 
-# What a client serves, so far.
+# Clients serve no names in this protocol version.
 cdef NameTable NOTHING = NameTable()
 
 
 @cython.final
 cdef class Service:
-    """What the connections of one server share.
+    """The state shared by the connections of one server.
 
     Args:
         settings: The limits.
-        context: Of the loop that the server runs on.
+        context: The context of the loop that the server runs on.
         methods: Handlers of calls by name; None if the application takes procedures from a socket.
-        events: Handlers of notifications by name; the same.
-        threads: Where `thread=True` handlers run; a client has none.
+        events: Handlers of notifications by name; None likewise.
+        threads: The threads that run `thread=True` handlers; a client has none.
         make_socket: Makes the public object of a server's connection; a client has none.
     """
 
@@ -60,7 +60,7 @@ cdef class Service:
 
     def keep(self, task: asyncio.Task[object]) -> None:
         """Own a task until it has ended: the loop itself refers to tasks only weakly."""
-        # In this order: what is in the set and is never told to leave it would hold up every stop.
+        # Add the callback first: a task left in the set would block every shutdown.
         task.add_done_callback(self._forget_task)
         self.tasks.add(task)
 
@@ -75,18 +75,18 @@ cdef class Service:
         return 0
 
     def begin_stop(self) -> None:
-        """From here on no call starts."""
+        """Start no calls from here on."""
         self.stopping = True
 
     def wait_idle(self) -> asyncio.Future[None]:
-        """A future that is done when no connection, task or work is left."""
+        """Return a future that is done when no connection, task or work is left."""
         if self.idle_waiter is None:
             self.idle_waiter = self.context.loop.create_future()
             self.check_idle()
         return asyncio.shield(self.idle_waiter)
 
     def by_method(self) -> tuple[dict[str, object], object]:
-        """What was counted of the calls of each method, and of all others."""
+        """Return the counts for the calls of each method, and for all other calls."""
         cdef Handler handler
         cdef dict methods = {}
         for _, handler in () if self.methods is None else self.methods.kept:
@@ -94,7 +94,7 @@ cdef class Service:
         return methods, shown(&self.others)
 
     def counters(self) -> dict[str, int]:
-        """The counters since the server began."""
+        """Return the counters since the server began."""
         cdef Tally total = self.others
         cdef Connection connection
         cdef uint64_t received = 0

@@ -1,4 +1,4 @@
-"""Whether a function can be called as what an application registers it for, asked before it is called."""
+"""Checks, at registration, that a function can be called the way an application registers it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ NUMBERS = {1: "one argument", 2: "two arguments"}
 
 
 def check_function(function: object, what: str, arguments: int = 1) -> None:
-    """Refuse a function that cannot do its work.
+    """Raise if a function cannot do its work.
 
     Args:
-        function: What the application gives.
-        what: How the error names it.
+        function: The function to check.
+        what: Its name in the error.
         arguments: How many arguments it will be called with.
 
     Raises:
-        UsageError: It cannot be called, takes other arguments, or is a generator, which nobody iterates over.
+        UsageError: It cannot be called, takes other arguments, or is a generator, which no code here iterates
+            over.
     """
     if not callable(function):
         raise UsageError(f"{what} is not callable")
@@ -38,19 +39,19 @@ def check_function(function: object, what: str, arguments: int = 1) -> None:
 
 
 def is_generator(function: Callable[..., Any]) -> bool:
-    """Whether a function, or what it wraps, is a generator or an asynchronous one."""
+    """Return whether a function, or the one it wraps, is a generator or an asynchronous generator."""
     function = without_partial(function)
     try:
-        # A plain wrapper most likely passes on what it wraps. A coroutine function has to work through it.
+        # A plain wrapper most likely returns the generator that it wraps; a coroutine function consumes it.
         function = inspect.unwrap(function, stop=lambda each: yields(each) or is_coroutine_function(each))
     except ValueError:
-        # It wraps itself.
+        # The function wraps itself.
         return False
     return yields(function)
 
 
 def yields(function: Callable[..., Any]) -> bool:
-    """Whether calling it makes a generator; it may be an object with such a `__call__`."""
+    """Return whether calling it makes a generator; it may be an object with such a `__call__`."""
     function = without_partial(function)
     return any(
         inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each)
@@ -59,19 +60,19 @@ def yields(function: Callable[..., Any]) -> bool:
 
 
 def without_partial(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What a `functools.partial` calls in the end."""
+    """Return the function that a `functools.partial` calls in the end."""
     while isinstance(function, functools.partial):
         function = function.func
     return function
 
 
 def takes(function: Callable[..., Any], arguments: int) -> bool:
-    """Whether a function can be called with so many arguments; True where that cannot be known."""
+    """Return whether a function can be called with so many arguments; True if that cannot be determined."""
     try:
-        # A wrapper takes what it takes itself, whatever the signature of what it wraps.
+        # The wrapper's own signature counts, whatever it wraps.
         signature = inspect.signature(function, follow_wrapped=False)
     except (TypeError, ValueError, NameError):
-        # Some compiled functions do not tell; Python 3.14 looks up what the annotations name.
+        # Some compiled functions have no signature; Python 3.14 evaluates the names in annotations.
         return True
     try:
         signature.bind(*[None] * arguments)

@@ -1,11 +1,11 @@
-# The life of a call as tables: what each state makes of each input, and what comes next.
+# The life of a call as tables: for each state and input, an action and the next state.
 
 from libc.stdint cimport uint8_t
 
-# A call that the other end has made, and that is served here.
+# The states of a call that the other end made and this end serves.
 cdef enum CalleeState:
     CALLEE_IDLE = 0        # over for the peer, though its work may still unwind
-    CALLEE_WAITING = 1     # it has not started, or nobody has taken it from the iterator
+    CALLEE_WAITING = 1     # it has not started, or no iterator has taken it
     CALLEE_RUNNING = 2
     CALLEE_STATES = 3
 
@@ -13,7 +13,7 @@ cdef enum CalleeInput:
     CALLEE_ON_GATE = 0     # the limits let it start
     CALLEE_ON_ANSWER = 1
     CALLEE_ON_FAIL = 2     # the handler raised, or ended without an answer
-    # In the order of the outcomes that they lead to (tally.pxd).
+    # These have the order of the outcomes that they lead to (tally.pxd).
     CALLEE_ON_RESET = 3
     CALLEE_ON_LOST = 4
     CALLEE_ON_TIMER = 5
@@ -21,7 +21,7 @@ cdef enum CalleeInput:
     CALLEE_INPUTS = 7
 
 cdef enum CalleeAction:
-    CALLEE_NEVER = 0       # no row: a defect of ours
+    CALLEE_NEVER = 0       # there is no row, so this is a defect of ours
     CALLEE_IGNORE = 1
     CALLEE_START = 2
     CALLEE_WITHDRAW = 3
@@ -29,7 +29,7 @@ cdef enum CalleeAction:
     CALLEE_RESPOND = 5
     CALLEE_LOG = 6
 
-# A call that this end has made.
+# The states of a call that this end made.
 cdef enum CallerState:
     CALLER_IDLE = 0
     CALLER_UNSENT = 1      # its request is not written yet
@@ -39,7 +39,7 @@ cdef enum CallerState:
 cdef enum CallerInput:
     CALLER_ON_CALL = 0
     CALLER_ON_WRITE = 1
-    CALLER_ON_CANCEL = 2   # the waiter is no longer interested
+    CALLER_ON_CANCEL = 2   # the waiter gave up
     CALLER_ON_RESPONSE = 3
     CALLER_ON_LOST = 4
     CALLER_INPUTS = 5

@@ -5,12 +5,12 @@ CALLEE: Final[tuple[Row, ...]]
 CALLER: Final[tuple[Row, ...]]
 
 class Row(NamedTuple):
-    """What one input does in one state.
+    """The action for one input in one state.
 
     Attributes:
-        state: Where the call is.
-        input: What happens: a frame that arrives, or something on this side.
-        cells: For each of PROTOCOLS what is done and the state after it.
+        state: The state of the call.
+        input: The event: a frame that arrives, or something on this side.
+        cells: The action and the next state for each of PROTOCOLS.
     """
 
     state: str

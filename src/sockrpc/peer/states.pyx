@@ -1,6 +1,6 @@
-"""The life of a call as tables: one row a state and input, one column a protocol.
+"""The life of a call as tables, with a row per state and input and a column per protocol.
 
-The engine is driven by them, and the pictures of docs/explanation/cancellation.md are drawn from them. An input
+They drive the engine, and the pictures of docs/explanation/cancellation.md are drawn from them. An input
 that has no row in the present state is a defect of this package; a debug build asserts that there is none.
 """
 
@@ -12,12 +12,12 @@ PROTOCOLS = ("websocket.io-rpc-v0.1",)
 
 
 class Row(NamedTuple):
-    """What one input does in one state.
+    """The action for one input in one state.
 
     Attributes:
-        state: Where the call is.
-        input: What happens: a frame that arrives, or something on this side.
-        cells: For each of PROTOCOLS what is done and the state after it.
+        state: The state of the call.
+        input: The event: a frame that arrives, or something on this side.
+        cells: The action and the next state for each of PROTOCOLS.
     """
 
     state: str
@@ -25,7 +25,7 @@ class Row(NamedTuple):
     cells: tuple[tuple[str, str], ...]
 
 
-# Of a call that the other end has made. Its request is not an input: it makes the call, in `waiting`.
+# Calls that the other end made. Their request is not an input: it creates the call, in `waiting`.
 CALLEE = (
     Row("waiting", "gate opens", (("start", "running"),)),
     Row("waiting", "reset", (("withdraw", "idle"),)),
@@ -38,7 +38,7 @@ CALLEE = (
     Row("running", "lost", (("cancel", "idle"),)),
     Row("running", "timer", (("cancel", "idle"),)),
     Row("running", "stop", (("cancel", "idle"),)),
-    # Whoever was first has settled it; what comes later changes nothing for the peer.
+    # The first input has settled the call; later ones change nothing for the peer.
     Row("idle", "answer", (("ignore", "idle"),)),
     Row("idle", "fail", (("ignore", "idle"),)),
     Row("idle", "reset", (("ignore", "idle"),)),
@@ -47,14 +47,14 @@ CALLEE = (
     Row("idle", "stop", (("ignore", "idle"),)),
 )
 
-# Of a call that this end has made.
+# Calls that this end made.
 CALLER = (
     Row("idle", "call", (("queue", "unsent"),)),
     Row("unsent", "write", (("send request", "open"),)),
-    # Nothing was sent, so nothing is.
+    # The request was never sent, so no reset is either.
     Row("unsent", "cancel", (("forget", "idle"),)),
     Row("unsent", "lost", (("raise", "idle"),)),
-    # It answers an older call of the same id, or what was never asked.
+    # The response answers an older call of the same id, or a request that was never made.
     Row("unsent", "response", (("ignore", "unsent"),)),
     Row("open", "response", (("settle", "idle"),)),
     Row("open", "cancel", (("send reset", "idle"),)),
@@ -93,7 +93,7 @@ cdef int fill(Cell *cells, tuple rows, int column, dict states, dict inputs, dic
     cdef Cell *cell
     for row in rows:
         action, next_state = row.cells[column]
-        # The index is within the array: both numbers are values of the dicts.
+        # The index is within the array because both numbers are values of the dicts.
         cell = &cells[<int> states[row.state] * len(inputs) + <int> inputs[row.input]]
         assert cell.action == 0, f"two rows for {row.state}, {row.input}"
         cell.action = actions[action]

@@ -1,11 +1,11 @@
-# Where the payloads of one event go for one listener.
+# The queue of payloads for one listener of one event.
 
 cdef class Subscription:
     cdef object connection           # the Peer, None once it has ended
     cdef readonly bytes name
     cdef object payloads             # deque of bytes
     cdef Py_ssize_t held_bytes
-    cdef readonly object error       # what ends the iteration after the payloads; None: a plain end
+    cdef readonly object error       # the exception that ends the iteration after the payloads; None for a plain end
     cdef readonly bint over          # no payload will be added
     cdef object waiter               # future of `wait`
 

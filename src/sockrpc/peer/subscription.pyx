@@ -1,4 +1,4 @@
-"""Where the payloads of one event go for one listener of it."""
+"""The queue of payloads for one listener of one event."""
 
 cimport cython
 from cpython.bytes cimport PyBytes_GET_SIZE
@@ -13,7 +13,7 @@ from sockrpc.errors import ListenerOverflow
 
 @cython.final
 cdef class Subscription:
-    """Where the payloads of one event go for one listener."""
+    """The queue of payloads for one listener of one event."""
 
     def __cinit__(self, connection, bytes name):
         if DEBUG:
@@ -49,7 +49,7 @@ cdef class Subscription:
         return 0
 
     def take(self) -> bytes | None:
-        """The next payload, None if there is none."""
+        """Return the next payload, None if there is none."""
         cdef bytes payload
         if not self.payloads:
             return None
@@ -58,7 +58,7 @@ cdef class Subscription:
         return payload
 
     def wait(self, loop):
-        """A future that is done when there is a payload or the end."""
+        """Return a future that is done when there is a payload or the end."""
         if self.connection is not None:
             self.connection.check_place()
         if self.waiter is None or self.waiter.done():
@@ -68,7 +68,7 @@ cdef class Subscription:
         return self.waiter
 
     def cancel(self) -> None:
-        """Unsubscribe; payloads that are held are dropped."""
+        """Unsubscribe and drop the queued payloads."""
         if self.connection is not None:
             self.connection.unsubscribe(self)
         self.payloads.clear()

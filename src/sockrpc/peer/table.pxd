@@ -1,31 +1,31 @@
-# The request-id table: which call is in flight under which id.
+# The request-id table, which maps the ids of calls in flight to the calls.
 
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint32_t
 
-# What a table can hold. A table owns no entry: whoever needs an entry to live holds it, and an
-# entry that dies takes itself out.
+# The base class of objects in a table. A table owns no entry: the code that needs an entry must hold it, and an
+# entry that dies removes itself.
 cdef class Entry:
     cdef readonly uint32_t id
-    cdef RequestTable table          # the table it is in, None if it is in none
+    cdef RequestTable table          # the table that holds it, None if there is none
     cdef PyObject *next_in_bucket    # borrowed
 
 cdef class RequestTable:
-    cdef PyObject **buckets          # NULL until the first entry; each a chain of borrowed entries
-    cdef int shift                   # 32 less the logarithm of the number of buckets
+    cdef PyObject **buckets          # NULL until the first entry; each bucket is a chain of borrowed entries
+    cdef int shift                   # 32 minus the logarithm of the number of buckets
     cdef Py_ssize_t count
-    cdef uint32_t last_id            # of `allocate`
+    cdef uint32_t last_id            # the last id that `allocate` returned
 
-    # The entry of `id`, borrowed; NULL if none is in flight.
+    # Returns the entry of `id`, borrowed; NULL if none is in flight.
     cdef PyObject *find(self, uint32_t id) noexcept
-    # False, and nothing changed, if the entry's id is in flight.
+    # Returns False and changes nothing if the entry's id is in flight.
     cdef bint insert(self, Entry entry) except -1
-    # The same for an entry whose id was looked for already.
+    # Inserts an entry whose id is known to be free.
     cdef int add(self, Entry entry) except -1
-    # By identity: True if this very entry was in the table; it is not any more.
+    # Removes by identity; True if this very entry was in the table.
     cdef bint take(self, Entry entry) noexcept
     cdef uint32_t allocate(self) noexcept
     cdef list entries(self)
-    # Any of them, None if there is none; `bucket` is 0 at first, and only what is taken may change between two.
+    # Returns any entry, or None; `bucket` starts at 0, and between two calls entries may only be removed.
     cdef Entry next_entry(self, Py_ssize_t *bucket)
     cdef int resize(self, int shift) except -1

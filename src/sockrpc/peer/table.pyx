@@ -1,9 +1,9 @@
-"""The request-id table: which call is in flight under which id on one connection.
+"""The request-id table, which maps the ids of calls in flight on one connection to the calls.
 
 Two rules make cancellation right, and both live here: an entry leaves the table once, and it leaves
-by identity. Whoever takes it (the answer, the reset, the loss of the connection) has won; everybody
-who comes later finds that it is gone and stays silent. An id that is used again while the old work
-still unwinds names another entry, and the old one can not touch it.
+by identity. The event that takes it (the answer, the reset, the loss of the connection) has won; every
+later one finds that it is gone and stays silent. If an id is used again while the old work still
+unwinds, it names another entry, which the old work cannot touch.
 """
 
 cimport cython
@@ -15,8 +15,8 @@ import random
 
 from sockrpc._debug cimport DEBUG, count_created, count_freed, count_memory
 
-# Ids are chosen by the peer. Multiplying by a secret odd number keeps it from choosing ids that all
-# fall into one bucket (multiplicative hashing, Dietzfelbinger et al. 1997).
+# The peer chooses ids. Multiplying by a secret odd number keeps it from choosing ids that all fall into one bucket
+# (multiplicative hashing, Dietzfelbinger et al. 1997).
 cdef uint32_t MULTIPLIER = random.SystemRandom().getrandbits(32) | 1
 
 cdef enum:
@@ -36,7 +36,7 @@ cdef extern from *:
     """
     void count_more "SOCKRPC_ADD" (Py_ssize_t counter, Py_ssize_t more) noexcept nogil
 
-# Entries in all tables of this process, whatever the thread: what the leak tests watch.
+# Entries in all tables of this process, in any thread; the leak tests watch this.
 cdef Py_ssize_t entries_in_tables = 0
 
 
@@ -49,7 +49,7 @@ def live_entries() -> int:
 # dangling pointer would stay in the bucket. (No cycle can run through it: a table refers to nothing.)
 @cython.no_gc_clear
 cdef class Entry:
-    """One call in flight under one id."""
+    """A call in flight under its id."""
 
     def __cinit__(self):
         if DEBUG:
@@ -64,7 +64,7 @@ cdef class Entry:
 
 @cython.final
 cdef class RequestTable:
-    """Request ids to entries."""
+    """A hash table from request ids to entries."""
 
     def __cinit__(self):
         if DEBUG:
@@ -118,19 +118,19 @@ cdef class RequestTable:
         entry.next_in_bucket = NULL
         self.count -= 1
         count_more(entries_in_tables, -1)
-        # Last: this may have been the last reference to the table.
+        # This must come last: it may drop the last reference to the table.
         entry.table = None
         return True
 
     cdef uint32_t allocate(self) noexcept:
-        # Counts up from 1 and wraps at 2**32 (uint32_t does it); ends, as a table can not hold 2**32.
+        # Ids count up from 1 and wrap at 2**32 by themselves; the loop ends because no table holds 2**32 entries.
         self.last_id += 1
         while self.find(self.last_id) != NULL:
             self.last_id += 1
         return self.last_id
 
     cdef list entries(self):
-        """All entries, alive; in no order. They stay in the table."""
+        """Return all entries, alive and in no order. They stay in the table."""
         cdef list entries = []
         cdef Py_ssize_t i
         cdef PyObject *entry
@@ -143,7 +143,7 @@ cdef class RequestTable:
         return entries
 
     cdef Entry next_entry(self, Py_ssize_t *bucket):
-        # Without a list of them: a lost connection must abort its calls also where there is no memory.
+        # This builds no list, because a lost connection must abort its calls even when memory runs out.
         if self.count == 0:
             return None
         while self.buckets[bucket[0]] == NULL:
@@ -181,7 +181,7 @@ cdef class RequestTable:
 
 @cython.final
 cdef class Table:
-    """A request table for use from Python: tests and benchmarks drive the compiled one through it."""
+    """A request table in Python, through which tests and benchmarks drive the compiled one."""
 
     cdef RequestTable table
 
@@ -199,14 +199,14 @@ cdef class Table:
         return entry if self.table.insert(entry) else None
 
     def find(self, id: int) -> Entry | None:
-        """The entry in flight under `id`."""
+        """Return the entry in flight under `id`."""
         cdef PyObject *entry = self.table.find(id)
         return None if entry == NULL else <object> entry
 
     def take(self, entry: Entry) -> bool:
-        """Take this very entry out; False if it is not in the table."""
+        """Remove this very entry; False if it is not in the table."""
         return self.table.take(entry)
 
     def entries(self) -> list[Entry]:
-        """All entries."""
+        """Return all entries."""
         return self.table.entries()

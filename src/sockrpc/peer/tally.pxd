@@ -1,4 +1,4 @@
-# What is counted of calls, in C: one increment where a call is settled.
+# Counters of calls in C, so that settling a call costs one increment.
 
 from libc.stdint cimport uint64_t
 
@@ -19,10 +19,10 @@ cdef extern from *:
     int sockrpc_bit_length(unsigned long long value) noexcept nogil
 
 cdef enum:
-    # Bucket i holds what took at most 2**i microseconds and is in no bucket before it; the last one the rest.
+    # Bucket i counts times of at most 2**i microseconds that no lower bucket counts; the last takes the rest.
     BUCKETS = 28
 
-# How a call ended for its client; the rows of OUTCOMES (tally.pyx) say what each is called where.
+# The ways a call ends for its client; the rows of OUTCOMES (tally.pyx) have the names of each.
 cdef enum:
     OUTCOME_NONE = 0       # in flight
     OUTCOME_ANSWERED = 1
@@ -35,17 +35,17 @@ cdef enum:
 
 cdef struct Times:
     uint64_t counts[BUCKETS]
-    uint64_t nanoseconds             # of all together
+    uint64_t nanoseconds             # the sum of all times
 
-# Of one method on one server.
+# The counters of one method on one server.
 cdef struct Tally:
     uint64_t received
-    uint64_t[OUTCOME_COUNT] ended    # by outcome; the rest of what was received is in flight
+    uint64_t[OUTCOME_COUNT] ended    # by outcome; the difference to `received` is in flight
     Times answers                # from the read that completed the request to the queued answer
     Times unwinding              # from the abort to the end of the work
 
 cdef inline void observe(Times *times, double seconds) noexcept nogil:
-    # Clocks of two processors may differ by a little.
+    # The clocks of two processors may differ slightly.
     cdef uint64_t nanoseconds = <uint64_t> (seconds * 1e9) if seconds > 0.0 else 0
     cdef int bucket = sockrpc_bit_length((nanoseconds - 1) // 1000) if nanoseconds else 0
     times.counts[bucket if bucket < BUCKETS else BUCKETS - 1] += 1
@@ -63,5 +63,5 @@ cdef inline void add_outcomes(Tally *total, const Tally *tally) noexcept nogil:
     for outcome in range(OUTCOME_COUNT):
         total.ended[outcome] += tally.ended[outcome]
 
-cdef str abort_reason(int outcome)           # None for what is no abort
-cdef object shown(const Tally *tally)        # a MethodStatistics
+cdef str abort_reason(int outcome)           # None if the outcome is no abort
+cdef object shown(const Tally *tally)        # returns a MethodStatistics

@@ -22,11 +22,11 @@ class MethodStatistics(NamedTuple):
 def histogram_of(seconds: list[float]) -> Histogram: ...
 
 class Outcome(NamedTuple):
-    """How a call may end for its client.
+    """A way in which a call may end for its client.
 
     Attributes:
         name: The field of `MethodStatistics`, and with `calls_` before it that of `Statistics`.
-        abort_reason: What `Call.abort_reason` says; None for what is no abort.
+        abort_reason: The value of `Call.abort_reason`; None if it is no abort.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What is counted of calls: outcomes and histograms of times, per method."""
+"""Counters of calls per method: outcomes and histograms of times."""
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
@@ -9,10 +9,10 @@ cdef tuple BOUNDS = tuple([2**i * 1e-6 for i in range(BUCKETS - 1)])
 
 
 class Histogram(NamedTuple):
-    """How long things took.
+    """A distribution of durations.
 
     Attributes:
-        counts: How many took at most `bounds[i]` and more than the bound before; the last: more than all.
+        counts: `counts[i]` values were at most `bounds[i]` and above the bound before; the last exceed all bounds.
         seconds: The sum of the times.
     """
 
@@ -21,28 +21,28 @@ class Histogram(NamedTuple):
 
     @property
     def total(self) -> int:
-        """How many there were."""
+        """The number of durations."""
         return sum(self.counts)
 
     @property
     def bounds(self) -> tuple[float, ...]:
-        """The largest time of each bucket, in seconds: powers of two, from 1 µs to 67 s; the last has none."""
+        """The upper bound of each bucket in seconds: powers of two, from 1 µs to 67 s; the last has none."""
         return BOUNDS
 
 
 class MethodStatistics(NamedTuple):
-    """The calls of one method.
+    """Counts for the calls of one method.
 
     Attributes:
-        in_flight: Neither answered nor failed nor aborted.
+        in_flight: Calls that were neither answered nor failed nor aborted.
         answered: The answer was queued for output.
-        failed: The handler raised, or ended without an answer; nobody registered the method.
+        failed: The handler raised or ended without an answer, or the method is not registered.
         reset: Aborted by the client's reset.
         lost: Aborted by the loss of the connection.
         timed_out: Aborted by the method's own timeout.
         stopped: Aborted by the stop of the server.
         answers: From the read that completed a request to its answer being queued.
-        unwinding: Of calls whose work was cancelled, from the abort to the end of that work.
+        unwinding: From the abort of a call whose work was cancelled to the end of that work.
     """
 
     in_flight: int
@@ -57,11 +57,11 @@ class MethodStatistics(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a call may end for its client.
+    """A way in which a call may end for its client.
 
     Attributes:
         name: The field of `MethodStatistics`, and with `calls_` before it that of `Statistics`.
-        abort_reason: What `Call.abort_reason` says; None for what is no abort.
+        abort_reason: The value of `Call.abort_reason`; None if it is no abort.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Outcome(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What Prometheus shows."""
+        """The label in Prometheus."""
         return self.abort_reason or self.name
 
     @property
@@ -79,11 +79,11 @@ class Outcome(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What people read."""
+        """The name for human readers."""
         return self.name.replace("_", " ")
 
 
-# The one list of them, in the order of the numbers in tally.pxd.
+# The only list of outcomes, in the order of the numbers in tally.pxd.
 OUTCOMES = (
     Outcome("answered"),
     Outcome("failed"),
@@ -102,7 +102,7 @@ cdef str abort_reason(int outcome):
 
 
 cdef object make = tuple.__new__
-# Most methods have one that is empty.
+# Most methods have a histogram that is empty, so they share one.
 cdef object EMPTY = Histogram((0,) * BUCKETS, 0.0)
 
 
@@ -124,7 +124,7 @@ cdef object shown(const Tally *tally):
 
 
 def histogram_of(seconds: list[float]) -> Histogram:
-    """The histogram of some times."""
+    """Build a histogram from durations in seconds."""
     cdef Times histogram
     cdef double each
     memset(&histogram, 0, sizeof(Times))

@@ -1,5 +1,7 @@
-"""Worker threads for handlers that block, of our own: daemonic, so that a stuck one can not keep a
-stopped server alive (those of concurrent.futures are joined when the interpreter ends).
+"""Worker threads for blocking handlers.
+
+They are daemonic so that a stuck one cannot keep a stopped server alive; the interpreter joins those of
+concurrent.futures when it ends.
 
 All state belongs to the event loop's thread; a worker only runs functions and reports back.
 """
@@ -17,7 +19,7 @@ __all__ = ["Job", "WorkerThreads"]
 
 
 class Job:
-    """One function call that waits for a thread or runs in one."""
+    """A function call that waits for a thread or runs in one."""
 
     __slots__ = ("argument", "context", "done", "function", "key", "started")
 
@@ -41,29 +43,29 @@ class Job:
         """Run the function, in a worker thread."""
         try:
             return self.context.run(self.function, self.argument), None
-        except BaseException as error:  # handed to the loop's thread, which decides
+        except BaseException as error:  # the loop's thread decides what it means
             return None, error
 
 
 class PendingJobs:
-    """Jobs that wait for a thread. Each key has its turn, so that none waits for all that another has sent.
+    """Jobs that wait for a thread; their keys take turns, so that no key holds up the others.
 
-    All that can be done takes the same time however many wait.
+    Every operation takes constant time.
     """
 
     def __init__(self) -> None:
-        # Keys in the order of their turns; of each the jobs in order of arrival.
+        # Keys in the order of their turns, each with its jobs in order of arrival.
         self._keys: OrderedDict[Hashable, OrderedDict[Job, None]] = OrderedDict()
 
     def __bool__(self) -> bool:
         return bool(self._keys)
 
     def add(self, job: Job) -> None:
-        """Wait behind those with the same key; a new key has the last turn."""
+        """Queue a job behind those with the same key; a new key gets the last turn."""
         self._keys.setdefault(job.key, OrderedDict())[job] = None
 
     def remove(self, job: Job) -> bool:
-        """Wait no longer; False if the job did not."""
+        """Remove a waiting job; False if it did not wait."""
         jobs = self._keys.get(job.key)
         if jobs is None or job not in jobs:
             return False
@@ -73,7 +75,7 @@ class PendingJobs:
         return True
 
     def take(self) -> Job:
-        """The job whose turn it is."""
+        """Return the job whose turn it is."""
         key, jobs = self._keys.popitem(last=False)
         job, _ = jobs.popitem(last=False)
         if jobs:
@@ -82,11 +84,11 @@ class PendingJobs:
 
 
 class WorkerThreads:
-    """At most `max_threads` threads, made when they are needed.
+    """At most `max_threads` threads, started on demand.
 
     Args:
         loop: The loop that `submit` is called on and that results come back to.
-        max_threads: How many jobs run at once. Further ones wait: those with the same key in order of
+        max_threads: How many jobs run at once. Others wait: those with the same key in order of
             arrival, and the keys take turns.
     """
 
@@ -110,13 +112,13 @@ class WorkerThreads:
         """Run `function(argument)` in a thread.
 
         Args:
-            function: What to run.
+            function: The function to run.
             argument: Its only argument.
             started: Called on the loop when a thread takes the job.
             done: Called on the loop, with the result and the exception, when the function has ended.
-            context: The context variables that the function sees; nothing else runs in it. By default a copy
-                of the current ones.
-            key: Whose job it is.
+            context: The context variables that the function sees; nothing else runs in it. By default it is a
+                copy of the current ones.
+            key: The owner of the job.
         """
         job = Job(function, argument, started, done, context, key)
         if self._idle:
@@ -144,7 +146,7 @@ class WorkerThreads:
         try:
             threading.Thread(target=self._work, args=(inbox,), name=name, daemon=True).start()
         except RuntimeError as error:
-            # The system has no thread left for us: the job waits for one that we have.
+            # The system cannot start another thread, so the job waits for an existing one.
             if self._threads:
                 self._pending.add(job)
             else:
@@ -163,7 +165,7 @@ class WorkerThreads:
             try:
                 self._loop.call_soon_threadsafe(self._finished, inbox, job, result, error)
             except RuntimeError:
-                # The loop was closed: the server has stopped without this thread.
+                # The loop is closed because the server has stopped without this thread.
                 return
             del job, result, error
 

@@ -1,4 +1,4 @@
-# What undoes the work of aborted calls.
+# The hooks that undo the work of aborted calls.
 
 from libc.stdint cimport uint32_t
 
@@ -11,10 +11,10 @@ cdef class UndoHooks:
     cdef uint32_t id
     cdef dict fields
     cdef list hooks                  # (callback, args), in order of registration
-    cdef object variables            # the contextvars.Context that they start from
+    cdef object variables            # the contextvars.Context that the hooks start from
     cdef bint running
 
-    # Starts the task that runs them; it has ended already if none of them had to wait.
+    # Starts the task that runs the hooks; it is done already if none of them had to wait.
     cdef object start(self)
-    # False if some were registered after the last one had run and before the task had ended.
+    # Returns False if hooks were registered after the last one had run and before the task had ended.
     cdef bint ended(self, object task) except -1

@@ -1,4 +1,4 @@
-"""What undoes the work of aborted calls: hooks that run one after another, the last registered first."""
+"""The hooks that undo the work of aborted calls; they run one after another, the last registered first."""
 
 cimport cython
 from cpython.ref cimport PyObject
@@ -20,10 +20,10 @@ cdef class UndoHooks:
     """The undo hooks of one call.
 
     Args:
-        service: Whose log tells of hooks that fail.
+        service: Its log reports failing hooks.
         method: The name that was called.
-        id: The call's.
-        fields: Of the records of hooks that fail.
+        id: The id of the call.
+        fields: Fields for the log records.
     """
 
     def __cinit__(self, Service service not None, str method, uint32_t id, dict fields):
@@ -41,7 +41,7 @@ cdef class UndoHooks:
             count_freed(<PyObject *> self)
 
     cdef object start(self):
-        # They see the variables of the handler that registered the first of them, and leave nothing in them.
+        # Hooks see the variables of the handler that registered the first of them, and leave no changes in them.
         enter_variables(self.variables)
         try:
             return self.service.context.start_task(self._run(), False)
@@ -60,7 +60,7 @@ cdef class UndoHooks:
             except BaseException as error:
                 stopped = asyncio.current_task().cancelling()
                 if stopped and isinstance(error, CancelledError):
-                    # The end of the stop grace.
+                    # This cancel is the end of the stop grace.
                     raise
                 self.service.log.error(
                     "an undo hook of method %r, call %d, failed", self.method, self.id, exc_info=error,
@@ -71,6 +71,6 @@ cdef class UndoHooks:
     cdef bint ended(self, object task) except -1:
         self.running = False
         if task.cancelled():
-            # Only at the end of a stop; what was not undone then never will be.
+            # The task is cancelled only at the end of a stop; remaining hooks never run.
             self.hooks.clear()
         return not self.hooks

@@ -1,4 +1,4 @@
-# What runs for one call.
+# The work of one call: its handler, tasks, timer and thread job.
 
 from libc.stdint cimport uint8_t
 
@@ -8,16 +8,16 @@ from sockrpc.peer.states cimport CALLEE_IDLE
 
 cdef class Work(Procedure):
     cdef Handler handler             # None in the socket form
-    cdef object task                 # of a coroutine handler, None before it suspends
-    cdef list spawned                # tasks of spawn_and_abort_on_reset that still run
-    cdef object timer                # of the method's own timeout
-    cdef object job                  # of the worker threads
-    cdef Py_ssize_t work             # the handler, spawned tasks and hooks that still run
-    cdef uint8_t state               # for the peer: a CalleeState
+    cdef object task                 # the task of a coroutine handler, None before it suspends
+    cdef list spawned                # running tasks of spawn_and_abort_on_reset
+    cdef object timer                # the timer of the method's own timeout
+    cdef object job                  # a job of the worker threads
+    cdef Py_ssize_t work             # handlers, spawned tasks and hooks that still run
+    cdef uint8_t state               # a CalleeState, the state as the peer sees it
     cdef uint8_t outcome             # a number of tally.pxd, once the state is idle
-    # Truth values, a byte each: there may be very many calls.
+    # Truth values take a byte each because there may be very many calls.
     cdef uint8_t counts              # against max_in_flight: it has started, and work of it is left
-    cdef uint8_t starting            # the handler's first step is running right now
+    cdef uint8_t starting            # the handler's first step is running now
     cdef uint8_t cancelled           # the work was cancelled; never twice
 
     cdef inline bint is_over(self) noexcept:
@@ -33,7 +33,7 @@ cdef class Work(Procedure):
     cdef int cancel_tasks(self) except -1
     cdef int hold(self) except -1
     cdef int let_go(self) except -1
-    # What a call adds: the end of its handler, an abort, and the end of all work.
+    # A call adds these: the end of its handler, an abort, and the end of all work.
     cdef int returned(self, object result) except -1
     cdef int raised(self, object error) except -1
     cdef int abort(self, int outcome, bint forced) except -1

@@ -1,4 +1,4 @@
-"""What runs for one call: its handler's task or thread, and the tasks that it has spawned; cancelled once."""
+"""The work of one call: its handler's task or thread and the tasks it spawned, which are cancelled once."""
 
 cimport cython
 
@@ -12,7 +12,7 @@ from sockrpc.errors import UsageError
 
 
 cdef class Work(Procedure):
-    """What runs for a call. It is over when nothing of it is left; `settle` is called then."""
+    """The work of a call. When nothing of it is left, `settle` is called."""
 
     cdef int returned(self, object result) except -1:
         raise NotImplementedError
@@ -35,7 +35,7 @@ cdef class Work(Procedure):
         if self.is_over() and self.outcome < OUTCOME_RESET:
             coroutine.close()
             raise UsageError(f"call {self.id} of {self.name!r} is over")
-        # The caller goes on first, as with asyncio.create_task, whatever the loop's task factory does.
+        # The caller continues first, as with asyncio.create_task, whatever the loop's task factory does.
         task = context.create_task(coroutine)
         if self.is_over() or self.cancelled:
             self.service.keep(task)
@@ -46,7 +46,7 @@ cdef class Work(Procedure):
             self.spawned.append(task)
             task.add_done_callback(when_done)
         except BaseException:  # pragma: no memory
-            # No memory. A task that nobody watches would be counted for ever.
+            # Out of memory; without the callback the task would be counted for ever.
             self.spawned = [each for each in self.spawned if each is not task]  # pragma: no memory
             task.cancel()  # pragma: no memory
             raise  # pragma: no memory
@@ -67,7 +67,7 @@ cdef class Work(Procedure):
         if self.cancelled:
             task.cancel()
         elif self.connection.ended and not self.handler.run_to_completion:
-            # It has answered and then ended its own connection, all in its first step.
+            # The handler answered and then ended its own connection, all in its first step.
             self.cancel_work()
         return 0
 
@@ -86,9 +86,9 @@ cdef class Work(Procedure):
     cdef bint owns(self, object task) except -1:
         return task is self.task or (self.spawned is not None and task in self.spawned)
 
-    # Whatever goes wrong in these, the work that has ended is counted down.
+    # These callbacks count the ended work down even if they raise.
     def __call__(self, task):
-        # The callback of the handler's task: an object for it alone would be one more for every call.
+        # The call itself is the callback of its task, which saves an object for every call.
         if task is not self.task:
             raise TypeError("a Call is not callable")
         try:
@@ -112,8 +112,7 @@ cdef class Work(Procedure):
             self.let_go()
 
     def _awaited_ended(self, task: asyncio.Task[object]) -> None:
-        # Its exception is for whoever waits in abort_on_reset, and who goes on with the call: that it
-        # has no answer yet is no failure.
+        # abort_on_reset re-raises the exception; an unanswered call is not a failure yet.
         self.spawned.remove(task)
         if self.outcome != OUTCOME_NONE or self.work > 1:
             self.let_go()
@@ -138,12 +137,12 @@ cdef class Work(Procedure):
     cdef int cancel_work(self) except -1:
         if self.cancelled or not self.counts:
             return 0
-        # Exactly one cancel, or asyncio.timeout and TaskGroup inside the handler are misled.
+        # Cancel exactly once, or asyncio.timeout and TaskGroup inside the handler are misled.
         self.cancelled = True
         self.stop_timer()
         self.cancel_tasks()
         if self.job is not None and self.service.threads.withdraw(self.job):
-            # No thread had taken it.
+            # No thread had taken the job.
             self.job = None
             self.let_go()
         elif self.work == 0 and not self.starting:
@@ -155,13 +154,13 @@ cdef class Work(Procedure):
         if self.task is not None:
             self.task.cancel()
         for task, before in spawned:
-            # The handler's cancel has reached what the handler awaits, and once is enough.
+            # The handler's cancel has already reached this task because the handler awaits it.
             if task.cancelling() == before:
                 task.cancel()
         return 0
 
     cdef int cancel_again(self) except -1:
-        """At the end of the abort grace of a stopping server, and only there."""
+        """Cancel the work again, which happens only at the end of the abort grace of a stopping server."""
         self.report(
             "method %r has not ended%s after its abort; it is cancelled again and left behind",
             (self.name, " in its thread" if self.job is not None else ""), None)
@@ -170,7 +169,7 @@ cdef class Work(Procedure):
     cdef int hold(self) except -1:
         self.work += 1
         if self.queue is None:
-            # The task must be referred to, and it is the connection that does.
+            # The loop refers to tasks only weakly, so the connection holds them.
             self.connection.active_queue().push(self)
         return 0
 

@@ -1,4 +1,4 @@
-"""PyInstaller's hook: the JavaScript client and the demo's page, which are no code, belong to the package."""
+"""PyInstaller's hook, which adds the files that are not code: the JavaScript client and the demo's page."""
 
 # mypy: disable-error-code="import-untyped,import-not-found"
 

@@ -1,6 +1,6 @@
-"""Test an app without a socket: a client joined to it in memory, whose line the test holds.
+"""Tests of an app without a socket: clients are joined to it in memory, and the test controls the line.
 
-The pytest fixture `in_memory` does the same for tests that own no event loop; see docs/howto/testing.md.
+The pytest fixture `in_memory` does the same for tests without an event loop; see docs/howto/testing.md.
 """
 
 from sockrpc.testing.joined import MemoryClient, MemoryServer, connect, serve

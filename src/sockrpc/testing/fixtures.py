@@ -1,4 +1,4 @@
-"""The pytest fixture `in_memory`; `pytest_plugins = ["sockrpc.testing.fixtures"]` in conftest.py has it."""
+"""The pytest fixture `in_memory`, enabled by `pytest_plugins = ["sockrpc.testing.fixtures"]`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Result = TypeVar("Result")
 
 
 class InMemory:
-    """What a test with the fixture `in_memory` gets."""
+    """The value of the fixture `in_memory`."""
 
     connect = connect
     serve = serve
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Run a coroutine to its end on an event loop of its own, as a plain test function needs it.
+        """Run a coroutine to its end on an event loop of its own, for plain test functions.
 
-        A test that a plugin (pytest-asyncio, anyio on asyncio) runs on a loop of the plugin's awaits instead.
+        Tests that a plugin (pytest-asyncio, anyio on asyncio) runs on its own loop use await instead.
         """
         return asyncio.run(coroutine)
 

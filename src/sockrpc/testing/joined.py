@@ -1,4 +1,4 @@
-"""Apps and clients joined in memory: the real engine on both sides, and a line that the test holds."""
+"""Apps and clients joined in memory: the real engine on both sides, and a line that the test controls."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = ["MemoryClient", "MemoryServer", "connect", "serve"]
 
 Headers = Mapping[str, str] | Sequence[tuple[str, str]]
 
-# What clients are said to have as their addresses: ports from here on (RFC 6335 section 6).
+# The first port of the clients' pretended addresses (RFC 6335 section 6).
 FIRST_PORT = 49_152
 
-# Turns of the loop without any news after which nothing more is expected of handlers that do not wait.
+# Idle turns of the loop after which handlers that do not wait are assumed to have finished.
 QUIET_TURNS = 10
 
 
@@ -38,8 +38,8 @@ class MemoryClient(Client):
 
     Attributes:
         server: The `sockrpc.Server` at the other end: `statistics()`, `connections`, `close()`.
-        to_server: What the client sends: `hold()`, `deliver()`, `release()`.
-        to_client: What the server sends.
+        to_server: The direction from client to server: `hold()`, `deliver()`, `release()`.
+        to_client: The direction from server to client.
     """
 
     server: Server
@@ -54,16 +54,16 @@ class MemoryClient(Client):
         self._line = line
 
     def lose(self) -> None:
-        """Lose the connection, as by a TCP reset: both ends notice at once, what was on its way is gone.
+        """Lose the connection, as by a TCP reset: both ends notice at once, and bytes on their way are gone.
 
         Calls in flight fail with `ConnectionLost`; on the server they are aborted.
         """
         self._line.lose()
 
     async def settle(self) -> None:
-        """Wait until all that may go has been delivered, and handlers have done what they do without waiting.
+        """Wait until everything not held is delivered, and handlers have done their work that does not wait.
 
-        What is held stays held. It is turns of the loop that are waited for, no time.
+        Held frames stay held. This waits for turns of the loop, not for time.
         """
         quiet = 0
         while quiet < QUIET_TURNS:
@@ -71,14 +71,14 @@ class MemoryClient(Client):
             await asyncio.sleep(0)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection and wait until it is gone; what is held is released first."""
+        """Close the connection and wait until it is gone; held frames are released first."""
         self.to_server.release()
         self.to_client.release()
         await super().close(code, reason)
 
 
 class MemoryConnect(connect_by_socket):
-    """How a client comes to a server in memory: what `sockrpc.connect` does, but for the socket."""
+    """The connection of a client in memory: `sockrpc.connect` without the socket."""
 
     def __init__(
         self, joined: MemoryServer, remote_address: tuple[str, int] | None, uri: str, **options: Any
@@ -127,19 +127,20 @@ class MemoryServer:
         remote_address: tuple[str, int] | None = None,
         **limits: Unpack[ClientLimits],
     ) -> MemoryConnect:
-        """One more client: `async with server.connect() as client`, or `await server.connect()`.
+        """Make one more client: `async with server.connect() as client`, or `await server.connect()`.
 
-        Those that are left open are closed with the server.
+        Clients that are left open are closed with the server.
 
         Args:
             path: Path and query of the opening request.
-            headers: Further headers of it.
-            origin: Its Origin; none by default.
-            remote_address: What the server takes for the client's address; 127.0.0.1 and a port of its own.
+            headers: Further headers of the opening request.
+            origin: The Origin to send; by default none is sent.
+            remote_address: The client's address as the server sees it; by default 127.0.0.1 and a port of its
+                own.
             limits: See `sockrpc.limits.ClientLimits`.
 
         Raises:
-            HandshakeError: The server refused; `status` says how.
+            HandshakeError: The server refused; `status` has the HTTP status.
             UsageError: The arguments do not fit together.
         """
         uri = "ws://localhost" + (self._path if path is None else path)
@@ -166,10 +167,10 @@ class serve:
 
     Args:
         app: An `App`, or a coroutine function of one `Socket`.
-        path: The path on which the endpoint answers, and clients ask; None: every path.
+        path: The path of the endpoint, which clients request; None serves every path.
         origins: As for `sockrpc.serve`.
         process_request: As for `sockrpc.serve`.
-        compression: "deflate": agreed to, and offered by the clients.
+        compression: "deflate" is offered by the clients and accepted by the server.
         limits: See `sockrpc.limits.ServerLimits`.
 
     Raises:
@@ -216,23 +217,23 @@ class connect:
         async with sockrpc.testing.connect(app) as client:
             assert await client.call("uppercase", "hello") == b"HELLO"
 
-    It is a `sockrpc.Client` with a few switches more: see `MemoryClient`. For several clients of one
+    It is a `sockrpc.Client` with some additions: see `MemoryClient`. For several clients of one
     server, and for limits of the client, see `serve`. A call whose handler fails is not answered, in
-    memory either: give `timeout` where one might.
+    memory either: pass `timeout` for such calls.
 
     Args:
         app: An `App`, or a coroutine function of one `Socket`.
-        path: The path on which the endpoint answers, and the client asks; None: every path.
+        path: The path of the endpoint, which the client requests; None serves every path.
         headers: Further headers of the opening request.
-        origin: Its Origin; none by default.
-        remote_address: What the server takes for the client's address.
+        origin: The Origin to send; by default none is sent.
+        remote_address: The client's address as the server sees it.
         origins: As for `sockrpc.serve`.
         process_request: As for `sockrpc.serve`.
-        compression: "deflate": offered, and agreed to.
-        limits: Those of the server, see `sockrpc.limits.ServerLimits`.
+        compression: "deflate" is offered by the client and accepted by the server.
+        limits: The limits of the server, see `sockrpc.limits.ServerLimits`.
 
     Raises:
-        HandshakeError: The server refused; `status` says how.
+        HandshakeError: The server refused; `status` has the HTTP status.
         UsageError: The arguments do not fit together.
     """
 

@@ -14,10 +14,10 @@ BLANK_LINE = b"\r\n\r\n"
 
 
 class Frames:
-    """Where the WebSocket frames of one direction end (RFC 6455 5.2), after the head of its handshake.
+    """Finds the ends of the WebSocket frames of one direction (RFC 6455 5.2) after its handshake.
 
     Attributes:
-        ends: How many bytes go before the end of each frame, from the beginning of the direction on.
+        ends: The positions of frame ends, in bytes from the beginning of the direction.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Frames:
         self._is_head = True
 
     def add(self, data: bytes) -> None:
-        """More bytes were written."""
+        """Add written bytes."""
         self._rest += data
         while size := self._next_size():
             del self._rest[:size]
@@ -37,7 +37,7 @@ class Frames:
             self._is_head = False
 
     def _next_size(self) -> int:
-        """How many bytes the next frame has; 0 if that is not known yet, or not all of them are there."""
+        """Return the size of the next frame; 0 if it is unknown, or the frame is incomplete."""
         rest = self._rest
         if self._is_head:
             return rest.find(BLANK_LINE) + len(BLANK_LINE) if BLANK_LINE in rest else 0
@@ -52,9 +52,9 @@ class Frames:
 
 
 class Direction:
-    """One direction of a line: what it carries can be held, and delivered frame by frame.
+    """A direction of a line, which can be held and delivered frame by frame.
 
-    Made by `sockrpc.testing`, as `to_server` and `to_client` of a client.
+    `sockrpc.testing` makes them as `to_server` and `to_client` of a client.
     """
 
     def __init__(self, line: Line, sender: End, receiver: End) -> None:
@@ -63,7 +63,7 @@ class Direction:
         self._receiver = receiver
         self._frames = Frames()
         self._delivered = 0
-        # The end of the last frame that was delivered as a whole.
+        # The end of the last frame that was delivered completely.
         self._last_end = 0
         self._up_to: int | None = None
         sender.tap = self._frames.add
@@ -72,15 +72,15 @@ class Direction:
 
     @property
     def held(self) -> int:
-        """How many whole frames were sent and are held; pings, pongs and close frames are frames too."""
+        """The number of whole frames that are held; pings, pongs and close frames count too."""
         up_to = self._up_to
         return 0 if up_to is None else sum(end > up_to for end in self._frames.ends)
 
     def hold(self) -> None:
-        """Hold what is sent from here on, the end of the connection included.
+        """Hold everything sent from now on, the end of the connection included.
 
-        A frame of which the peer has a part already is still delivered. The sender notices nothing but
-        that, after 64 KiB, its peer takes nothing any more.
+        A frame that the peer has received in part is still delivered. The sender notices only that its peer
+        takes nothing more after 64 KiB.
         """
         if self._up_to is None:
             self._forget()
@@ -88,7 +88,7 @@ class Direction:
             self._up_to = self._frames.ends[0] if begun else self._delivered
 
     def deliver(self, count: int = 1) -> int:
-        """Let so many of the held frames go, the oldest first, and hold the rest; returns how many went.
+        """Release the `count` oldest of the held frames and hold the rest; returns how many were released.
 
         They arrive in the next turns of the loop; see `MemoryClient.settle`.
         """
@@ -102,7 +102,7 @@ class Direction:
         return len(going)
 
     def release(self) -> None:
-        """Let everything go, and hold nothing any more."""
+        """Release everything and stop holding."""
         self._up_to = None
         self._line.wake()
 
@@ -114,7 +114,7 @@ class Direction:
             self._last_end = ends.popleft()
 
     def _deliver(self) -> bool:
-        """Deliver what may go; False if that was nothing."""
+        """Deliver as much as is allowed; False if that was nothing."""
         receiver = self._receiver
         if self._up_to is not None and not receiver.lost:
             room = min(self._up_to - self._delivered, len(self._sender.on_its_way))
@@ -130,9 +130,9 @@ class Direction:
 
 
 class Line:
-    """Two protocols with a line between them that delivers by itself.
+    """Two protocols and a line between them that delivers by itself.
 
-    Nothing is delivered from inside anything else: each delivery has a turn of the loop.
+    Each delivery has a turn of the loop to itself, so it never runs inside other code.
     """
 
     def __init__(self, server: Any, client: Any, peername: object) -> None:
@@ -144,7 +144,7 @@ class Line:
         self.pair.begin()
 
     def wake(self) -> None:
-        """There may be something to deliver."""
+        """Look for something to deliver in the next turn."""
         if not self._is_awake:
             self._is_awake = True
             self._loop.call_soon(self._turn)
@@ -157,10 +157,10 @@ class Line:
 
     @property
     def is_quiet(self) -> bool:
-        """True if nothing is on its way that is not held."""
+        """True if nothing is on its way except held bytes."""
         return not self._is_awake
 
     def lose(self) -> None:
-        """Break the line: both ends are told so, and what was on its way, held or not, is gone."""
+        """Break the line: both ends notice, and everything on its way, held or not, is gone."""
         for end in (self.pair.server, self.pair.client):
             end.break_off()

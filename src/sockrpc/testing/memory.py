@@ -1,8 +1,8 @@
-"""Two protocols joined in memory: who holds the line decides which bytes arrive when, and how it is lost.
+"""Two protocols joined in memory; the owner of the line decides which bytes arrive when, and how it is lost.
 
-What one end writes is first in its transport's buffer, then on its way (at most `capacity` bytes), then
-delivered, as far as somebody delivers it. An end whose peer gets nothing delivered has a slow peer.
-Nothing is delivered from inside a delivery: the receive buffer of a loop is shared.
+Bytes that one end writes are first in its transport's buffer, then on their way (at most `capacity`
+bytes), then delivered, as far as the owner delivers them. An end whose peer receives nothing has a slow
+peer. A delivery never runs inside another, because the connections of a loop share the receive buffer.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any, ClassVar
 
 __all__ = ["End", "Pair"]
 
-# What the network takes from a transport before a byte is delivered; about what a kernel takes.
+# Bytes that the network takes from a transport before a delivery; about as much as a kernel takes.
 CAPACITY = 64 * 1024
 
 
 class End(asyncio.Transport):
-    """One end of the line, as its protocol sees it: the transport, and what it has written.
+    """An end of the line as its protocol sees it: the transport, and the bytes it has written.
 
     Attributes:
-        on_its_way: Written here, taken by the network, not yet delivered to the peer.
-        tap: Called with every piece of bytes that is written here, at that moment.
-        heard: Called with every piece of bytes that is delivered here, just before.
-        changed: Called when there may be something to deliver that was not there before.
+        on_its_way: Bytes written here and taken by the network, but not yet delivered to the peer.
+        tap: Called with every piece of bytes at the moment that it is written here.
+        heard: Called with every piece of bytes just before it is delivered here.
+        changed: Called when there may be something new to deliver.
     """
 
     feeding: ClassVar[set[asyncio.AbstractEventLoop]] = set()
@@ -47,12 +47,12 @@ class End(asyncio.Transport):
         self._reading_paused = False
         self._closing = False
         self._eof_written = False
-        # What the network will tell this end once all bytes on their way to it were delivered.
+        # The network reports this to this end once all bytes on their way to it were delivered.
         self._fin = False
         self._fin_received = False
         self._reset = False
 
-    # What asyncio promises to a protocol
+    # The transport of asyncio
 
     def can_write(self) -> bool:
         return not self._closing and not self._eof_written
@@ -125,7 +125,7 @@ class End(asyncio.Transport):
     # The network
 
     def _hand_over(self) -> None:
-        """What a writable socket is for: the network takes as much as it has room for."""
+        """Act as a writable socket: the network takes as much as it has room for."""
         if self.lost:
             return
         if self._reset and self._buffer:
@@ -137,7 +137,6 @@ class End(asyncio.Transport):
             del self._buffer[:room]
         if self._writing_paused and len(self._buffer) <= self._low:
             self._writing_paused = False
-            # It may write.
             self.protocol.resume_writing()
         if not self._buffer:
             if self._eof_written:
@@ -172,11 +171,11 @@ class End(asyncio.Transport):
         return bool(self.peer.on_its_way) or self._reset or self._fin
 
     def receive(self, size: int) -> int:
-        """One read of at most `size` bytes, or the end of the line; returns how many bytes were read."""
+        """Do one read of at most `size` bytes, or the end of the line; returns how many bytes were read."""
         arriving = self.peer.on_its_way
         if self.lost:
             if arriving:
-                # Nobody is there any more: the system answers with a reset.
+                # The process at this end is gone, so its system answers with a reset.
                 arriving.clear()
                 self.peer._reset = True
                 self.loop.call_soon(self.peer._hand_over)
@@ -205,23 +204,23 @@ class End(asyncio.Transport):
         if self.heard is not None:
             self.heard(bytes(arriving[:size]))
         del arriving[:size]
-        # A socket becomes writable in an event of its own.
+        # A socket becomes writable in a separate event.
         self.loop.call_soon(self.peer._hand_over)
         self.protocol.buffer_updated(size)
         return size
 
     def break_off(self) -> None:
-        """This end finds the line broken, now and whatever else was on its way."""
+        """Make this end find the line broken now, and drop the bytes that were on their way."""
         self.on_its_way.clear()
         self._lose(ConnectionResetError("the line was cut"))
 
     def die(self) -> None:
-        """The process at this end is gone, without a word: its system sends FIN after what it has taken."""
+        """Let the process at this end vanish: its system sends FIN after the bytes already written."""
         self._lose(None)
 
 
 class Pair:
-    """Two protocols with a line between them."""
+    """Two protocols and a line between them."""
 
     def __init__(
         self,
@@ -240,19 +239,19 @@ class Pair:
             self.begin()
 
     def begin(self) -> None:
-        """Tell both that they are connected."""
+        """Connect both protocols."""
         self.server.protocol.connection_made(self.server)
         self.client.protocol.connection_made(self.client)
 
     def cut(self) -> None:
-        """Reset the line, with all that is on its way; who neither reads nor writes does not notice."""
+        """Reset the line with everything on its way; an idle end does not notice."""
         for end in (self.server, self.client):
             end.on_its_way.clear()
             end._reset = True
             end.loop.call_soon(end._hand_over)
 
     def deliver_all(self) -> bool:
-        """Deliver what is on its way now; False if that was nothing."""
+        """Deliver everything on its way now; False if that was nothing."""
         moved = False
         for end in (self.server, self.client):
             while end.expects():

@@ -1,7 +1,7 @@
-"""Requests with a body, which no opening handshake has: where they end, so that they are answered truthfully.
+"""Framing of request bodies, which no opening handshake has, so that such requests get a truthful answer.
 
-websockets' parser of requests takes none of them. So what frames a body (RFC 9112 section 6) is taken out
-of the head before it is parsed, and given back to the request that comes of it.
+websockets' parser refuses every request with a body. So the fields that frame a body (RFC 9112 section 6)
+are cut out of the head before it is parsed, and restored in the resulting request.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class Framed(NamedTuple):
-    """The head of a request without what frames its body.
+    """The head of a request without the fields that frame its body.
 
     Attributes:
-        head: The bytes that are left.
-        fields: What was taken out, names and values.
-        size: How large the body is in bytes; None if only its end says so.
+        head: The remaining bytes.
+        fields: The names and values that were cut out.
+        size: The size of the body in bytes; None if only its end determines it.
     """
 
     head: bytes
@@ -33,27 +33,27 @@ class Framed(NamedTuple):
     size: int | None
 
     def restore(self, request: Request) -> None:
-        """Give a request that was parsed the fields back that were taken out."""
+        """Put the fields that were cut out back into the parsed request."""
         for name, value in self.fields:
             request.headers[name] = value
 
 
 class Refusal(NamedTuple):
-    """Why a request is not understood, and the status that says so."""
+    """The reason why a request is refused, and the status of the response."""
 
     status: http.HTTPStatus
     text: str
 
 
 def take_framing(head: bytes) -> Framed | Refusal:
-    """Take what frames a body out of the head of a request, or refuse what can not be understood.
+    """Cut the fields that frame a body out of the head of a request, or refuse the request.
 
     Args:
         head: The request, to its blank line.
     """
     version = VERSION.search(head[: head.find(b"\r\n") + 2])
     if version is not None and version[1] not in (b"1.1", b"1.0"):
-        # Also of the preface of HTTP/2 (RFC 9113 section 3.4), of which this is the beginning.
+        # This also refuses the preface of HTTP/2 (RFC 9113 section 3.4), which begins with this line.
         return Refusal(
             http.HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "This server speaks HTTP/1.1 and HTTP/1.0."
         )
@@ -69,7 +69,8 @@ def take_framing(head: bytes) -> Framed | Refusal:
     }
     size: int | None = None
     if codings:
-        # RFC 9112 section 6.1: both, or chunks in HTTP/1.0, are how requests are smuggled past a proxy.
+        # RFC 9112 section 6.1: both fields at once, or chunks in HTTP/1.0, are used to smuggle requests past
+        # a proxy.
         if lengths or version is None or version[1] == b"1.0":
             return Refusal(
                 http.HTTPStatus.BAD_REQUEST,

@@ -1,8 +1,8 @@
-# Memory that grows, and memory that is used again.
+# Growable memory, and its reuse.
 
 from libc.stdint cimport uint8_t
 
-# A growable piece of memory. `data` is NULL while nothing is kept.
+# A growable block of memory. `data` is NULL while nothing is kept.
 cdef struct Buffer:
     uint8_t *data
     Py_ssize_t size            # bytes in use
@@ -14,22 +14,22 @@ cdef void buffer_free(Buffer *buffer) noexcept
 
 cdef enum:
     SPARES = 8
-    # All together.
+    # This limits the sum of all spares.
     MAX_SPARE_BYTES = 16 * 1024 * 1024
-    # What is shorter the allocator has at hand.
+    # malloc serves smaller blocks from its own cache.
     MIN_SPARE_BYTES = 64 * 1024
 
-# Buffers of large messages that were handled, for those that come next.
+# The buffers of large messages that were handled, kept for the next ones.
 cdef struct Spares:
     Buffer[SPARES] kept
     int count
     Py_ssize_t bytes           # allocated, in all of them
-    bint used                  # since `spares_age` was called last
+    bint used                  # since the last call of `spares_age`
 
-# Makes an empty buffer one of the spares, if there is one.
+# Turns a spare into an empty buffer, if there is one.
 cdef void spares_take(Spares *spares, Buffer *buffer) noexcept
 # Frees a buffer, or keeps its memory as a spare.
 cdef void spares_give(Spares *spares, Buffer *buffer) noexcept
-# Frees the spares if they were not used since the last time.
+# Frees the spares if they were not used since the last call.
 cdef void spares_age(Spares *spares) noexcept
 cdef void spares_free(Spares *spares) noexcept

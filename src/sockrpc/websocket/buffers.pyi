@@ -1,1 +1,1 @@
-# Memory of buffers: nothing here is for Python.
+# The memory of buffers has no Python interface.

@@ -1,7 +1,7 @@
-"""Memory that grows, and memory that is used again.
+"""Growable memory, and its reuse.
 
-A page that the system gives has to be cleared and mapped first. For a message of a megabyte that takes
-longer than to receive it, and malloc gives such memory back to the system each time.
+The system clears and maps a page before it hands it out. For a message of a megabyte that takes
+longer than to receive it, and malloc returns such memory to the system each time.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
@@ -19,7 +19,7 @@ cdef int buffer_reserve(Buffer *buffer, Py_ssize_t extra) except -1:
     cdef void *grown
     if wanted <= buffer.capacity:
         return 0
-    # No room to spare where AddressSanitizer is to see what is written beyond `size`.
+    # Allocate exactly what is wanted if AddressSanitizer has to catch writes beyond `size`.
     capacity = wanted if SANITIZE else max(wanted, buffer.capacity * 2, SMALLEST_BUFFER)
     grown = PyMem_Realloc(buffer.data, capacity)
     if grown == NULL:
@@ -61,7 +61,7 @@ cdef void spares_take(Spares *spares, Buffer *buffer) noexcept:
 
 
 cdef void spares_give(Spares *spares, Buffer *buffer) noexcept:
-    # A sanitizer is to see what is read or written after this.
+    # Always free it if a sanitizer has to catch reads and writes after this.
     if (
         SANITIZE or spares.count == SPARES
         or not MIN_SPARE_BYTES <= buffer.capacity <= MAX_SPARE_BYTES - spares.bytes

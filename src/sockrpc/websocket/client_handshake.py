@@ -1,6 +1,6 @@
 """The client's side of the opening handshake; bytes in, bytes out.
 
-h11 reads HTTP, and websockets decides what RFC 6455 says.
+h11 reads HTTP, and websockets implements the rules of RFC 6455.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class ClientHandshake:
     """The client's side of one opening handshake.
 
     Args:
-        uri: Where to connect.
-        max_handshake_bytes: The largest answer, to its blank line.
-        subprotocols: What the client offers, in order of preference; None: nothing but WebSocket.
-        compression: What it offers to the server.
-        headers: Further headers to send, or others in the place of ours.
+        uri: The URI to connect to.
+        max_handshake_bytes: The largest response head, up to its blank line.
+        subprotocols: The subprotocols to offer, in order of preference; None for plain WebSocket.
+        compression: The compression to offer.
+        headers: Further headers to send; some replace our own.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ClientHandshake:
         return self.exchange.request("GET", request.path, merge_headers(ours, self.headers))
 
     def receive(self, data: bytes) -> bool:
-        """Feed received bytes, empty ones at the end of the line; True once the connection is open.
+        """Feed received bytes, b"" at the end of the stream; True once the connection is open.
 
         Raises:
             HandshakeError: The server refused, or did not answer in HTTP.
@@ -80,14 +80,14 @@ class ClientHandshake:
 
     @property
     def is_refused(self) -> bool:
-        """True once it is known that this opens no connection, though not yet all that says why."""
+        """True once the connection is known to be refused, even if the reason is not complete yet."""
         return self.exchange.answer is not None and self.exchange.answer.status != 101
 
     def judge(self) -> None:
-        """Compare the answer, as far as it is there, with what was asked.
+        """Compare the response, as far as it has arrived, with the request.
 
         Raises:
-            HandshakeError: It opens no connection.
+            HandshakeError: The response opens no connection.
         """
         answer = self.exchange.answer
         assert answer is not None
@@ -96,11 +96,11 @@ class ClientHandshake:
             raise HandshakeError(answer.reason, answer.status, location)
         if answer.version != b"1.1":
             raise HandshakeError("the server confirms a WebSocket in HTTP/1.0, which has none")
-        # Only what it judges by: it has limits of its own for the lines of an answer and for their number.
+        # Pass only the fields that websockets judges: it has limits of its own for lines and their number.
         head = Headers()
         for name, value in answer.headers:
             if name.lower() in {"upgrade", "connection"} or name.lower().startswith("sec-websocket-"):
-                # websockets judges them when it reads them, and quotes them in its complaints.
+                # websockets quotes them in its error messages.
                 head.set_insecure(name, printable(value))
         self.protocol.receive_data(Response(101, "Switching Protocols", head).serialize())
         error = self.protocol.handshake_exc
@@ -112,14 +112,14 @@ class ClientHandshake:
 
     @property
     def rest(self) -> bytes:
-        """What was received after the answer: the first frames."""
+        """The bytes received after the response, which are the first frames."""
         return self.exchange.rest
 
     @property
     def subprotocol(self) -> str | None:
-        """What was agreed on."""
+        """The agreed subprotocol."""
         return self.protocol.subprotocol
 
     def take_compression(self) -> Compression | None:
-        """What was agreed on for messages; a second time None."""
+        """Return the agreed compression of messages; None on a second call."""
         return take_compression(self.protocol)

@@ -1,4 +1,4 @@
-"""One connection: a transport joined to the WebSocket level, with one closing path.
+"""A connection: a transport joined to the WebSocket level, with a single closing path.
 
 Output is gathered and written once per read or loop iteration. Subclasses give messages their meaning.
 """
@@ -24,22 +24,22 @@ from sockrpc.websocket.parser cimport (
 from sockrpc.errors import ConnectionClosed, ConnectionLost, ProtocolError
 
 cdef enum:
-    # Large frames are received directly into the parser, without a copy on the way, in steps: a length
-    # alone reserves no memory to speak of.
+    # Large frames are received directly into the parser, without a copy on the way. They are received in steps,
+    # because a length alone must not reserve much memory.
     DIRECT_STEP_BYTES = 1024 * 1024
-    # Full receive buffers before other connections get their turn: while they are full, libuv reads 32
-    # of them in one iteration, in which a million frames fit.
+    # Full receive buffers before other connections get their turn: while they are full, libuv reads 32 of them in
+    # one iteration, which may hold a million frames.
     FULL_READS_AT_ONCE = 4
 
 
 cdef class Connection(Output):
-    """A protocol of asyncio (BufferedProtocol) for one connection."""
+    """An asyncio protocol (BufferedProtocol) for one connection."""
 
     def __cinit__(self, *args, **kwargs):
         self.close_code = 1006
         self.close_reason = ""
 
-    # What a role adds
+    # The methods of a role
 
     cdef int on_message(self, const uint8_t *data, Py_ssize_t size) except -1:
         raise NotImplementedError
@@ -62,17 +62,17 @@ cdef class Connection(Output):
     cdef int on_output_open(self) except -1:
         raise NotImplementedError
 
-    # Called by the transport
+    # The methods that the transport calls
 
     def connection_made(self, transport) -> None:
-        """Called by the transport: it is connected; the opening handshake begins."""
+        """Called by the transport when it is connected; the opening handshake begins."""
         self.transport = transport
         self.parser.spares = &self.context.spares
         # asyncio's own writelines does not call pause_writing (3.12.0 to 3.13.0), or joins the parts.
         self.vectored = not isinstance(transport, asyncio.Transport)
-        # One less, because a transport pauses above its mark and we do at ours.
+        # Use one less, because a transport pauses above its mark and we pause at ours.
         self.tell("set_write_buffer_limits", (
-            # Of TLS, which pauses at its mark, a mark of 0 would pause for ever.
+            # TLS pauses at its mark, so with a mark of 0 it would pause for ever.
             max(self.settings.output_high_bytes - 1, 1),
             min(self.settings.output_low_bytes, max(self.settings.output_high_bytes - 1, 1)),
         ))
@@ -80,13 +80,13 @@ cdef class Connection(Output):
         self.deadline = self.last_heard + self.settings.handshake_timeout
         self.context.add(self, self.settings.interval)
         if self.ended:
-            # Given up while the transport was being made.
+            # The connection was given up while the transport was being made.
             self.tell("abort")
         elif self.handshake is not None:
             self.handshake.connected(self)
 
     def get_buffer(self, sizehint):
-        """Called by the transport: where to put what it receives next."""
+        """Called by the transport for memory to receive into."""
         cdef Py_ssize_t room
         if self.state == STATE_OPEN and self.parser.missing >= LARGE_FRAME_BYTES and not self.reading_held:
             room = min(self.parser.missing, DIRECT_STEP_BYTES)
@@ -96,11 +96,11 @@ cdef class Connection(Output):
         return self.context.receive_view
 
     def buffer_updated(self, Py_ssize_t size) -> None:
-        """Called by the transport: `size` bytes were received."""
+        """Called by the transport when `size` bytes were received."""
         self.heard = True
         self.read_bytes += size
         if self.state == STATE_CONNECTING:
-            # It may end the connection, or open it, before it returns.
+            # The handshake may end the connection, or open it, before it returns.
             self.handshake.receive(PyBytes_FromStringAndSize(<char *> self.context.receive_data, size))
             return
         if self.state == STATE_CLOSED:
@@ -118,24 +118,24 @@ cdef class Connection(Output):
             self.parser.offer(self.context.receive_data, size)
             self.full_reads = self.full_reads + 1 if size == RECEIVE_BYTES else 0
         if self.parsing_stopped or self.yielded:
-            # The transport had this read under way when it was paused.
+            # The transport was executing this read when it was paused.
             self.parser.keep()
         else:
             self.feed()
 
     def eof_received(self) -> bool:
-        """Called by the transport: the peer will send nothing more (FIN), which ends the connection."""
+        """Called by the transport at the peer's FIN, which ends the connection."""
         self.end(False, 1006, "connection closed without a close frame")
         return False
 
     def connection_lost(self, error) -> None:
-        """Called by the transport: it is gone. A second time changes nothing."""
+        """Called by the transport when it is gone. A second call changes nothing."""
         if self.state == STATE_CLOSED:
             return
         try:
             self.end(False, 1006, "connection lost" if error is None else f"connection lost: {error}")
         finally:
-            # This also holds where there was no memory even for the reason, as the loss is reported only once.
+            # End even if there was no memory for the reason, because the loss is reported only once.
             self.end(False, 1006, "connection lost")
             self.state = STATE_CLOSED
             self.transport = None
@@ -148,21 +148,21 @@ cdef class Connection(Output):
                 self.lost_waiter.set_result(None)
             try:
                 if not self.in_feed:
-                    # Passes over what was read and not handled, and releases the parser.
+                    # This skips bytes that were read and not handled, and releases the parser.
                     self.feed()
             finally:
                 self.on_lost()
 
     def pause_writing(self) -> None:
-        """Called by the transport: it holds more than `output_high_bytes`."""
+        """Called by the transport when it holds more than `output_high_bytes`."""
         self.write_paused = True
 
     def resume_writing(self) -> None:
-        """Called by the transport: it holds less than `output_low_bytes`."""
+        """Called by the transport when it holds less than `output_low_bytes`."""
         cdef object waiter = self.drain_waiter
         cdef bytes pong = self.pending_pong
         self.write_paused = False
-        # A ping may have stood behind what was blocked; its time begins now.
+        # A ping may have stood behind the blocked output; its time begins now.
         self.pinged_at = self.context.loop.time()
         if pong is not None:
             self.pending_pong = None
@@ -180,11 +180,11 @@ cdef class Connection(Output):
     # Opening
 
     def open(self, rest: bytes, compression=None) -> None:
-        """The handshake succeeded: from here on there are frames, `rest` being the first of them.
+        """Switch to frames after a successful handshake.
 
         Args:
-            rest: What was received after the handshake.
-            compression: What it agreed on for messages, None for nothing.
+            rest: The bytes received after the handshake, which are the first frames.
+            compression: The agreed compression of messages, or None.
         """
         self.state = STATE_OPEN
         self.compression = compression
@@ -193,12 +193,12 @@ cdef class Connection(Output):
         self.deadline = 0.0
         self.last_heard = self.context.loop.time()
         if rest:
-            # A copy: the parser unmasks in place, and bytes must not change.
+            # Copy it: the parser unmasks in place, and bytes objects must not change.
             memcpy(self.parser.reserve(PyBytes_GET_SIZE(rest)), PyBytes_AS_STRING(rest), PyBytes_GET_SIZE(rest))
             self.parser.received(PyBytes_GET_SIZE(rest))
 
     def begin(self) -> None:
-        """Work through what came with the opening request, after `open`."""
+        """Handle the frames that came with the opening request, after `open`."""
         if self.state == STATE_OPEN and not self.parsing_stopped:
             self.read_at = self.context.tick()
             self.feed()
@@ -208,7 +208,7 @@ cdef class Connection(Output):
         self.give_to_transport(data)
 
     def give_up_opening(self) -> None:
-        """Accepting has failed: no transport was made, as TLS failed, or it is closed without a word."""
+        """Drop the connection silently after accepting has failed; without TLS success there is no transport."""
         if self.transport is not None:
             self.connection_lost(None)
         elif self.handshake is not None:
@@ -242,18 +242,18 @@ cdef class Connection(Output):
                         self.handle_event(event)
                     if self.ran_handler:
                         self.ran_handler = False
-                        # An answer has read the clock already.
+                        # An answer may have read the clock already.
                         seen = self.context.now if self.context.now != seen else self.context.tick()
                         if seen >= until:
                             self.yielded = True
                             break
                 elif event == EVENT_CLOSE or event == EVENT_FAULT:
-                    # The answer to our close frame, or bytes that no longer matter.
+                    # These bytes are the answer to our close frame, or no longer matter.
                     self.close_transport()
                 elif event == EVENT_BINARY:
                     self.on_ignored(self.parser.data, self.parser.size)
         finally:
-            # Also when a handler raised SystemExit or KeyboardInterrupt: the parser stays consistent.
+            # This holds even if a handler raised SystemExit or KeyboardInterrupt: the parser stays consistent.
             self.in_feed = False
             if self.state == STATE_CLOSED:
                 self.parser.release()
@@ -281,7 +281,7 @@ cdef class Connection(Output):
     cdef int decompress(self, bint is_text) except -1:
         cdef bytes message
         cdef const uint8_t *data
-        # A few bytes may stand for a whole `max_message_bytes`, which takes longer than most handlers.
+        # A few bytes may inflate to all of `max_message_bytes`, which takes longer than most handlers.
         self.ran_handler = True
         try:
             message = self.compression.decompress(
@@ -296,8 +296,7 @@ cdef class Connection(Output):
         return self.on_text(data, PyBytes_GET_SIZE(message))
 
     cdef int handle_isolated(self) except -1:
-        # In a block of its own: neither what stands before and behind the message can be read by
-        # mistake, nor the message once it has been handled.
+        # A block of its own lets a sanitizer catch reads beyond the message, or after it has been handled.
         cdef Py_ssize_t size = self.parser.size
         cdef const uint8_t *data
         self.parser.unmask()
@@ -308,12 +307,11 @@ cdef class Connection(Output):
             free_isolated(data)  # pragma: no trace
 
     cdef int settle_reading(self) except -1:
-        # Nothing is read while something read before waits to be parsed: at most one receive buffer
-        # is kept that way.
+        # Nothing is read while earlier input waits to be parsed: at most one receive buffer is kept that way.
         if self.state == STATE_CLOSED or self.transport is None:
             return 0
         if self.state == STATE_CLOSING:
-            # The peer's own close frame may stand in what was read already, and then nothing comes behind it.
+            # The peer's close frame may stand in bytes that were read already, with nothing behind it.
             self.yielded = self.yielded or self.parsing_stopped
             self.parsing_stopped = False
         self.hold_reading(self.parsing_stopped or self.yielded)
@@ -331,7 +329,7 @@ cdef class Connection(Output):
             self.tell("pause_reading")
         else:
             self.tell("resume_reading")
-            # Nothing could be heard meanwhile.
+            # No byte could be heard during the pause.
             self.last_heard = self.context.loop.time()
             self.awaiting_pong = False
             self.reading_stalled_since = 0.0
@@ -357,7 +355,7 @@ cdef class Connection(Output):
         if self.ended:
             return 0
         if self.write_paused:
-            # The peer does not read; it gets the answer to its latest ping when it does.
+            # The peer does not read; when it does, it gets the answer to its latest ping.
             self.pending_pong = payload
             return 0
         self.send_control(OPCODE_PONG, payload)
@@ -366,7 +364,7 @@ cdef class Connection(Output):
         return 0
 
     cdef int write_soon(self, bint alone) except -1:
-        # In a feed one write at its end serves all; else a lone frame goes at once, and several are
+        # Inside a feed the write at its end serves all. Otherwise a lone frame goes out at once, and several are
         # gathered until the end of the iteration.
         if self.in_feed:
             return 0
@@ -375,7 +373,7 @@ cdef class Connection(Output):
         return self.context.schedule_flush(self)
 
     def drained(self):
-        """A future that is done when output is below the low-water mark or the connection has ended."""
+        """Return a future that is done when output is below the low-water mark or the connection has ended."""
         if self.drain_waiter is None:
             self.drain_waiter = self.context.loop.create_future()
             if self.ended or not self.write_paused:
@@ -392,7 +390,7 @@ cdef class Connection(Output):
         return ConnectionLost(self.close_code, self.close_reason)
 
     cdef int end(self, bint by_us, int code, str reason) except -1:
-        """The one ending: whatever happens to the connection comes through here, and only once."""
+        """End the connection; every ending comes through here, and only the first has an effect."""
         if self.ended:
             return 0
         self.ended = True
@@ -402,7 +400,7 @@ cdef class Connection(Output):
         try:
             if self.state != STATE_CLOSED:
                 self.state = STATE_CLOSING
-                # The first sweep finds out what is still here.
+                # The first sweep determines how much output is still here.
                 self.left_mark = -1
                 self.deadline = self.context.loop.time() + self.settings.close_timeout
             if self.handshake is not None:
@@ -415,14 +413,14 @@ cdef class Connection(Output):
         return 0
 
     cdef int start_close(self, int code, str reason) except -1:
-        """Close by a close frame and wait for the peer's, at most `close_timeout`."""
+        """Send a close frame and wait for the peer's, at most `close_timeout`."""
         if self.state == STATE_CONNECTING:
             self.end(True, code, reason)
             return self.close_transport()
         if self.state != STATE_OPEN:
             return 0
         self.send_control(OPCODE_CLOSE, close_payload(code, reason))
-        # Not the role's own flush: a client's unsent requests must not follow a close frame.
+        # Avoid the role's own flush: a client's unsent requests must not follow a close frame.
         Output.flush(self)
         self.end(True, code, reason)
         if not self.in_feed:
@@ -430,12 +428,12 @@ cdef class Connection(Output):
         return 0
 
     cdef int fail(self, int code, str reason) except -1:
-        """The peer broke the protocol: say so in a close frame, ignore the rest of what it sends."""
+        """Close because the peer broke the protocol: send a close frame and ignore everything it still sends."""
         self.peer_is_wrong = not self.ended
         self.start_close(code, reason)
         self.parser.dead = True
-        # Its end of file is awaited, at most `close_timeout`: closing over unread bytes would send a
-        # TCP reset, which could overtake the close frame.
+        # Wait for the peer's end of file, at most `close_timeout`: closing over unread bytes would send a TCP
+        # reset, which could overtake the close frame.
         if self.transport is not None and not self.transport.is_closing() and self.tell("can_write_eof"):
             self.end_output()
         else:
@@ -453,19 +451,19 @@ cdef class Connection(Output):
         return 0
 
     cdef int drop(self, str reason) except -1:
-        """The peer does not answer or does not read: no close frame would reach it."""
+        """End because the peer does not answer or does not read, so that no close frame would reach it."""
         self.end(False, 1006, reason)
         self.tell("abort")
         return 0
 
     cdef int close_transport(self) except -1:
-        # Once: asyncio's transport of TLS forgets itself when it is closed a second time.
+        # Close only once: asyncio's TLS transport breaks when it is closed a second time.
         if self.transport is not None and not self.transport.is_closing():
             self.tell("close")
         return 0
 
     def close(self, code: int, reason: str) -> None:
-        """Begin to close; see `wait_lost`."""
+        """Begin to close; `wait_lost` waits for the end."""
         self.start_close(code, reason)
 
     def abort(self, reason: str) -> None:
@@ -473,7 +471,7 @@ cdef class Connection(Output):
         self.drop(reason)
 
     def wait_lost(self):
-        """A future that is done when the transport is gone; cancelling it changes nothing."""
+        """Return a future that is done when the transport is gone; cancelling it changes nothing."""
         if self.lost_waiter is None:
             self.lost_waiter = self.context.loop.create_future()
             if self.state == STATE_CLOSED:
@@ -481,12 +479,12 @@ cdef class Connection(Output):
         return asyncio.shield(self.lost_waiter)
 
     def reason_ended(self) -> Exception:
-        """Why the connection can carry nothing more, as the exception to raise."""
+        """Return the exception to raise, with the reason why the connection carries nothing more."""
         return self.error()
 
     @property
     def has_ended_by_us(self) -> bool:
-        """True if it has ended, and this side said so first."""
+        """True if the connection has ended and this side ended it first."""
         return self.ended_by_us
 
     @property
@@ -496,5 +494,5 @@ cdef class Connection(Output):
 
     @property
     def has_ended(self) -> bool:
-        """True once the connection can carry nothing more."""
+        """True once the connection carries nothing more."""
         return self.ended

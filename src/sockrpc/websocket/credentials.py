@@ -1,4 +1,4 @@
-"""Which process stands at the other end of a unix socket."""
+"""Identification of the process at the other end of a unix socket."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class PeerCredentials(NamedTuple):
 
 
 def peer_credentials(line: Any) -> PeerCredentials | None:
-    """What the system knows of the peer; None where that is no unix socket, or the system does not tell.
+    """Return the system's knowledge of the peer; None if this is no unix socket or the system has none.
 
     Args:
-        line: The connected socket, as transports show it; None for one that has none.
+        line: The connected socket, as transports expose it, or None.
     """
     if sys.platform == "win32" or line is None or line.family != socket.AF_UNIX:
         return None
@@ -44,6 +44,6 @@ def peer_credentials(line: Any) -> PeerCredentials | None:
             _, uid, _, gid, *_ = XUCRED.unpack(line.getsockopt(SOL_LOCAL, LOCAL_PEERCRED, XUCRED.size))
             return PeerCredentials(pid, uid, gid)
     except OSError:
-        # It has gone already.
+        # The peer has gone already.
         pass
     return None

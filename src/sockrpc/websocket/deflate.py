@@ -1,4 +1,4 @@
-"""permessage-deflate (RFC 7692), by websockets' extension objects; whole messages in and out."""
+"""permessage-deflate (RFC 7692) through websockets' extension objects; whole messages in and out."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ CompressionName = Literal["deflate"]
 
 
 class Compression:
-    """What one connection has agreed on for its messages, and the state that goes with it.
+    """The compression that one connection agreed on, with its state.
 
     Args:
-        extension: The extension; with context takeover it remembers the messages before.
+        extension: The extension; with context takeover it remembers earlier messages.
     """
 
     __slots__ = ("extension",)
@@ -46,20 +46,20 @@ class Compression:
         self.extension = extension
 
     def compress(self, message: bytes) -> bytes:
-        """The payload to send, with its first reserved bit set."""
+        """Return the payload to send, whose frame has the first reserved bit set."""
         return bytes(self.extension.encode(Frame(Opcode.BINARY, message)).data)
 
     def decompress(self, payload: bytes, max_message_bytes: int) -> bytes:
-        """The message whose payload was received, its fragments put together.
+        """Return the message of a received payload, whose fragments are joined already.
 
         Args:
             payload: The payload.
-            max_message_bytes: The largest message; no more than that, and one byte, is ever decompressed.
+            max_message_bytes: The largest message; at most one byte more is ever decompressed.
 
         Raises:
-            ProtocolError: The message is too large (1009), or this is not what deflate makes (1002).
+            ProtocolError: The message is too large (1009), or the payload is no deflate data (1002).
         """
-        # One byte more: zlib looks at the end of a message only while there is room for output.
+        # Allow one byte more: zlib looks at the end of a message only while there is room for output.
         frame = Frame(Opcode.BINARY, payload, rsv1=True)
         try:
             message = self.extension.decode(frame, max_size=max_message_bytes + 1).data
@@ -70,14 +70,14 @@ class Compression:
         if len(message) > max_message_bytes:
             raise ProtocolError(1009, f"message over {max_message_bytes} bytes")
         if not self.extension.remote_no_context_takeover and self.extension.decoder.eof:
-            # RFC 7692 7.2.3.4: a message may end its stream, and the next one begins another. Of all that
-            # follows, websockets' decoder would make empty messages.
+            # RFC 7692 7.2.3.4: a message may end its stream, and the next one begins another. Otherwise
+            # websockets' decoder would return empty messages for everything that follows.
             self.extension.decoder = zlib.decompressobj(wbits=-self.extension.remote_max_window_bits)
         return bytes(message)
 
 
 def server_extensions(compression: CompressionName | None) -> Sequence[ServerExtensionFactory] | None:
-    """What a server agrees to.
+    """Return the extensions that a server accepts.
 
     Raises:
         UsageError: There is no such compression.
@@ -86,7 +86,7 @@ def server_extensions(compression: CompressionName | None) -> Sequence[ServerExt
 
 
 def client_extensions(compression: CompressionName | None) -> Sequence[ClientExtensionFactory] | None:
-    """What a client offers.
+    """Return the extensions that a client offers.
 
     Raises:
         UsageError: There is no such compression.
@@ -95,7 +95,7 @@ def client_extensions(compression: CompressionName | None) -> Sequence[ClientExt
 
 
 def check_name(compression: CompressionName | None) -> CompressionName | None:
-    """The name as it is.
+    """Return the name unchanged.
 
     Raises:
         UsageError: There is no such compression.
@@ -106,8 +106,8 @@ def check_name(compression: CompressionName | None) -> CompressionName | None:
 
 
 def take_compression(protocol: Protocol) -> Compression | None:
-    """What an opening handshake agreed on for messages, None for nothing; a second time None."""
-    # The protocol refers to itself by its parser, so what it keeps waits for the garbage collector.
+    """Return the compression that an opening handshake agreed on, or None; None on a second call."""
+    # The protocol and its parser refer to each other, so all it keeps would wait for the garbage collector.
     extensions, protocol.extensions = protocol.extensions, []
     for extension in extensions:
         if isinstance(extension, PerMessageDeflate):

@@ -1,4 +1,4 @@
-"""One HTTP request of a client and its answer, by h11; bytes in, bytes out."""
+"""An HTTP request of a client and its response, by h11; bytes in, bytes out."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["BODY_TIMEOUT", "REDIRECTS", "Answer", "Exchange"]
 # Statuses that send the client elsewhere (RFC 9110 15.4).
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
-# How long the body of a refusal is waited for, in seconds: its status is known, and some never end.
+# Seconds to wait for the body of a refusal: its status is known already, and some bodies never end.
 BODY_TIMEOUT = 1.0
-# So much of a refusal's body is read: it may say why, but it may also be a page, or never end.
+# Bytes to read of a refusal's body: it may give the reason, but it may also be a page, or never end.
 BODY_BYTES = 1200
 REASON_CHARACTERS = 300
-# Of what is no answer so much is shown.
+# Bytes to show of data that is no HTTP response.
 SHOWN_BYTES = 40
 
 STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([2-9][0-9][0-9])[^\r\n]*\r?\n")
@@ -29,7 +29,7 @@ TLS_RECORDS = (0x15, 0x16)  # the content types alert and handshake, RFC 8446 5.
 
 
 class Answer(NamedTuple):
-    """A response: its head, and as much of its body as is there."""
+    """A response: its head, and the part of its body that has arrived."""
 
     version: bytes
     status: int
@@ -43,21 +43,21 @@ class Answer(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Why it is a refusal, for people: what the body says, or else the first line."""
+        """Return the reason of a refusal for people: the text of the body, or else of the status line."""
         return self.body.decode(errors="replace").strip()[:REASON_CHARACTERS].strip() or self.phrase
 
 
 class Exchange:
-    """One request and its answer.
+    """A request and its response.
 
-    Interim answers (RFC 9110 15.2) are passed over. A refusal is complete when its body is, or enough of it.
+    Interim responses (RFC 9110 15.2) are skipped. A refusal is complete once its body is, or enough of it.
 
     Args:
-        max_bytes: The largest answer, to its blank line, with the interim ones before it.
-        peer: Who answers, for messages.
+        max_bytes: The largest response head, up to its blank line, with interim responses before it.
+        peer: The name of the responding side in messages.
 
     Attributes:
-        answer: The answer as far as it is known; None until its head is complete.
+        answer: The response as far as it is known; None until its head is complete.
     """
 
     __slots__ = ("_http", "_max_bytes", "_peer", "_seen", "_size", "answer")
@@ -78,14 +78,14 @@ class Exchange:
 
     @property
     def rest(self) -> bytes:
-        """What was received after the answer."""
+        """The bytes received after the response."""
         return self._http.trailing_data[0]
 
     def receive(self, data: bytes) -> bool:
-        """Feed received bytes, empty ones at the end of the line; True once `answer` is complete.
+        """Feed received bytes, b"" at the end of the stream; True once `answer` is complete.
 
         Raises:
-            HandshakeError: What came is no answer; `status` is there if that much of it could be read.
+            HandshakeError: The bytes are no HTTP response; `status` is set if it could be read.
         """
         if self.answer is None:
             self._size += len(data)
@@ -96,10 +96,10 @@ class Exchange:
             self._http.receive_data(data)
             complete = self._advance()
         except h11.RemoteProtocolError as error:
-            # Without the frames that it came through: one of them refers to it, and so would never be freed.
+            # Drop the traceback: one of its frames refers to the error, which would never be freed.
             error.__traceback__ = None
             if self.answer is not None:
-                # Only its body is wrong, or was cut off.
+                # Only the body is wrong or was cut off.
                 return True
             if error.error_status_hint == 431:
                 raise self._too_large() from None
@@ -133,7 +133,7 @@ class Exchange:
                 case h11.NEED_DATA:
                     return False
                 case _:
-                    # EndOfMessage, ConnectionClosed, or PAUSED, where the protocol is switched.
+                    # The event is EndOfMessage, ConnectionClosed, or PAUSED, after a switch of protocols.
                     return self.answer is not None
 
     def _check_size(self) -> None:
@@ -146,7 +146,7 @@ class Exchange:
         )
 
     def _status(self) -> int | None:
-        """The status of an answer whose head is not complete, or is wrong further down."""
+        """Return the status of a response whose head is incomplete, or is wrong further down."""
         match = STATUS_LINE.match(self._seen)
         return None if match is None else int(match[1])
 

@@ -1,4 +1,4 @@
-"""The headers of an opening request: what is ours, and what the caller of `connect` may put beside it."""
+"""The headers of an opening request: our own, and those that the caller of `connect` may add."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 Headers = Mapping[str, str] | Sequence[tuple[str, str]]
 
-# Firewalls of some clouds answer 403 to requests that have none.
+# Firewalls of some clouds answer 403 to requests without this header.
 USER_AGENT = f"Python/{sys.version_info.major}.{sys.version_info.minor} sockrpc/{__version__}"
 
 # RFC 9110 sections 5.6.2 and 5.5
@@ -29,17 +29,17 @@ TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 HANDSHAKE_ITSELF = frozenset({"upgrade", "connection", "content-length", "transfer-encoding"})
-# Those of ours that the caller's own replace; two of one would be for the server to guess about.
+# The caller's headers replace these; with two of one name the server would have to guess.
 REPLACEABLE = frozenset({"host", "user-agent", "origin", "authorization"})
-# What must not reach another origin by a redirect; the name of the old host is of no use there.
+# These must not reach another origin by a redirect; the old host's name is of no use there.
 CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization", "host"})
 
 
 def check_headers(headers: Headers, origin: str | None) -> list[tuple[str, str]]:
-    """The caller's headers as pairs, the Origin among them.
+    """Return the caller's headers as pairs, with the Origin among them.
 
     Raises:
-        UsageError: One is no header, or is not the caller's to choose.
+        UsageError: A header is not valid, or the caller must not set it.
     """
     pairs = (
         list(headers.items()) if isinstance(headers, Mapping) else [(name, value) for name, value in headers]
@@ -55,7 +55,7 @@ def check_headers(headers: Headers, origin: str | None) -> list[tuple[str, str]]
         if not TOKEN.fullmatch(name):
             raise UsageError(f"{name!r} is not the name of an HTTP header (RFC 9110 section 5.1)")
         if not FIELD_VALUE.fullmatch(value):
-            # The value itself may be a password.
+            # The message omits the value because it may be a password.
             wrong = FIELD_VALUE.sub("", value)[0]
             raise UsageError(
                 f"the value of the HTTP header {name} has {wrong!r} in it (RFC 9110 section 5.5)"
@@ -70,14 +70,14 @@ def check_headers(headers: Headers, origin: str | None) -> list[tuple[str, str]]
 
 
 def is_text(value: object) -> bool:
-    """True for a str; callers without a type checker give numbers."""
+    """True for a str; untyped callers may pass numbers."""
     return isinstance(value, str)
 
 
 def merge_headers(
     ours: Sequence[tuple[str, str]], theirs: Sequence[tuple[str, str]]
 ) -> list[tuple[str, str]]:
-    """Our headers, those that the caller gives too in the caller's words, then the others of the caller."""
+    """Return our headers, with those that the caller replaces, then the caller's other headers."""
     given = {name.lower(): value for name, value in theirs}
     merged = [(name, given.get(name.lower(), value)) for name, value in ours]
     names = {name.lower() for name, _ in ours}
@@ -85,10 +85,10 @@ def merge_headers(
 
 
 def without_credentials(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The headers that may be sent to another origin."""
+    """Return the headers that may be sent to another origin."""
     return [(name, value) for name, value in headers if name.lower() not in CREDENTIALS]
 
 
 def basic_authorization(username: str, password: str) -> str:
-    """Credentials as a header has them (RFC 7617)."""
+    """Return credentials in the form of a header value (RFC 7617)."""
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()

@@ -1,6 +1,6 @@
-"""What the connections of one event loop share: a receive buffer, one sweep, one flush an iteration.
+"""State shared by the connections of one event loop: a receive buffer, one sweep, one flush an iteration.
 
-Ten thousand idle connections own no buffers and no timers because of this.
+Because of this, ten thousand idle connections own no buffers and no timers.
 """
 
 cimport cython
@@ -42,19 +42,19 @@ FAIR_SHARE = 0.005
 cdef double LONGEST_INTERVAL = 1.0
 cdef double SHORTEST_INTERVAL = 0.005
 
-# Seconds between two looks at connections whose reading is paused. A loss is found by the second look
-# after the pause began, or by the first after the loss: within a second in any case.
+# Seconds between two looks at connections whose reading is paused. The second look after the pause began finds a
+# loss, or the first look after the loss: within a second in any case.
 cdef double LOOK_INTERVAL = 0.4
-# Pings in one look, so that thousands of paused connections do not hold up the others.
+# Pings per look are limited, so that thousands of paused connections do not hold up the others.
 cdef enum:
     PROBES_AT_ONCE = 256
 
-# asyncio can start a task eagerly since 3.12. Never through loop.create_task: asyncio 3.12 and 3.13.0
+# asyncio can start a task eagerly since 3.12. This never goes through loop.create_task: asyncio 3.12 and 3.13.0
 # refuse the argument there, and uvloop on 3.12 ignores it.
 cdef bint EAGER = sys.version_info >= (3, 12)
 
 cdef object Task = asyncio.Task
-# Of all threads: other loops may come and go wherever the interpreter may turn to another thread.
+# All threads share this: other loops may come and go wherever the interpreter switches threads.
 cdef dict contexts = {}
 
 
@@ -85,7 +85,7 @@ cdef class Member:
 cdef LoopContext context_of(object loop):
     cdef LoopContext context = contexts.get(loop)
     if context is None:
-        # A loop that was closed over its connections never said good-bye.
+        # A loop that was closed over its connections never released its context.
         for other in list(contexts):
             if other.is_closed():
                 contexts.pop(other, None)
@@ -95,18 +95,18 @@ cdef LoopContext context_of(object loop):
 
 
 def context_of_running_loop() -> LoopContext:
-    """What the connections of the running event loop share."""
+    """Return the state shared by the connections of the running event loop."""
     return context_of(asyncio.get_running_loop())
 
 
 def live_contexts() -> int:
-    """The number of open loops that have a context: 0 when no connection and no server is left."""
+    """Return the number of open loops with a context: 0 when no connection and no server is left."""
     return len([loop for loop in list(contexts) if not loop.is_closed()])
 
 
 @cython.final
 cdef class LoopContext:
-    """What the connections of one event loop share.
+    """The state shared by the connections of one event loop.
 
     Args:
         loop: The event loop.
@@ -117,7 +117,7 @@ cdef class LoopContext:
         if DEBUG:
             count_created(<PyObject *> self)
         self.loop = loop
-        # The memoryview keeps the bytearray from moving, so the pointer stays good.
+        # The memoryview keeps the bytearray from being resized, so the pointer stays valid.
         self.receive_view = memoryview(bytearray(RECEIVE_BYTES))
         view = self.receive_view
         self.receive_data = <uint8_t *> &view[0]
@@ -138,15 +138,15 @@ cdef class LoopContext:
 
     @property
     def spare_bytes(self) -> int:
-        """Bytes that are kept for the large messages to come."""
+        """Bytes kept for future large messages."""
         return self.spares.bytes
 
     def acquire(self) -> None:
-        """Keep the context until `release`; a server does, so that churn does not rebuild it."""
+        """Keep the context until `release`. A server calls this so that churn does not rebuild it."""
         self.users += 1
 
     def release(self) -> None:
-        """End what `acquire` began."""
+        """Undo one `acquire`."""
         self.users -= 1
         if self.users == 0:
             if self.timer is not None:
@@ -190,7 +190,7 @@ cdef class LoopContext:
         self.timer = None
         spares_age(&self.spares)
         if not self.members:
-            # Nobody to look at; the next `add` starts it again.
+            # There is no member to sweep; the next `add` starts the sweep again.
             self.interval = LONGEST_INTERVAL
             return
         self.schedule_sweep()
@@ -213,7 +213,7 @@ cdef class LoopContext:
         self.look_timer = None
         self.probes_left = PROBES_AT_ONCE
         if len(members) > PROBES_AT_ONCE:
-            # Others each time come first.
+            # A random start lets different members come first each time.
             first = random.randrange(len(members))
         for member in members[first:] + members[:first]:
             try:
@@ -252,14 +252,14 @@ cdef class LoopContext:
         return 0
 
     cdef int _call_proceed(self) except -1:
-        # In a context of its own: whoever postpones first may be a handler, and its variables are not for
-        # the connections that follow.
+        # Use a context of our own: the first to postpone may be a handler, and its variables must not reach the
+        # connections that follow.
         self.loop.call_soon(self._proceed, context=self.variables.copy())
         return 0
 
     def _proceed(self) -> None:
         cdef Member member
-        # One a turn: each may take its whole share of time, and I/O comes between two turns.
+        # Take one per turn: each may use its whole share of time, and I/O happens between two turns.
         member = self.postponed.pop(0)
         member.postponed = False
         if self.postponed:
@@ -286,7 +286,7 @@ cdef class LoopContext:
             member.in_turn = False
 
     cdef void report(self, object error) noexcept:
-        # A defect of ours, or no memory; the other connections go on.
+        # This is a defect of ours, or out of memory; the other connections go on.
         self.loop.call_exception_handler({"message": "sockrpc: unexpected exception", "exception": error})
 
     @property
@@ -295,18 +295,18 @@ cdef class LoopContext:
         return asyncio._get_running_loop() is self.loop or not (self.loop.is_running() or self.loop.is_closed())
 
     def call_in_loop(self, callback) -> None:
-        """Call it in the loop's thread: now, if that is this one or the loop does not run any more, else soon."""
+        """Call it in the loop's thread: now if this is that thread or the loop no longer runs, else soon."""
         if self.is_here or self.loop.is_closed():
             callback()
         else:
             self.loop.call_soon_threadsafe(callback)
 
     def start(self, coroutine) -> asyncio.Task[object]:
-        """A task for a coroutine; where the interpreter can, its first step has run when this returns."""
+        """Return a task for a coroutine; where the interpreter can, its first step has run already."""
         return self.start_task(coroutine, False)
 
     def create_task(self, coroutine) -> asyncio.Task[object]:
-        """A task for a coroutine whose first step runs in a later iteration, whatever the loop's task factory does."""
+        """Return a task for a coroutine that starts in a later iteration, whatever the loop's task factory does."""
         return Task(coroutine, loop=self.loop)
 
     cdef object start_task(self, object coroutine, bint by_factory):

@@ -1,9 +1,9 @@
-# Masks of frames that clients send (RFC 6455 5.3).
+# Masking of the frames that clients send (RFC 6455 5.3).
 
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy
 
-# Inline, so that compilers see whether `out` is `data` itself, and make vectors of either.
+# Inline, so that compilers see whether `out` is `data` itself and vectorise both cases.
 cdef inline void mask_into(uint8_t *out, const uint8_t *data, Py_ssize_t size, const uint8_t *mask) noexcept nogil:
     # memcpy instead of a cast: `data` is not aligned; compilers turn it into one load and one store.
     cdef uint64_t word
@@ -23,5 +23,5 @@ cdef inline void mask_into(uint8_t *out, const uint8_t *data, Py_ssize_t size, c
         i += 1
 
 cdef void apply_mask(uint8_t *data, Py_ssize_t size, const uint8_t *mask) noexcept nogil
-# Four bytes from a cryptographic source (RFC 6455 5.3 and 10.3).
+# Writes four bytes from a cryptographic source (RFC 6455 5.3 and 10.3).
 cdef int fresh_mask(uint8_t *out) except -1

@@ -1,1 +1,1 @@
-# Masks of frames: nothing here is for Python.
+# Masking of frames has no Python interface.

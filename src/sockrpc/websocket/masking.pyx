@@ -1,4 +1,4 @@
-"""Masks of frames that clients send: made, and applied (RFC 6455 5.3)."""
+"""Masks of the frames that clients send: how they are made and applied (RFC 6455 5.3)."""
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t

@@ -9,7 +9,7 @@ from sockrpc.websocket.output import Settings
 class MessageConnection(WatchedConnection):
     """A WebSocket connection without RPC: text is `str`, binary is `bytes`.
 
-    Nothing more is parsed while output is above the high-water mark. What `receiver` raises goes to the
+    Nothing more is parsed while output is above the high-water mark. Exceptions of `receiver` go to the
     loop's exception handler; the connection stays open.
     """
 
@@ -22,7 +22,7 @@ class MessageConnection(WatchedConnection):
         handshake: Any = None,
     ) -> None: ...
     def send_whole(self, message: str | bytes) -> None:
-        """Send one message; before `open` and after the end it is dropped."""
+        """Send one message; it is dropped before `open` and after the end."""
 
 class MessageProtocol(MessageConnection, asyncio.BufferedProtocol):
     """Either end of a connection without RPC, as asyncio recognises it."""

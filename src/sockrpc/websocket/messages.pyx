@@ -1,6 +1,6 @@
 """A connection without RPC: whole messages in, whole messages out, close codes.
 
-The WebSocket level is judged through it by suites that know nothing of RPC.
+Test suites that know nothing of RPC judge the WebSocket level through it.
 """
 
 from cpython.unicode cimport PyUnicode_DecodeUTF8
@@ -19,15 +19,15 @@ from sockrpc.websocket.parser cimport OPCODE_BINARY, OPCODE_TEXT, Parser, copy_p
 cdef class MessageConnection(WatchedConnection):
     """A WebSocket connection without RPC: text is `str`, binary is `bytes`.
 
-    Nothing more is parsed while output is above the high-water mark. What `receiver` raises goes to the
+    Nothing more is parsed while output is above the high-water mark. Exceptions of `receiver` go to the
     loop's exception handler; the connection stays open.
 
     Args:
         role: "server" or "client".
         settings: The limits.
-        context: Of the loop that it runs on.
+        context: The context of the loop that it runs on.
         receiver: Called with this connection and each message.
-        handshake: Receives the bytes of the opening handshake; None where there is none.
+        handshake: Receives the bytes of the opening handshake; None if there is none.
     """
 
     def __init__(self, str role, Settings settings, LoopContext context, receiver, handshake=None):
@@ -40,7 +40,7 @@ cdef class MessageConnection(WatchedConnection):
         self.handshake = handshake
 
     def send_whole(self, message: str | bytes) -> None:
-        """Send one message; before `open` and after the end it is dropped."""
+        """Send one message; it is dropped before `open` and after the end."""
         cdef uint8_t opcode = OPCODE_BINARY
         if isinstance(message, str):
             opcode = OPCODE_TEXT
@@ -63,7 +63,7 @@ cdef class MessageConnection(WatchedConnection):
         except Exception as error:
             self.context.report(error)
         self.ran_handler = True
-        # What stalls, for the sweep, is a queue that does not move.
+        # The sweep takes a queue that does not move for a stall.
         self.left_queue += 1
         self.parsing_stopped = self.write_paused and not self.ended
         return 0

@@ -1,4 +1,4 @@
-"""Which pages may open a WebSocket: those of the server's own host, and those that the application names.
+"""The pages that may open a WebSocket: those of the server's own host, and those that the application names.
 
 Browsers send the Origin of the page; comparing it with the Host keeps pages of other sites out
 (RFC 6455 section 10.2).
@@ -21,22 +21,22 @@ __all__ = ["Origins", "check_origin", "check_origins"]
 
 Origins = Collection[str] | Literal["*"] | None
 
-# A scheme, 253 characters of a name (RFC 1035 2.3.4) and a port: what is longer need not fill a log.
+# A scheme, 253 characters of a name (RFC 1035 2.3.4) and a port; longer values must not fill a log.
 LONGEST_ORIGIN = 300
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 SCHEME = re.compile("[A-Za-z][-+.0-9A-Za-z]*")
-# The origin of a page is never that of a WebSocket.
+# The origin of a page never has a scheme of WebSocket.
 SCHEMES_OF_PAGES = {"ws": "http", "wss": "https"}
-# Browsers leave these out.
+# Browsers omit the default ports.
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def check_origins(origins: Origins) -> Origins:
-    """The same, if each could be that of a page.
+    """Return the origins unchanged if each could be that of a page.
 
     Raises:
-        UsageError: One could never be; it says how it has to be written.
+        UsageError: An entry can never be an origin; the message shows how to write it.
     """
     if origins is None or origins == "*":
         return origins
@@ -62,7 +62,7 @@ def check_origins(origins: Origins) -> Origins:
 
 
 def as_sent(origin: str) -> str | None:
-    """An origin as a browser would send it (RFC 6454 section 6.2); None if there is none in the text."""
+    """Return an origin as a browser would send it (RFC 6454 section 6.2); None if the text has none."""
     origin = origin.strip()
     if origin.lower() == "null":
         return "null"
@@ -86,9 +86,9 @@ def as_sent(origin: str) -> str | None:
 
 
 def check_origin(request: Request, origins: Origins) -> str | None:
-    """None if the request may come in, else why not and how to allow it.
+    """Return None if the request is allowed, otherwise the reason and how to allow it.
 
-    The port is ignored, and the names of the loopback host are one.
+    The port is ignored, and all names of the loopback host are equal.
     """
     if origins == "*":
         return None

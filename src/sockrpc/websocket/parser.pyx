@@ -1,6 +1,6 @@
 """WebSocket framing (RFC 6455): bytes in, whole messages out; values in, bytes out.
 
-Nothing here knows what a message means, and nothing here does I/O or reads a clock.
+Nothing here interprets messages, does I/O or reads a clock.
 """
 
 cimport cython
@@ -19,7 +19,7 @@ from sockrpc.errors import UsageError
 cdef Py_ssize_t DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 cdef enum:
-    # How much longer than the limit a compressed message may be, beside a share of the limit itself.
+    # How much a compressed message may exceed the limit, in addition to a share of the limit.
     COMPRESSED_SLACK_BYTES = 1024
 
 
@@ -71,7 +71,7 @@ cdef bytes close_payload(int code, str reason):
         raise UsageError(f"{code} is not a close code that may be sent (RFC 6455 section 7.4)")
     text = reason.encode()
     if len(text) > MAX_CONTROL_BYTES - 2:
-        # Cut on a character's edge: a reason must stay UTF-8.
+        # Cut at a character boundary, because a reason must stay UTF-8.
         text = text[:MAX_CONTROL_BYTES - 2].decode(errors="ignore").encode()
     return code.to_bytes(2, "big") + text
 
@@ -81,9 +81,9 @@ cdef class Parser:
     """Turns received bytes into WebSocket events, in place.
 
     Args:
-        role: "server" or "client", whose bytes are received by it.
+        role: "server" or "client", the role of the receiver.
         max_message_bytes: The largest message, reassembled; a larger one is a fault (1009).
-        compression: Let compressed messages through (RFC 7692); they come out as they came in.
+        compression: Let compressed messages through (RFC 7692); they come out compressed.
     """
 
     def __cinit__(
@@ -125,7 +125,7 @@ cdef class Parser:
         if self.dead:
             return 0
         if DEBUG:
-            # Every other read is parsed in a block of its own, whose edges AddressSanitizer sees.
+            # Every other read is parsed in a block of its own, so that AddressSanitizer sees its edges.
             self.isolated = not self.isolated
         if self.tail.size or self.isolated:
             buffer_append(&self.tail, data, size)
@@ -143,7 +143,7 @@ cdef class Parser:
         return self.tail.data + self.tail.size
 
     cdef int received(self, Py_ssize_t size) except -1:
-        # `reserve` gave the room; a caller that writes more than it asked for is caught here.
+        # This catches a caller that writes more than it reserved.
         if size < 0 or self.tail.size + size > self.tail.capacity:
             raise ValueError("more bytes received than reserved")
         self.tail.size += size
@@ -169,7 +169,7 @@ cdef class Parser:
                 memmove(self.tail.data, self.cursor, rest)
             self.tail.size = rest
         else:
-            # Not for what a flood of small frames leaves of a read, which is never large for long.
+            # This skips the remains of a flood of small frames, which are never large for long.
             self.tail_is_large = self.missing >= LARGE_FRAME_BYTES and self.spares != NULL
             if self.tail_is_large:
                 spares_take(self.spares, &self.tail)
@@ -182,7 +182,7 @@ cdef class Parser:
         self.window_is_tail = True
         return 0
 
-    # Every access is below `end`: each branch first compares `available` with what it reads.
+    # Every access stays below `end` because each branch first compares `available` with the bytes it reads.
     cdef int next(self) except -1:
         cdef Py_ssize_t available
         cdef Py_ssize_t header
@@ -203,7 +203,7 @@ cdef class Parser:
             second = self.cursor[1]
             opcode = first & 0x0F
             if first & 0x70:
-                # RFC 7692 6: one of them, in the first frame of a message, where that was agreed on.
+                # RFC 7692 6: the first frame of a message may have the first of these bits, if that was agreed on.
                 if not self.compression or first & 0x30 or opcode == OPCODE_CONTINUATION or opcode & 0x08:
                     return self.fault(1002, "reserved bits set")
             if (second & 0x80 != 0) != (self.role == ROLE_SERVER):
@@ -240,7 +240,7 @@ cdef class Parser:
                     for i in range(8):
                         length = (length << 8) | self.cursor[2 + i]
                     header = 10
-                # Compared before anything is kept of the payload, and without adding to `length`.
+                # Compare before any of the payload is kept, and without adding to `length`, which could overflow.
                 if (
                     length > <uint64_t> max(self.max_message_bytes - self.message.size, 0)
                     and not self.has_room(first, length)
@@ -311,21 +311,21 @@ cdef class Parser:
     cdef bint has_room(self, uint8_t first, uint64_t length) noexcept:
         cdef Py_ssize_t most = self.max_message_bytes
         if first & RESERVED_1 or (self.message_opcode and self.message_compressed):
-            # What can not be compressed gets longer, by at most so much (deflateBound of zlib), and by five
-            # bytes for each fragment.
+            # Incompressible data grows by at most this much (deflateBound of zlib), and by five bytes for each
+            # fragment.
             most += most // 8 + most // 64 + COMPRESSED_SLACK_BYTES
         return length <= <uint64_t> max(most - self.message.size, 0)
 
     cdef int fragment(self) except -1:
-        # A pending fragment: `message.size` counts its bytes, so endless fragments hit the limit; endless
-        # empty ones cost the sender a frame each and us nothing.
+        # `message.size` counts the bytes of fragments, so endless fragments hit the limit; endless empty ones cost
+        # the sender a frame each and us nothing.
         cdef Py_ssize_t valid
         buffer_append(&self.message, self.data, self.size)
         if (
             self.message_opcode == OPCODE_TEXT and not self.message_compressed
             and self.message.size > self.checked
         ):
-            # Now, because the rest of a message that is wrong already may never come.
+            # Check now, because the rest of a message that is wrong already may never come.
             valid = utf8_prefix(self.message.data + self.checked, self.message.size - self.checked, False)
             if valid < 0:
                 return self.fault(1007, utf8_fault())
@@ -336,10 +336,10 @@ cdef class Parser:
         cdef uint8_t opcode = self.message_opcode
         buffer_append(&self.message, self.data, self.size)
         self.message_opcode = 0
-        # An empty message has no memory; a null pointer is none that may be read, not even zero bytes of it.
+        # An empty message has no memory, and a null pointer must not be read, not even for zero bytes.
         self.data = self.message.data if self.message.size else self.cursor
         self.size = self.message.size
-        # The memory stays until `keep`, as the caller reads it there; only its size is forgotten.
+        # The memory stays until `keep` because the caller reads it; only its size is reset.
         self.message.size = 0
         if self.message_compressed:
             return EVENT_COMPRESSED_BINARY if opcode == OPCODE_BINARY else EVENT_COMPRESSED_TEXT
@@ -375,10 +375,10 @@ cdef class Parser:
         """Parse one read and return its events, for use without a connection.
 
         Each event is a kind and its payload: "binary", "text", "ping", "pong", "close" (two bytes of
-        code, then the reason), "fault" (the same: what to close with), "compressed binary" or "compressed
+        code, then the reason), "fault" (likewise, to close with), "compressed binary" or "compressed
         text" (not decompressed). After "close" and "fault" everything is ignored.
         """
-        # The parser unmasks in place, and bytes must not change.
+        # Copy it: the parser unmasks in place, and bytes objects must not change.
         cdef bytearray window = bytearray(data)
         cdef unsigned char[::1] view
         cdef int event
@@ -414,7 +414,7 @@ def serialize(kind: str, payload: bytes, *, masked: bool, final: bool = True) ->
     Args:
         kind: "continuation", "text", "binary", "close", "ping" or "pong".
         payload: The payload, unmasked.
-        masked: True for a client's frame: a fresh mask from a cryptographic source is applied.
+        masked: True for a client's frame, which gets a fresh mask from a cryptographic source.
         final: False for a fragment that is not the last.
 
     Raises:

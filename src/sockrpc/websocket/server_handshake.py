@@ -1,8 +1,8 @@
 """The server's side of the opening handshake, by websockets' Sans-I/O classes; bytes in, bytes out.
 
-websockets parses HTTP and decides what RFC 6455 says. Added here: the handshake is fed up to its
-blank line only (frames may follow in the same segment), its size is limited, its target and its Host have
-to be valid, the Origin is compared with the Host, and the refusals say what would have been accepted.
+websockets parses HTTP and implements RFC 6455. This module adds: the handshake is fed only up to its
+blank line (frames may follow in the same segment), its size is limited, its target and its Host must
+be valid, the Origin is compared with the Host, and refusals say what would have been accepted.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ __all__ = [
     "unpack_request",
 ]
 
-# websockets logs the opening of each connection at level INFO; our own log says what matters.
+# websockets logs the opening of each connection at level INFO; our own log has the relevant lines.
 LOGGER = logging.getLogger("sockrpc.handshake")
 LOGGER.setLevel(logging.WARNING)
 
 NUL = "\0"
 BLANK_LINE = b"\r\n\r\n"
 
-# How a request begins, as far as it has come: a method, which is a token (RFC 9110 5.6.2), and a space.
+# The beginning of a request, as far as it has arrived: a method, which is a token (RFC 9110 5.6.2), and a
+# space.
 BEGINNING = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{0,32}(?:\Z|(?<=.) )")
 BEGINNING_BYTES = 33
 NOT_HTTP = "This is not an HTTP/1.1 request."
@@ -54,11 +55,11 @@ def plain_response(status: http.HTTPStatus, text: str, headers: Sequence[tuple[s
 
 
 def serialize_response(response: Response, *, head: bool = False) -> bytes:
-    """The bytes of a response that ends its connection; what HTTP demands and it lacks is added.
+    """Return the bytes of a response that ends its connection, with the fields that HTTP requires added.
 
     Args:
         response: The response; it is not changed.
-        head: The request was HEAD: everything but the body is sent.
+        head: The request was HEAD, so the body is not sent.
     """
     headers = Headers(response.headers.raw_items())
     headers.setdefault("Date", formatdate(usegmt=True))
@@ -71,23 +72,23 @@ def serialize_response(response: Response, *, head: bool = False) -> bytes:
 
 
 def pack_request(request: Request) -> Request | str:
-    """All of a request in one string, an eighth of the memory that its objects take."""
+    """Pack a request into one string, which takes an eighth of the memory of its objects."""
     parts = [request.path, request.method, request.protocol]
     for item in request.headers.raw_items():
         parts += item
     packed = NUL.join(parts)
-    # None of them has one, unless the application has put it there.
+    # No part contains NUL, unless the application put it there.
     return packed if packed.count(NUL) == len(parts) - 1 else request
 
 
 def unpack_request(packed: Request | str) -> Request:
-    """The request that `pack_request` was given."""
+    """Return the request that was passed to `pack_request`."""
     if isinstance(packed, Request):
         return packed
     path, method, protocol, *parts = packed.split(NUL)
     headers = Headers()
     for name, value in zip(parts[::2], parts[1::2], strict=True):
-        # Not judged again: it is as the parser, or the application, left it.
+        # Skip the checks: the parser, or the application, has set these values.
         headers.set_insecure(name, value)
     return Request(path, headers, method, protocol)
 
@@ -96,13 +97,13 @@ class ServerHandshake:
     """The server's side of one opening handshake.
 
     Args:
-        max_handshake_bytes: The largest opening request, to its blank line; over it: 431.
-        subprotocols: What the server speaks, in order of preference; None: nothing but WebSocket.
-        compression: What is agreed to if the client offers it.
+        max_handshake_bytes: The largest opening request, up to its blank line; a larger one gets 431.
+        subprotocols: The server's subprotocols in order of preference; None for plain WebSocket.
+        compression: The compression to accept if the client offers it.
 
     Attributes:
-        rest: What was received after the request: the first frames.
-        body_size: How many bytes of a body the request announces; None if nothing says how many.
+        rest: The bytes received after the request, which are the first frames.
+        body_size: The size of the body that the request announces, in bytes; None if it announces none.
     """
 
     __slots__ = ("body_size", "max_handshake_bytes", "protocol", "received", "rest")
@@ -125,12 +126,12 @@ class ServerHandshake:
         self.body_size: int | None = None
 
     def receive(self, data: bytes) -> Request | Response | None:
-        """Feed received bytes: None while the request is incomplete, a Response if it is refused already."""
+        """Feed received bytes; None while the request is incomplete, a Response if it is refused early."""
         searched = max(0, len(self.received) - len(BLANK_LINE) + 1)
         is_beginning = len(self.received) < BEGINNING_BYTES
         self.received += data
         if is_beginning and not BEGINNING.match(self.received[:BEGINNING_BYTES]):
-            # Its end may never come: who speaks TLS waits for an answer first.
+            # The end of the request may never come: a TLS client waits for a response first.
             tls = self.received[0] == TLS_HANDSHAKE
             hint = " It begins a TLS handshake; this port is for ws, not wss." if tls else ""
             return plain_response(http.HTTPStatus.BAD_REQUEST, NOT_HTTP + hint + "\n")
@@ -155,19 +156,19 @@ class ServerHandshake:
                 self.body_size = framed.size
                 fault = read_target(event)
                 return event if fault is None else plain_response(http.HTTPStatus.BAD_REQUEST, fault + "\n")
-        # websockets has refused it: with a response of its own, or by closing without a word.
+        # websockets has refused it, with a response of its own or by closing silently.
         if b"".join(self.protocol.data_to_send()):
             status = http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             return plain_response(status, f"{self.protocol.handshake_exc}\n")
         return plain_response(http.HTTPStatus.BAD_REQUEST, NOT_HTTP + "\n")
 
     def answer(self, request: Request, *, path: str | None, origins: Origins) -> Response:
-        """The response to an opening request: 101, or a refusal that says why.
+        """Return the response to an opening request: 101, or a refusal with its reason.
 
         Args:
-            request: What `receive` returned.
-            path: The path of the endpoint, without a query; None: every path is one.
-            origins: Origins let in beside the server's own host; "*": all.
+            request: The return value of `receive`.
+            path: The path of the endpoint, without a query; None accepts every path.
+            origins: Origins that are allowed besides the server's own host; "*" allows all.
         """
         if path is not None and request.path.partition("?")[0] != path:
             return plain_response(http.HTTPStatus.NOT_FOUND, "There is nothing here.\n")
@@ -191,11 +192,11 @@ class ServerHandshake:
 
     @property
     def subprotocol(self) -> str | None:
-        """What was agreed on."""
+        """The agreed subprotocol."""
         return self.protocol.subprotocol
 
     def take_compression(self) -> Compression | None:
-        """What was agreed on for messages; a second time None."""
+        """Return the agreed compression of messages; None on a second call."""
         return take_compression(self.protocol)
 
 
@@ -205,7 +206,7 @@ def known_subprotocols(names: Sequence[str] | None) -> list[Subprotocol] | None:
 
 
 def select_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol:
-    """The first that both speak; never accepted by guess."""
+    """Return the first subprotocol that both ends speak; raise rather than guess."""
     spoken = protocol.available_subprotocols or []
     for each in spoken:
         if each in offered:

@@ -22,21 +22,21 @@ IN_PATHS = "/:@!$&'()*+,;="
 PLAIN_PATH = re.compile(f"[-._~0-9A-Za-z{IN_PATHS}]*")
 ESCAPE = re.compile("%([0-9A-Fa-f]{2})?")
 
-# RFC 3986 3.2.2 and 3.2.3: the address in brackets is judged apart.
+# RFC 3986 3.2.2 and 3.2.3; the address in brackets is checked separately.
 AUTHORITY = re.compile(
     r"(?:\[([0-9a-zA-Z:.%_~-]+)\]|(?:[-._~0-9a-zA-Z!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::([0-9]{0,5}))?"
 )
 LARGEST_PORT = 65_535
-# http and ws have the same form, and so have both under TLS, which may have ended at a gateway.
+# http and ws have the same form, with or without TLS, which may have ended at a gateway.
 ABSOLUTE = re.compile(r"(?:https?|wss?)://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
-# A URL as messages see it: its scheme, all that may be a name and a password, its place, its query and
-# fragment. What is wrongly escaped puts a password into the path, or into a port.
+# The parts of a URL in messages: its scheme, all that may be a name and a password, its place, its query and
+# fragment. A wrong escape puts a password into the path, or into a port.
 SHOWN = re.compile(r"([A-Za-z][-+.0-9A-Za-z]*://)?([^?#]*@)?([^?#]*)(.*)", re.DOTALL)
 BLANK = re.compile(r"[\x00-\x20\x7f]")
 
 
 def is_authority(text: str) -> bool:
-    """Whether it is a host, or an empty one, and perhaps a port, as in the Host of a request."""
+    """Return whether the text is a Host header's value: a host, possibly empty, with an optional port."""
     found = AUTHORITY.fullmatch(text)
     if found is None:
         return False
@@ -50,13 +50,13 @@ def is_authority(text: str) -> bool:
 
 
 def normal_path(path: str) -> str:
-    """The one spelling of all that are equivalent (RFC 3986 6.2.2.1 and 6.2.2.2).
+    """Return the single spelling of all equivalent paths (RFC 3986 6.2.2.1 and 6.2.2.2).
 
-    What needs no escape has none, escapes have capitals, and what may not stand in a path has one: of its
-    bytes in UTF-8.
+    Unneeded escapes are removed, escapes are upper-case, and characters that a path must not have are
+    escaped as UTF-8.
 
     Raises:
-        UnicodeEncodeError: It has a surrogate.
+        UnicodeEncodeError: The path has a surrogate.
     """
     if PLAIN_PATH.fullmatch(path):
         return path
@@ -64,7 +64,7 @@ def normal_path(path: str) -> str:
 
 
 def normal_escape(escape: re.Match[str]) -> str:
-    """One escape; a percent sign that begins none stands for itself."""
+    """Return one escape; a percent sign that begins none stands for itself."""
     digits = escape[1]
     if digits is None:
         return "%25"
@@ -73,10 +73,10 @@ def normal_escape(escape: re.Match[str]) -> str:
 
 
 def check_path(path: object) -> str | None:
-    """The path of an endpoint in its normal spelling.
+    """Return the path of an endpoint in its normal spelling.
 
     Raises:
-        UsageError: No request could have it.
+        UsageError: No request could have this path.
     """
     if path is None:
         return None
@@ -91,13 +91,13 @@ def check_path(path: object) -> str | None:
 
 
 def read_target(request: Request) -> str | None:
-    """Bring what a request asks for into the origin form, and its path into its normal spelling.
+    """Bring the target of a request into the origin form, and its path into its normal spelling.
 
-    The host of the absolute form takes the place of the Host (RFC 9112 3.2.2). The forms of CONNECT and of
-    OPTIONS, which ask for no path, stay as they are.
+    The host of the absolute form replaces the Host (RFC 9112 3.2.2). The targets of CONNECT and of
+    OPTIONS that have no path stay as they are.
 
     Returns:
-        None if the request is one of HTTP, else what is wrong with it.
+        None if the request is valid HTTP, otherwise the fault.
     """
     headers = request.headers
     hosts = headers.get_all("Host")
@@ -126,7 +126,7 @@ def read_target(request: Request) -> str | None:
 
 
 def replace(request: Request, host: str) -> None:
-    """Put another Host into a request, which has at most one, in the place of that."""
+    """Set the Host of a request that has at most one."""
     headers = request.headers
     before = list(headers.raw_items())
     headers.clear()
@@ -137,10 +137,10 @@ def replace(request: Request, host: str) -> None:
 
 
 def read_uri(uri: str) -> WebSocketURI:
-    """Where a client is to connect; what is no part of a URI is escaped in it, as browsers do.
+    """Return the address that a client connects to; invalid characters are escaped, as browsers do.
 
     Raises:
-        UsageError: It is no URI of WebSocket, or no request could be made of it.
+        UsageError: It is not a WebSocket URI, or no request could be made from it.
     """
     if BLANK.search(uri):
         raise UsageError(
@@ -153,13 +153,13 @@ def read_uri(uri: str) -> WebSocketURI:
 
 
 def parsed_uri(uri: str) -> WebSocketURI:
-    """A URI of WebSocket; its errors may quote any part of it.
+    """Parse a WebSocket URI; the errors may quote any part of it.
 
     Raises:
-        InvalidURI, ValueError, UsageError: It is none.
+        InvalidURI, ValueError, UsageError: It is not a WebSocket URI.
     """
     parts = urllib.parse.urlsplit(uri)
-    # The rest is escaped here, and not by websockets, which would escape the escapes beside it.
+    # This escapes the rest; websockets would escape existing escapes again.
     parsed = parse_uri(
         parts._replace(
             netloc=ascii_authority(parts), path=escaped(parts.path), query=escaped(parts.query)
@@ -170,7 +170,7 @@ def parsed_uri(uri: str) -> WebSocketURI:
 
 
 def split_url(url: str) -> tuple[str, str, str, str]:
-    """The parts of a URL as messages see it, each of which may be empty."""
+    """Return the parts of a URL for messages, each of which may be empty."""
     found = SHOWN.fullmatch(url)
     assert found is not None, "it takes any text"
     scheme, secret, place, rest = found.groups("")
@@ -178,20 +178,20 @@ def split_url(url: str) -> tuple[str, str, str, str]:
 
 
 def shown_url(url: str) -> str:
-    """A URL for logs and messages: without what may be a name, a password or a token in its query."""
+    """Return a URL for logs and messages, without possible names, passwords and tokens in its query."""
     scheme, secret, place, rest = split_url(url)
     if "@" in rest:
-        # The question mark may be one of a password.
+        # The question mark may belong to a password.
         return f"{scheme}..."
     return scheme + ("...@" if secret else "") + place + (f"{rest[0]}..." if rest else "")
 
 
 def fault_of(url: str, read: Callable[[str], object]) -> str:
-    """What is wrong with a URL, said of what messages may show of it.
+    """Describe the fault of a URL using only the parts that messages may show.
 
     Args:
         url: The URL.
-        read: Reads it, and raises an error that may quote any part of it.
+        read: A function that reads the URL and whose errors may quote any part of it.
     """
     scheme, _, place, rest = split_url(url)
     if "@" not in rest:
@@ -208,12 +208,12 @@ def fault_of(url: str, read: Callable[[str], object]) -> str:
 
 
 def escaped(text: str) -> str:
-    """A part of a URI with its escapes as they are, and with those that it lacks."""
+    """Return a part of a URI with its existing escapes, and with those that it lacks."""
     return urllib.parse.quote(text, safe=RESERVED + "%")
 
 
 def ascii_authority(parts: urllib.parse.SplitResult) -> str:
-    """The user, host and port of a URI, in ASCII.
+    """Return the user, host and port of a URI, in ASCII.
 
     Raises:
         ValueError: They are not valid.
@@ -230,7 +230,7 @@ def ascii_authority(parts: urllib.parse.SplitResult) -> str:
 
 
 def check_host_name(host: str) -> None:
-    """Refuse what cannot be the name of a host: resolvers raise what is no OSError.
+    """Refuse an impossible host name, for which resolvers raise errors other than OSError.
 
     Raises:
         UsageError: It has an empty label, or one of more than 63 bytes.
