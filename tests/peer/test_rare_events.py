@@ -140,8 +140,6 @@ async def test_accepting_that_is_cancelled_when_the_transport_has_been_made_give
         ours.setblocking(False)
         service = here.server._service
         accepting = loop.create_task(serve_line(loop, lambda: Arriving("server", service), ours, {}))
-            serve_line(loop, lambda: Arriving("server", here.server._service), ours, {})
-        )
         with pytest.raises(asyncio.CancelledError):
             await accepting
         assert not here.server._service.working
