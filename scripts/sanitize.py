@@ -33,24 +33,21 @@ path and ctypes.CDLL("libubsan.so.1").__sanitizer_set_report_path(path[0].encode
 """
 # The selection for every change: tests of parsing, of dispatching, and of losses.
 SELECTION = [
-    f"tests/test_{name}.py"
-    for name in (
-        "sanitizers",
-        "counters",
-        "frames",
-        "names",
-        "dispatch",
-        "websocket",
-        "websocket_faults",
-        "malformed",
-        "malformed_client",
-        "engine",
-        "cancellation",
-        "cancellation_calls",
-        "cancellation_client_loss",
-        "cancellation_loss",
-        "compiled",
-    )
+    "tests/tools/test_sanitizers.py",
+    "tests/peer/test_counters.py",
+    "tests/test_frames.py",
+    "tests/peer/test_names.py",
+    "tests/peer/test_dispatch.py",
+    "tests/websocket/test_websocket.py",
+    "tests/websocket/test_websocket_faults.py",
+    "tests/peer/test_malformed.py",
+    "tests/peer/test_malformed_client.py",
+    "tests/peer/test_engine.py",
+    "tests/peer/test_cancellation.py",
+    "tests/peer/test_cancellation_calls.py",
+    "tests/peer/test_cancellation_client_loss.py",
+    "tests/peer/test_cancellation_loss.py",
+    "tests/test_compiled.py",
 ]
 
 

@@ -13,7 +13,7 @@ from runs import NO_TESTS_COLLECTED, Run
 # There are more shares than processes, because it is unknown which files take long.
 SHARES_PER_CORE = 3
 # Tracing or checking each step makes the compiled code many times slower. The first is for a test as a whole,
-# the second for everything that it waits for (tests/support.py).
+# the second for everything that it waits for (tests/kit/support.py).
 PATIENCE = "--timeout=600"
 PATIENT = {"SOCKRPC_PATIENCE": "60"}
 

@@ -102,7 +102,7 @@ def test_only_the_frames_of_the_program_are_shown_once_for_all_workers(
     ],
 )
 def test_a_name_of_nothing_is_a_usage_error_also_of_workers(name: str, told: str, tmp_path: Path) -> None:
-    """Without workers, tests/test_cli.py has these and more."""
+    """Without workers, tests/cli/test_cli.py has these and more."""
     (tmp_path / "module.py").write_text("number = 42\n")
     done = run_command("serve", name, "--port", "0", "--workers", "2", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, b"")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-import weakref
 
 import pytest
 
@@ -97,18 +96,6 @@ def test_everything_that_was_created_is_freed_after_connections_of_all_kinds(kin
 def test_a_release_build_counts_nothing() -> None:
     assert bool(counters()) == is_debug()
     assert bool(live()) <= is_debug()
-
-
-async def test_what_is_told_of_the_end_of_a_dropped_request_finds_it_gone() -> None:
-    app = sockrpc.App()
-    async with MemoryServer(app) as here:
-        client, _ = here.connect()
-        pending = client._connection.request(b"echo", b"")
-        seen: list[list[int]] = []
-        future = pending.future
-        told = weakref.ref(future, lambda _: seen.append(client.status().pending))
-        del future, pending
-        assert (told(), seen) == (None, [[]])
 
 
 def test_cancelled_requests_that_were_never_written_are_freed_without_a_stack_overflow() -> None:

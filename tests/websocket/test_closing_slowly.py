@@ -89,8 +89,8 @@ async def test_a_page_arrives_whole_however_long_its_reader_takes(secure: bool) 
 
 async def test_what_tls_has_encrypted_is_seen_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     # Its transport does not tell of it; the reader takes some of it at a time, and long pauses between.
-    monkeypatch.setattr("tests.test_closing_slowly.PAUSE", 3 * PAUSE)
-    monkeypatch.setattr("tests.test_closing_slowly.CLOSE_TIMEOUT", 3 * CLOSE_TIMEOUT)
+    monkeypatch.setattr("tests.websocket.test_closing_slowly.PAUSE", 3 * PAUSE)
+    monkeypatch.setattr("tests.websocket.test_closing_slowly.CLOSE_TIMEOUT", 3 * CLOSE_TIMEOUT)
     async with slow_line(True) as (_, reader, writer), asyncio.timeout(6 * PATIENCE):
         writer.write(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await read_slowly(reader)).endswith(PAGE)

@@ -41,11 +41,6 @@ if hasattr(os, "register_at_fork"):
 cdef class OutgoingCall(Entry):
     """A call that waits for its answer in `future`."""
 
-    def __dealloc__(self):
-        # Remove it before `future` goes: code that runs then may look into the table and would find this entry.
-        if self.table is not None:
-            self.table.take(self)
-
 
 cdef class Caller(WatchedConnection):
     """A connection that makes calls at the other end and listens to its notifications."""
