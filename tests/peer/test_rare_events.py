@@ -15,9 +15,11 @@ from sockrpc.limits import Limits
 from sockrpc.listen.acceptor import serve_line
 from sockrpc.peer.peer import Peer
 from sockrpc.peer.service import Service
+from sockrpc.peer.table import live_entries
 from sockrpc.testing.memory import End, Pair
 from sockrpc.websocket.loop import context_of_running_loop
 from sockrpc.websocket.output import Settings
+from tests.conftest import LOOPS, new_event_loop
 from tests.kit.handlers import EAGER
 from tests.kit.pair import MemoryServer, RawEnd
 from tests.kit.support import CLOSE, PING, PONG, frame, has_ended, request, serving, until
@@ -325,3 +327,34 @@ def test_a_loop_that_was_closed_over_its_connections_is_let_go() -> None:
     gc.collect()
     assert first() is None
     assert second() is not None
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_calls_of_a_loop_that_was_closed_over_them_are_let_go(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def leave_two_calls() -> None:
+        app = sockrpc.App()
+
+        @app.method
+        async def wait(call: sockrpc.Call) -> None:
+            await asyncio.Event().wait()
+
+        here = MemoryServer(app, max_in_flight=1)
+        raw, _ = here.raw()
+        raw.send(request(1, "wait"), request(2, "wait"))
+        await here.settle()
+
+    async def begin_anew() -> None:
+        context_of_running_loop()
+
+    before = live_entries()
+    for play, entries in ((leave_two_calls, 2), (begin_anew, 0)):
+        loop = new_event_loop(kind)
+        loop.run_until_complete(play())
+        loop.close()
+        gc.collect()
+        # What stood for the first loop goes where that of the next one comes.
+        assert live_entries() == before + entries
+    # Nobody could answer them, which is no failure of theirs.
+    assert "call" not in [record.getMessage().split()[0] for record in caplog.records]

@@ -43,8 +43,9 @@ cdef class Call(Work):
         raise TypeError("a Call is made by the server that received it")
 
     def __del__(self):
-        # A call is dropped only in the socket form, in any thread; elsewhere its work keeps it alive.
-        if self.table is not None:
+        # A call is dropped only in the socket form, in any thread; elsewhere its work keeps it alive. If its loop was
+        # closed over it, nobody can answer it any more, which is no failure of its own.
+        if self.table is not None and not self.service.context.loop.is_closed():
             self.service.context.call_in_loop(self._dropped)
 
     def _dropped(self) -> None:

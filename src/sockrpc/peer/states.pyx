@@ -31,7 +31,6 @@ CALLEE = (
     Row("waiting", "reset", (("withdraw", "idle"),)),
     Row("waiting", "lost", (("withdraw", "idle"),)),
     Row("waiting", "stop", (("withdraw", "idle"),)),
-    Row("waiting", "fail", (("log", "idle"),)),
     Row("running", "answer", (("send response", "idle"),)),
     Row("running", "fail", (("log", "idle"),)),
     Row("running", "reset", (("cancel", "idle"),)),
