@@ -11,12 +11,13 @@ from libc.stdint cimport uint8_t
 
 import asyncio
 
+from sockrpc._debug cimport DEBUG
 from sockrpc._frames cimport encode_payload, write_response
 from sockrpc.peer.handler cimport KIND_THREAD, Handler, is_coroutine
 from sockrpc.peer.raising cimport call_one, take_raised
 from sockrpc.peer.states cimport (
-    CALLEE_IGNORE, CALLEE_INPUTS, CALLEE_LOG, CALLEE_NEVER, CALLEE_ON_ANSWER, CALLEE_ON_FAIL,
-    CALLEE_ON_GATE, CALLEE_ON_RESET, CALLEE_RESPOND, CALLEE_START, CALLEE_WITHDRAW, Cell,
+    CALLEE_IGNORE, CALLEE_INPUTS, CALLEE_LOG, CALLEE_ON_ANSWER, CALLEE_ON_FAIL, CALLEE_ON_GATE,
+    CALLEE_ON_RESET, CALLEE_RESPOND, CALLEE_START, CALLEE_WITHDRAW, Cell, take_callee_row,
 )
 from sockrpc.peer.tally cimport (
     OUTCOME_ANSWERED, OUTCOME_FAILED, OUTCOME_NONE, OUTCOME_RESET, abort_reason, observe,
@@ -270,7 +271,8 @@ for a call that was answered or that failed by itself.
     cdef int step(self, int input, int outcome) except -1:
         # The index is within the table because both numbers come from its enums.
         cdef const Cell *cell = &self.connection.life.callee[self.state * CALLEE_INPUTS + input]
-        assert cell.action != CALLEE_NEVER, f"call {self.id}: input {input} in state {self.state}"
+        if DEBUG:
+            take_callee_row(self.connection.life, self.state, input)
         self.state = cell.next
         if cell.action > CALLEE_START:
             # The call is over for the peer: the first to get here takes it out of the table and is counted.

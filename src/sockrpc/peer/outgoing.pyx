@@ -9,10 +9,11 @@ import asyncio
 import os
 import sys
 
+from sockrpc._debug cimport DEBUG
 from sockrpc._frames cimport MAX_PREFIX_BYTES, Frame, write_request, write_reset
 from sockrpc.peer.states cimport (
-    CALLER_IDLE, CALLER_INPUTS, CALLER_NEVER, CALLER_ON_CALL, CALLER_ON_CANCEL, CALLER_ON_LOST, CALLER_ON_RESPONSE,
-    CALLER_ON_WRITE, CALLER_QUEUE, CALLER_SEND_RESET, CALLER_SETTLE, Cell,
+    CALLER_IDLE, CALLER_INPUTS, CALLER_ON_CALL, CALLER_ON_CANCEL, CALLER_ON_LOST, CALLER_ON_RESPONSE, CALLER_ON_WRITE,
+    CALLER_QUEUE, CALLER_SEND_RESET, CALLER_SETTLE, Cell, take_caller_row,
 )
 from sockrpc.peer.subscription cimport Subscription
 from sockrpc.peer.table cimport Entry, RequestTable
@@ -120,7 +121,8 @@ cdef class Caller(WatchedConnection):
     cdef int step(self, OutgoingCall call, int input) except -1:
         # The index is within the table because both numbers come from its enums.
         cdef const Cell *cell = &self.life.caller[call.state * CALLER_INPUTS + input]
-        assert cell.action != CALLER_NEVER, f"call {call.id}: input {input} in state {call.state}"
+        if DEBUG:
+            take_caller_row(self.life, call.state, input)
         call.state = cell.next
         if cell.action == CALLER_QUEUE:
             self.enter(call)
@@ -226,7 +228,9 @@ cdef class Caller(WatchedConnection):
         cdef PyObject *entry = self.outgoing.find(frame.id)
         cdef OutgoingCall call
         if entry == NULL:
-            # The answer crossed the reset, or answers a request that was never made.
+            # A call that is not in the table is idle: the answer crossed the reset, or was never asked for.
+            if DEBUG:
+                take_caller_row(self.life, CALLER_IDLE, CALLER_ON_RESPONSE)
             return 0
         call = <OutgoingCall> entry
         if self.step(call, CALLER_ON_RESPONSE) == CALLER_SETTLE and not call.future.done():

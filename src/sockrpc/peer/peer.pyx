@@ -8,6 +8,7 @@ from libc.stdint cimport uint8_t
 
 import asyncio
 
+from sockrpc._debug cimport DEBUG
 from sockrpc._frames cimport (
     FAULT_NONE, MAX_NAME_BYTES, OPCODE_NOTIFY, OPCODE_REQUEST, OPCODE_RESET, OPCODE_RESPONSE, RECEIVER_CLIENT,
     RECEIVER_SERVER, Fault, Frame, fault_reason, name_fault, parse, text_fault, write_notify,
@@ -22,7 +23,7 @@ from sockrpc.peer.table cimport RequestTable
 from sockrpc.peer.tally cimport (
     OUTCOME_ANSWERED, OUTCOME_FAILED, OUTCOME_LOST, OUTCOME_NONE, OUTCOME_RESET, OUTCOME_STOPPED,
 )
-from sockrpc.peer.states cimport CALLEE_WAITING, life_of
+from sockrpc.peer.states cimport CALLEE_IDLE, CALLEE_ON_RESET, CALLEE_WAITING, life_of, take_callee_row
 from sockrpc.websocket.connection cimport STATE_CLOSING, STATE_CONNECTING, Connection
 from sockrpc.websocket.liveness cimport WatchedConnection
 from sockrpc.websocket.parser cimport Parser, copy_part
@@ -194,7 +195,9 @@ cdef class PeerBase(Gate):
             # Thousands of resets in one read take as long as handlers do.
             self.ran_handler = True
             call.abort(OUTCOME_RESET, False)
-        # Otherwise the reset crossed the answer, which is a normal outcome of a race and not an error.
+        elif DEBUG:
+            # A call that is not in the table is idle: the reset crossed the answer, a normal outcome of a race.
+            take_callee_row(self.life, CALLEE_IDLE, CALLEE_ON_RESET)
         return 0
 
     cdef int receive_response(self, Frame *frame) except -1:

@@ -19,6 +19,7 @@ cdef enum CalleeInput:
     CALLEE_ON_TIMER = 5
     CALLEE_ON_STOP = 6
     CALLEE_INPUTS = 7
+    CALLEE_CELLS = 21      # CALLEE_STATES * CALLEE_INPUTS
 
 cdef enum CalleeAction:
     CALLEE_NEVER = 0       # there is no row, so this is a defect of ours
@@ -43,6 +44,7 @@ cdef enum CallerInput:
     CALLER_ON_RESPONSE = 3
     CALLER_ON_LOST = 4
     CALLER_INPUTS = 5
+    CALLER_CELLS = 15
 
 cdef enum CallerAction:
     CALLER_NEVER = 0
@@ -60,7 +62,11 @@ cdef struct Cell:
 
 # The rows of both tables in one protocol; a cell stands at [state * INPUTS + input].
 cdef struct Life:
-    Cell[21] callee        # CALLEE_STATES * CALLEE_INPUTS
-    Cell[15] caller        # CALLER_STATES * CALLER_INPUTS
+    Cell[CALLEE_CELLS] callee
+    Cell[CALLER_CELLS] caller
 
 cdef const Life *life_of(str protocol) except NULL
+
+# For debug builds: assert that there is a row, and count that it was taken.
+cdef int take_callee_row(const Life *life, int state, int input) except -1
+cdef int take_caller_row(const Life *life, int state, int input) except -1

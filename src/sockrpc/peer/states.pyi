@@ -16,3 +16,6 @@ class Row(NamedTuple):
     state: str
     input: str
     cells: tuple[tuple[str, str], ...]
+
+def rows_taken() -> dict[tuple[str, str, str], int]: ...
+def take_row(table: str, state: str, input: str) -> None: ...

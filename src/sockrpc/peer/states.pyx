@@ -1,12 +1,15 @@
 """The life of a call as tables, with a row per state and input and a column per protocol.
 
 They drive the engine, and the pictures of docs/explanation/cancellation.md are drawn from them. An input
-that has no row in the present state is a defect of this package; a debug build asserts that there is none.
+that has no row in the present state is a defect of this package. A debug build asserts that there is none, and
+counts how often each row is taken.
 """
 
 from libc.string cimport memset
 
 from typing import NamedTuple
+
+from sockrpc._debug cimport DEBUG
 
 PROTOCOLS = ("websocket.io-rpc-v0.1",)
 
@@ -37,11 +40,11 @@ CALLEE = (
     Row("running", "lost", (("cancel", "idle"),)),
     Row("running", "timer", (("cancel", "idle"),)),
     Row("running", "stop", (("cancel", "idle"),)),
-    # The first input has settled the call; later ones change nothing for the peer.
+    # The first input has settled the call; later ones change nothing for the peer. A loss never comes later, because
+    # it ends the calls that are in the table, and an idle call has left it.
     Row("idle", "answer", (("ignore", "idle"),)),
     Row("idle", "fail", (("ignore", "idle"),)),
     Row("idle", "reset", (("ignore", "idle"),)),
-    Row("idle", "lost", (("ignore", "idle"),)),
     Row("idle", "timer", (("ignore", "idle"),)),
     Row("idle", "stop", (("ignore", "idle"),)),
 )
@@ -60,6 +63,8 @@ CALLER = (
     Row("open", "lost", (("raise", "idle"),)),
     # The answer or the end came first.
     Row("idle", "cancel", (("ignore", "idle"),)),
+    # The response crossed the reset, or answers a request that was never made.
+    Row("idle", "response", (("ignore", "idle"),)),
 )
 
 cdef dict CALLEE_STATE_NUMBERS = {"idle": CALLEE_IDLE, "waiting": CALLEE_WAITING, "running": CALLEE_RUNNING}
@@ -108,3 +113,52 @@ del column
 
 cdef const Life *life_of(str protocol) except NULL:
     return &LIVES[<int> PROTOCOLS.index(protocol)]
+
+
+cdef Py_ssize_t[CALLEE_CELLS] callee_taken
+cdef Py_ssize_t[CALLER_CELLS] caller_taken
+
+
+cdef str name_of(dict numbers, int number):
+    return <str> list(numbers)[list(numbers.values()).index(number)]
+
+
+cdef int take_callee_row(const Life *life, int state, int input) except -1:
+    cdef int place = state * CALLEE_INPUTS + input
+    assert life.callee[place].action != CALLEE_NEVER, (
+        f"callee: no row for {name_of(CALLEE_STATE_NUMBERS, state)}, {name_of(CALLEE_INPUT_NUMBERS, input)}")
+    callee_taken[place] += 1
+    return 0
+
+
+cdef int take_caller_row(const Life *life, int state, int input) except -1:
+    cdef int place = state * CALLER_INPUTS + input
+    assert life.caller[place].action != CALLER_NEVER, (
+        f"caller: no row for {name_of(CALLER_STATE_NUMBERS, state)}, {name_of(CALLER_INPUT_NUMBERS, input)}")
+    caller_taken[place] += 1
+    return 0
+
+
+def rows_taken() -> dict[tuple[str, str, str], int]:
+    """How often each row (table, state, input) was taken since the process began; a release build counts nothing."""
+    cdef dict taken = {}
+    if DEBUG:
+        for row in CALLEE:
+            taken["callee", row.state, row.input] = callee_taken[
+                <int> CALLEE_STATE_NUMBERS[row.state] * CALLEE_INPUTS + <int> CALLEE_INPUT_NUMBERS[row.input]]
+        for row in CALLER:
+            taken["caller", row.state, row.input] = caller_taken[
+                <int> CALLER_STATE_NUMBERS[row.state] * CALLER_INPUTS + <int> CALLER_INPUT_NUMBERS[row.input]]
+    return taken
+
+
+def take_row(table: str, state: str, input: str) -> None:
+    """Take a row as the engine does in a debug build; tests ask for rows that do not exist.
+
+    Raises:
+        AssertionError: There is no such row, and this is a debug build.
+    """
+    if table == "callee":
+        take_callee_row(&LIVES[0], CALLEE_STATE_NUMBERS[state], CALLEE_INPUT_NUMBERS[input])
+    else:
+        take_caller_row(&LIVES[0], CALLER_STATE_NUMBERS[state], CALLER_INPUT_NUMBERS[input])
