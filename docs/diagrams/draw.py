@@ -1,6 +1,7 @@
 """Draws the diagrams of the documentation: python docs/diagrams/draw.py
 
 The sources are the functions below, one for each picture; a test fails if a picture is not what they draw.
+The life of a call is drawn from the tables that drive it, so this needs a Python that has sockrpc.
 A picture has a background of its own and follows what the system prefers, so it can be read on any page.
 """
 
@@ -10,6 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from xml.sax.saxutils import escape
+
+from sockrpc.peer.states import CALLEE, CALLER, Row
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -210,7 +213,54 @@ def read() -> Picture:
     return picture
 
 
-PICTURES: tuple[Callable[[], Picture], ...] = (reset, crossing, endings, layers, read)
+def life(title: str, rows: tuple[Row, ...], born: str = "") -> Picture:
+    """A table of states.pyx: a box for each state, and for each row a line of text beside its arrow.
+
+    The rows lead from idle through two more states, and from both of them back to idle. One that ignores its
+    input stands in the box of its state. `born` is a step from idle that is no row of the table.
+    """
+    picture = Picture(title, 720, 340)
+    names = dict.fromkeys(row.state for row in rows)
+    first, second = (name for name in names if name != "idle")
+    ignored: dict[str, list[str]] = {name: [] for name in names}
+    steps: dict[tuple[str, str], list[str]] = {("idle", first): [born] if born else []}
+    for row in rows:
+        action, after = row.cells[0]
+        if action == "ignore":
+            ignored[row.state].append(row.input)
+        else:
+            steps.setdefault((row.state, after), []).append(f"{row.input} / {action}")
+    notes = {name: [f"ignores {', '.join(inputs)}"] if inputs else [] for name, inputs in ignored.items()}
+    picture.box(130, 30, 160, 50, first, *notes[first], kind="mark")
+    picture.box(470, 30, 160, 50, second, *notes[second], kind="mark")
+    picture.box(30, 235, 660, 50, "idle", *notes["idle"])
+    # Where the arrow stands, where its text begins or ends, and which of the two.
+    for (before, after), (x1, y1, x2, y2), x, y, anchor in (
+        (("idle", first), (150, 235, 150, 80), 140, 161, "end"),
+        ((first, second), (290, 55, 470, 55), 380, 45, "middle"),
+        ((first, "idle"), (250, 80, 250, 235), 262, 161, "start"),
+        ((second, "idle"), (500, 80, 500, 235), 512, 161, "start"),
+    ):
+        lines = steps.pop((before, after))
+        picture.arrow(x1, y1, x2, y2)
+        for number, line in enumerate(lines):
+            picture.text(x, y + 20 * number - 10 * (len(lines) - 1), line, "code", anchor)
+    assert not steps, f"there is no place for {steps}"
+    picture.text(
+        30, 316, "input / action: what happens to the call, and what this side does about it", "small"
+    )
+    return picture
+
+
+def callee() -> Picture:
+    return life("The life of a call on the side that serves it", CALLEE, born="request / admit")
+
+
+def caller() -> Picture:
+    return life("The life of a call on the side that makes it", CALLER)
+
+
+PICTURES: tuple[Callable[[], Picture], ...] = (reset, crossing, callee, caller, endings, layers, read)
 
 
 def rendered() -> dict[Path, str]:
