@@ -19,6 +19,9 @@ from sockrpc.websocket.output cimport Settings
 from sockrpc.peer.rate_limited_log import RateLimitedLog
 from sockrpc.peer.tally import OUTCOMES as _OUTCOMES
 
+# The names of what is counted by outcome.
+cdef tuple COUNTERS = tuple([outcome.counter for outcome in _OUTCOMES])
+
 
 # Clients serve no names in this protocol version.
 cdef NameTable NOTHING = NameTable()
@@ -107,7 +110,7 @@ cdef class Service:
             sent += connection.written_bytes
         return {
             "calls_started": self.calls_started,
-            **{each.counter: total.ended[number] for number, each in enumerate(_OUTCOMES, 1)},
+            **{name: total.ended[number] for number, name in enumerate(COUNTERS, 1)},
             "connections_accepted": self.accepted,
             "slow_peers_closed": self.slow_peers_closed,
             "bytes_received": self.bytes_received + received,
