@@ -16,7 +16,7 @@ from websockets.http11 import Request, Response
 
 from sockrpc.sockets import Socket
 
-__all__ = ["file_response", "pages", "plain_pages", "serve_pages"]
+__all__ = ["file_response", "page_routes", "plain_routes", "serve_pages"]
 
 Route = Callable[[Request], Response]
 
@@ -40,7 +40,7 @@ def file_response(name: str, body: bytes) -> Response:
     return Response(http.HTTPStatus.OK.value, http.HTTPStatus.OK.phrase, headers, body)
 
 
-def pages(page: Path | None = None, *beside: str) -> dict[str, Route]:
+def page_routes(page: Path | None = None, *beside: str) -> dict[str, Route]:
     """What to answer on which path: "/" with a page, "/sockrpc.js" with the client, "/health".
 
     Files are read anew for each request, so that editing them needs no restart.
@@ -58,7 +58,7 @@ def pages(page: Path | None = None, *beside: str) -> dict[str, Route]:
     return routes
 
 
-def plain_pages(path: str | None, *, secure: bool) -> dict[str, Route]:
+def plain_routes(path: str | None, *, secure: bool) -> dict[str, Route]:
     """What to answer where there is no page: "/" with a few lines that say what is here, and "/health".
 
     Args:

@@ -13,14 +13,14 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import sockrpc
-from sockrpc.cli.flags import seconds
+from sockrpc.cli.options import Commands, seconds
 from sockrpc.peer.tally import OUTCOMES
 from sockrpc.texts import printable
 
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["add_top_options", "top"]
+__all__ = ["add_top_command"]
 
 # Of one snapshot, in bytes: what sends more is no server of ours.
 MAX_LINE_BYTES = 1024 * 1024
@@ -38,8 +38,9 @@ HOME, REST_OF_LINE, REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 Snapshot = dict[str, Any]
 
 
-def add_top_options(parser: argparse.ArgumentParser) -> None:
-    """What `sockrpc top` takes."""
+def add_top_command(commands: Commands) -> None:
+    """Add `top`."""
+    parser = commands.add("top", run_top, "look at the calls in flight on a server, until Ctrl-C", "PATH")
     parser.add_argument("path", metavar="PATH", help="what the server was given as --inspect-path")
     parser.add_argument(
         "--interval", type=seconds, default=1.0, metavar="S", help="seconds between two looks (%(default)g)"
@@ -48,7 +49,7 @@ def add_top_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
 
 
-def top(options: argparse.Namespace) -> int:
+def run_top(options: argparse.Namespace) -> int:
     """`sockrpc top`; Ctrl-C ends it.
 
     Raises:

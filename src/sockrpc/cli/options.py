@@ -1,4 +1,4 @@
-"""The flags of the command line: how they are parsed, and those that several commands have."""
+"""The options of the command line: how they are parsed, and those that several commands have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,11 +16,14 @@ from sockrpc.logs import FORMATS
 
 __all__ = [
     "CLIENT_DEFAULTS",
+    "EXIT_INTERRUPTED",
     "EXIT_USAGE",
     "METRICS_HOST",
     "CommandParser",
+    "Commands",
     "add_client_options",
     "add_serving_options",
+    "given_limits",
     "given_places",
     "seconds",
     "variable_of",
@@ -28,6 +31,15 @@ __all__ = [
 ]
 
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+EPILOG = """
+A flag may be a variable of the environment instead: SOCKRPC_CLOSE_TIMEOUT
+stands for --close-timeout. Flags win over variables.
+
+exit codes: 0 done, 1 failed (no connection, connection lost), 2 usage,
+124 timed out (the call was reset), 130 interrupted (the call was reset)
+"""
 
 # Flags in the environment begin with this.
 PREFIX = "SOCKRPC_"
@@ -96,6 +108,43 @@ class CommandParser(argparse.ArgumentParser):
         return options, rest
 
 
+class Commands:
+    """The commands that a parser knows.
+
+    Args:
+        parser: Of the whole command line.
+    """
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._parsers = parser.add_subparsers(
+            title="commands", metavar="COMMAND", required=True, parser_class=CommandParser
+        )
+
+    def add(
+        self, name: str, run: Callable[[argparse.Namespace], int], text: str, operands: str = ""
+    ) -> CommandParser:
+        """Add a command; returns its parser.
+
+        Args:
+            name: What is typed.
+            run: Runs the command and returns the exit code.
+            text: What the help says about it.
+            operands: What it takes beside flags.
+        """
+        added = self._parsers.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=EPILOG,
+            # All flags would be forty lines.
+            usage=f"sockrpc {name} [FLAG ...] {operands}".rstrip(),
+            program="sockrpc",
+            reads_environment=True,
+        )
+        added.set_defaults(run=run)
+        return added
+
+
 def variable_of(action: argparse.Action) -> str | None:
     """The variable in which something of the command line may be given instead, None for what has none."""
     if action.dest == "app" or (action.option_strings and action.dest != "help"):
@@ -107,6 +156,11 @@ def given_places(options: argparse.Namespace) -> list[set[str]]:
     """Which of the ways to say where to listen were given."""
     given = {name for name, value in vars(options).items() if value is not None and value is not MISSING}
     return [place for place in PLACES if place & given]
+
+
+def given_limits(options: argparse.Namespace, names: frozenset[str]) -> dict[str, Any]:
+    """The limits that were given on the command line."""
+    return {name: value for name, value in vars(options).items() if name in names}
 
 
 def value_of(action: argparse.Action, text: str) -> Any:
