@@ -11,8 +11,7 @@ from sockrpc.app import App
 from sockrpc.errors import UsageError
 from sockrpc.listen.options import ServeOptions
 from sockrpc.listen.systemd import notify_systemd
-from sockrpc.process.collector import collector_for_serving
-from sockrpc.process.event_loop import loop_factory, run_to_end
+from sockrpc.process.event_loop import collector_for_serving, loop_factory, run_to_end
 from sockrpc.process.importer import import_purpose, load
 from sockrpc.process.signals import check_main_thread, on_signals, signals_given_back
 from sockrpc.server import Server, serve

@@ -1,4 +1,10 @@
-"""The signals that stop a server: received in its loop, and given back to the program at the end."""
+"""The signals of a process that serves, or of one that supervises workers: what is done at each, and by whom.
+
+SIGINT and SIGTERM stop: the first gracefully, the second at once, and the third ends the process. With
+workers the supervisor receives them; SIGTERM to a worker asks the supervisor for a successor, SIGINT is left
+to the supervisor, and SIGHUP to the supervisor replaces all workers. At the end the handlers of the program
+are what they were.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +20,27 @@ from typing import Any
 from sockrpc.errors import UsageError
 from sockrpc.process.system_signals import end_process_at, set_system_handler, system_handler
 
-__all__ = ["LAST_SIGNAL", "STOPPING", "check_main_thread", "on_signals", "signals_given_back"]
+__all__ = [
+    "LAST_SIGNAL",
+    "REPLACING",
+    "check_main_thread",
+    "end_by",
+    "interrupts_blocked",
+    "kill_this_process",
+    "leave_interrupts_to_the_supervisor",
+    "on_signals",
+    "on_sigterm",
+    "signals_given_back",
+    "supervisor_signals",
+]
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+# Replaces all workers; None on Windows.
+REPLACING: int | None = getattr(signal, "SIGHUP", None)
+
+# Windows ends a process by any signal but those of its console.
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 # The first stops gracefully, the second at once. A handler that never returns lets the loop do neither,
 # and then it is this one that ends the process.
@@ -109,3 +133,72 @@ def soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> Any:
     """Call it in the loop, if the loop has not ended."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(callback)
+
+
+def end_by(number: int) -> None:
+    """End the process by this signal, as if nobody handled it."""
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+
+
+def kill_this_process() -> None:
+    """End the process at once, whatever it does."""
+    os.kill(os.getpid(), KILL)
+
+
+# A supervisor and its workers
+
+
+@contextlib.contextmanager
+def supervisor_signals(receive: Callable[[int], None]) -> Iterator[None]:
+    """Until the end of the block, call `receive` with each signal; there is no event loop here."""
+    numbers: list[int] = [*STOPPING]
+    if REPLACING is not None and not os.isatty(0) and signal.getsignal(REPLACING) != signal.SIG_IGN:
+        # On a terminal it says that the terminal is gone.
+        numbers.append(REPLACING)
+    with signals_given_back(numbers):
+        for number in numbers:
+            signal.signal(number, lambda number, _: receive(number))
+        yield
+
+
+@contextlib.contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Ctrl-C finds no Python that has only just begun; workers unblock it when they know better."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_interrupts_to_the_supervisor() -> None:
+    """Ctrl-C in a terminal reaches every process of the group; one of them is to act on it."""
+    # Not SIG_IGN, which programs that the application starts would inherit.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    if sys.platform != "win32":
+        # Blocked by the supervisor until here.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def on_sigterm(first: Callable[[], None], second: Callable[[], None]) -> None:
+    """In a worker, call `first` in the running loop at a SIGTERM and `second` at the next.
+
+    The third ends the process. Windows knows no SIGTERM but the end of the process.
+    """
+    if sys.platform == "win32":
+        return
+    received = 0
+
+    def count() -> None:
+        nonlocal received
+        received += 1
+        if received == 1:
+            first()
+        else:
+            second()
+
+    on_signals(count, (signal.SIGTERM,))

@@ -13,10 +13,10 @@ from sockrpc.limits import ServerLimits, make_limits
 from sockrpc.listen.options import ServeOptions
 from sockrpc.listen.server_hooks import UNWINDING
 from sockrpc.listen.unix import check_uds
-from sockrpc.listen.worker_sockets import SHARES_OUT, Ground
+from sockrpc.listen.worker_sockets import SHARES_OUT, WorkerSockets
 from sockrpc.process.event_loop import LAST_CHANCE, loop_factory
 from sockrpc.process.supervisor import EXTRA_PATIENCE, Supervisor
-from sockrpc.process.worker import Work
+from sockrpc.process.worker import WorkerConfig
 from sockrpc.server import Server, serve
 
 __all__ = ["run_workers"]
@@ -46,7 +46,7 @@ def run_workers(
         on_started: Called in each worker.
         on_listening: Called here with the addresses when all workers serve.
         prepare: Called in each worker before it imports the app.
-        own_listeners: See `Ground`.
+        own_listeners: See `WorkerSockets`.
         options: What `serve` takes.
 
     Raises:
@@ -79,10 +79,10 @@ def run_workers(
     # For on_stop hooks.
     patience += limits.abort_grace + UNWINDING
     sockets = (sock,) if isinstance(sock, socket_module.socket) else tuple(sock or ())
-    ground = Ground(host, port, uds, sockets, reuse_port=bool(reuse_port), own_listeners=own_listeners)
+    bound = WorkerSockets(host, port, uds, sockets, reuse_port=bool(reuse_port), own_listeners=own_listeners)
     patience += EXTRA_PATIENCE
-    work = Work(app, given, loop, ground.is_ours, on_started, prepare, patience)
-    Supervisor(work, ground, workers, patience, on_listening).run()
+    config = WorkerConfig(app, given, loop, bound.is_ours, on_started, prepare, patience)
+    Supervisor(config, bound, workers, patience, on_listening).run()
 
 
 def can_be_handed_over(options: Mapping[str, object]) -> None:
