@@ -10,6 +10,7 @@ import pytest
 
 import sockrpc
 from sockrpc.observe.watchdog import has_interpreter_lock
+from sockrpc.peer.in_flight import find_running
 from tests.kit.support import PATIENCE, notify, request, serving, until
 
 THRESHOLD = 0.1
@@ -113,7 +114,7 @@ async def test_a_handler_that_lets_another_start_in_its_first_step_is_the_one_th
     @app.on
     def note(notification: sockrpc.Notification) -> None:
         expected.append(notification)
-        running.append(here.server._service.find_running(None))
+        running.append(find_running(here.server._service, None))
 
     @app.method
     def close_others(call: sockrpc.Call) -> None:
@@ -122,7 +123,7 @@ async def test_a_handler_that_lets_another_start_in_its_first_step_is_the_one_th
                 # What waits behind its calls starts in this very step.
                 socket._connection.close(1000, "")
         expected.append(call)
-        running.append(here.server._service.find_running(None))
+        running.append(find_running(here.server._service, None))
 
     async with (
         serving(app, max_in_flight=1) as here,
@@ -135,4 +136,4 @@ async def test_a_handler_that_lets_another_start_in_its_first_step_is_the_one_th
         assert await raw.answer() == (1, b"")
         assert [type(each) for each in expected] == [sockrpc.Notification, sockrpc.Call]
         assert running == expected
-        assert here.server._service.find_running(None) is None
+        assert find_running(here.server._service, None) is None
