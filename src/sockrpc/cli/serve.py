@@ -28,7 +28,7 @@ from sockrpc.cli.pages import page_routes, plain_routes, serve_pages
 from sockrpc.limits import ServerLimits
 from sockrpc.listen.notes import about, notes_of
 from sockrpc.listen.server_hooks import hooks_fail_visibly
-from sockrpc.listen.server_sockets import shown_address
+from sockrpc.listen.server_sockets import listening_url
 from sockrpc.listen.systemd import named_sockets
 from sockrpc.listen.unix import typed_uds
 from sockrpc.process.importer import load_app
@@ -111,7 +111,7 @@ def run_server(options: argparse.Namespace, app: Any, **more: Any) -> int:
 
     def listening(addresses: Sequence[Any]) -> None:
         for each in addresses[: None if options.fd else 1]:
-            where = shown_address(each, "https" if tls else "http")
+            where = listening_url(each, "https" if tls else "http")
             told: dict[str, Any] = {"listening": where}
             if workers != 1:
                 told["workers"] = workers

@@ -19,7 +19,7 @@ WORKER_NAME = "sockrpc worker"
 PACKAGE = __name__.partition(".")[0]
 
 # The apps that are being imported by their names right now, in this process.
-LOADING: list[str] = []
+IMPORTING: list[str] = []
 
 
 class AppError(SockRPCError):
@@ -56,7 +56,7 @@ def load(name: str) -> Any:
         raise UsageError(f"{name!r} is not MODULE:APP, such as server:app")
     if not all(module_name.split(".")):
         raise UsageError(f"there is no module {module_name!r}")
-    LOADING.append(name)
+    IMPORTING.append(name)
     try:
         try:
             if running_program(module_name) is None:
@@ -76,7 +76,7 @@ def load(name: str) -> Any:
                 where = getattr(sys.modules[module_name], "__file__", None) or "built in"
                 raise UsageError(f"module {module_name!r} ({where}) has no {attributes!r}") from None
     finally:
-        LOADING.remove(name)
+        IMPORTING.remove(name)
     return found
 
 
@@ -119,7 +119,7 @@ def import_purpose() -> str | None:
     """Why the program is being imported, if that is to serve an app of it; None if it runs by itself."""
     if in_worker():
         return "in a worker"
-    return f"to find {LOADING[-1]!r}" if LOADING else None
+    return f"to find {IMPORTING[-1]!r}" if IMPORTING else None
 
 
 def in_worker() -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from sockrpc.app import App
 from sockrpc.errors import UsageError
 from sockrpc.limits import ServerLimits, make_limits
-from sockrpc.listen.options import ServeOptions
+from sockrpc.listen.serve_options import ServeOptions
 from sockrpc.listen.server_hooks import UNWINDING
 from sockrpc.listen.unix import check_uds
 from sockrpc.listen.worker_sockets import SHARES_OUT, WorkerSockets
