@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except sockrpc.UsageError as error:
         return complain(str(error), EXIT_USAGE)
     except AppError as error:
-        # Of several lines; nothing in it is a peer's.
+        # The text has several lines, and nothing in it comes from a peer.
         print(f"sockrpc: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TimeoutError as error:
         return complain((str(error) or "timed out") + notes_of(error), EXIT_TIMED_OUT)
     except BrokenPipeError:
-        # Whoever read our output has gone; that is how pipes end. What is left of it goes nowhere.
+        # The reader of our output has gone, as pipes end. The rest of the output is discarded.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except (OSError, sockrpc.SockRPCError) as error:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_bench_command"]
 
-# How long the first call may take, in seconds: v0.1 can not say that there is no such method.
+# Timeout of the first call, in seconds: v0.1 cannot say that there is no such method.
 FIRST_TIMEOUT = 2.0
 
 
@@ -62,7 +62,7 @@ def run_bench(options: argparse.Namespace) -> int:
         timeout=options.timeout or DEFAULT_TIMEOUT,
         first_timeout=options.timeout or FIRST_TIMEOUT,
     )
-    # None are those that whoever started the command has closed.
+    # Streams that were closed before the command started are None.
     is_watched = sys.stderr is not None and sys.stderr.isatty()
 
     def show(text: str) -> None:

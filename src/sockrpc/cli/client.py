@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_TIMEOUT", "add_client_commands", "connect_to"]
 
-# v0.1 can not tell a client that a call failed, so no call waits for ever by accident.
+# v0.1 cannot report a failed call to its client, so the default keeps a call from waiting for ever.
 DEFAULT_TIMEOUT = 30.0
 
 

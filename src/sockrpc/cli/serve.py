@@ -112,12 +112,12 @@ def run_server(options: argparse.Namespace, app: Any, **more: Any) -> int:
     def listening(addresses: Sequence[Any]) -> None:
         for each in addresses[: None if options.fd else 1]:
             where = listening_url(each, "https" if tls else "http")
-            told: dict[str, Any] = {"listening": where}
+            report: dict[str, Any] = {"listening": where}
             if workers != 1:
-                told["workers"] = workers
+                report["workers"] = workers
                 where += f" ({workers} workers)"
-            # Flushed, because whoever waits for this line may read a pipe.
-            print(json.dumps(told) if options.json else where, flush=True)
+            # The line is flushed, because a program may wait for it on a pipe.
+            print(json.dumps(report) if options.json else where, flush=True)
 
     arguments = {
         "uds": typed_uds(options.uds),
@@ -173,7 +173,7 @@ def listening_errors(options: argparse.Namespace) -> Iterator[None]:
 
 
 def server_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
-    """What serves wss."""
+    """Return the context of a server of wss."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     with about(f"--ssl-certfile {certificate}" + (f", --ssl-keyfile {key}" if key else "")):
         context.load_cert_chain(certificate, key)
@@ -181,16 +181,16 @@ def server_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
 
 
 class Operation:
-    """What runs beside a server, from when it has started until it has stopped.
+    """Logs and metrics beside a server, from its start until it has stopped.
 
     With several worker processes each has metrics of its own, on the first that is free of twice as
-    many ports from `--metrics-port` on. It can be pickled, for them.
+    many ports from `--metrics-port` on. Workers get this object by pickle.
 
     Args:
-        options: Of the command line.
+        options: The options of the command line.
 
     Raises:
-        UsageError: The options can not be met.
+        UsageError: The options cannot be met.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -240,7 +240,7 @@ async def close_after(server: sockrpc.Server, metrics: MetricsServer) -> None:
 
 
 def metrics_server() -> type[MetricsServer]:
-    """What serves metrics.
+    """Return the class that serves metrics.
 
     Raises:
         UsageError: prometheus_client is not installed.

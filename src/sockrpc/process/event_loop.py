@@ -28,8 +28,7 @@ LOG = logging.getLogger("sockrpc.server")
 
 LOOP_KINDS = ("auto", "uvloop", "asyncio")
 
-# What the application leaves running at a stop (tasks, and functions in threads of the loop) gets this
-# long to end, in seconds.
+# Time that the tasks and threads which the application leaves running at a stop get to end, in seconds.
 LAST_CHANCE = 1.0
 
 # So many new objects of which any could be part of a cycle are worth a look. A suspended call is about ten:
@@ -41,7 +40,7 @@ FROZEN_BY_PYTHON = 1000
 
 
 def loop_factory(kind: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """What makes a loop of the wanted kind.
+    """Return a function that makes a loop of the wanted kind.
 
     Raises:
         UsageError: There is no such kind, or it is not installed.
@@ -140,7 +139,7 @@ def collector_for_serving() -> Iterator[None]:
     if raised:
         gc.set_threshold(YOUNG_OBJECTS, *others)
     if freezes:
-        # Not to keep what is garbage now for ever.
+        # Freezing would keep for ever what is garbage now.
         gc.collect()
         gc.freeze()
     try:

@@ -13,7 +13,7 @@ from sockrpc.errors import SockRPCError, UsageError
 
 __all__ = ["WORKER_NAME", "AppError", "import_purpose", "load", "load_app"]
 
-# What multiprocessing calls the process of a worker, before its number.
+# The name that multiprocessing gives the process of a worker, before its number.
 WORKER_NAME = "sockrpc worker"
 
 PACKAGE = __name__.partition(".")[0]
@@ -27,7 +27,7 @@ class AppError(SockRPCError):
 
 
 def load_app(name: str) -> Any:
-    """The object named MODULE:APP, for whoever is shown the text of an error and no traceback.
+    """Return the object named MODULE:APP; errors have texts that say enough without a traceback.
 
     Raises:
         AppError: The module raised something while it was imported.
@@ -103,7 +103,7 @@ def steps_of_program(error: Exception) -> tuple[int, int]:
     begin, end = 0, len(frames)
     while begin < end and is_ours(frames[begin]):
         begin += 1
-    # Where in our own code a wrong use was noticed is of no interest either.
+    # The place in our own code that noticed a wrong use is of no interest either.
     while begin < end and isinstance(error, UsageError) and is_ours(frames[end - 1]):
         end -= 1
     return begin, end
@@ -124,6 +124,6 @@ def import_purpose() -> str | None:
 
 def in_worker() -> bool:
     """True in a process that is a worker, also while it imports the program."""
-    # Whoever has not imported it was not started by it.
+    # A process that has not imported multiprocessing was not started by it.
     multiprocessing = sys.modules.get("multiprocessing")
     return multiprocessing is not None and multiprocessing.current_process().name.startswith(WORKER_NAME)

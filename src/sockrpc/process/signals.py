@@ -59,7 +59,7 @@ class Before:
         for number, handler, below in self._handlers:
             if handler is not None:
                 signal.signal(number, handler)
-            # Where something else was installed below Python's, or nothing of Python's at all.
+            # A handler may have been installed below Python's, or none of Python's at all.
             set_system_handler(number, below)
         # A loop that has ended has put back what it found; and the program may have closed its own.
         signal.set_wakeup_fd(-1)
@@ -68,12 +68,12 @@ class Before:
                 signal.set_wakeup_fd(self._descriptor, warn_on_full_buffer=False)
 
 
-# What a fork gives back to the child, as long as we have its signals.
+# Given back to a forked child, as long as we have the signals.
 held: list[Before] = []
 
 
 def give_back_to_child() -> None:
-    """A forked child ends by its own signals, and tells the loop of its parent nothing of them."""
+    """A forked child ends by its own signals, and does not pass them to the loop of its parent."""
     while held:
         held.pop().restore()
     signal.set_wakeup_fd(-1)
@@ -118,7 +118,7 @@ def on_signals(callback: Callable[[], None], numbers: Sequence[int] = STOPPING) 
     loop = asyncio.get_running_loop()
     for number in numbers:
         if sys.platform == "win32":
-            # Its loops can not watch signals; the handler runs in the main thread and wakes the loop.
+            # Loops of Windows cannot watch signals; the handler runs in the main thread and wakes the loop.
             signal.signal(number, lambda *_: soon(loop, callback))
         else:
             loop.add_signal_handler(number, callback)
@@ -164,7 +164,7 @@ def supervisor_signals(receive: Callable[[int], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C finds no Python that has only just begun; workers unblock it when they know better."""
+    """Block Ctrl-C, so that a Python that is just starting does not get it; workers unblock it."""
     if sys.platform == "win32":
         yield
         return
@@ -176,8 +176,8 @@ def interrupts_blocked() -> Iterator[None]:
 
 
 def leave_interrupts_to_the_supervisor() -> None:
-    """Ctrl-C in a terminal reaches every process of the group; one of them is to act on it."""
-    # Not SIG_IGN, which programs that the application starts would inherit.
+    """Ignore Ctrl-C, which a terminal sends to every process of the group: only the supervisor acts on it."""
+    # Programs that the application starts would inherit SIG_IGN.
     signal.signal(signal.SIGINT, lambda *_: None)
     if sys.platform != "win32":
         # Blocked by the supervisor until here.

@@ -31,7 +31,7 @@ STEADY = 10.0
 # How long the next start waits after quick deaths, in seconds: 0, 1, 2, 4, ..., at most the last.
 LONGEST_PAUSE = 30.0
 
-# What a worker gets beyond its own graces before it is killed, in seconds; its loop must be blocked.
+# Time beyond its own graces before a worker is killed, in seconds; its loop must be blocked.
 EXTRA_PATIENCE = 5.0
 
 # Windows does not interrupt a wait for every signal.
@@ -42,8 +42,8 @@ class Supervisor:
     """The supervisor of all workers of one server.
 
     Args:
-        config: What they do.
-        sockets: What they listen on; the supervisor owns it.
+        config: The configuration of all workers.
+        sockets: The sockets that they listen on; the supervisor owns them.
         count: How many they are.
         patience: A worker that takes longer to stop, in seconds, is killed.
         on_listening: Called with the addresses when all workers serve.
@@ -74,7 +74,7 @@ class Supervisor:
         self._deadline: float | None = None
         self._error: Exception | None = None
         self._signals: list[int] = []
-        # How often all were told to stop, and the signal that was the last that there can be.
+        # The number of stop signals so far, and the one that ends everything.
         self._stops = 0
         self._last_signal: int | None = None
         self._woken, self._waker = SPAWN.Pipe(duplex=False)
@@ -107,7 +107,7 @@ class Supervisor:
         if self._error is not None:
             raise self._error
 
-    # What happens
+    # Events
 
     def _turn(self) -> None:
         watched: list[Any] = [self._woken]
@@ -246,7 +246,7 @@ class Supervisor:
         slot, now = worker.slot, time.monotonic()
         pause = self._pause(slot, now - worker.since if worker.state == "serving" else 0.0)
         if pause:
-            # Who connects meanwhile is to reach the others.
+            # Clients that connect meanwhile have to reach the others.
             self._sockets.release(slot)
         then = f"in {pause:g} s" if pause else "at once"
         level = logging.ERROR if worker.process.exitcode else logging.INFO
@@ -270,7 +270,7 @@ class Supervisor:
     def _replace_next(self) -> None:
         while self._to_replace and not self._next:
             slot = self._to_replace.pop(0)
-            # One that has died meanwhile is replaced anyway.
+            # A worker that has died meanwhile is replaced anyway.
             if slot in self._current:
                 self._replace(slot)
 

@@ -1,4 +1,4 @@
-"""One of several processes that serve the same app, which a supervisor starts, stops and replaces.
+"""The worker: a process that serves the same app as others, and that a supervisor starts, stops and replaces.
 
 Between the two is one line. The supervisor sends "leave" (a successor goes on with the sockets), "stop"
 (all stop) and "hurry"; its end of the line goes with it, and that is a "stop" too. The worker sends `Ready`,
@@ -38,11 +38,11 @@ Order = Literal["leave", "stop", "hurry"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """What all workers of one server do; goes to them by pickle.
+    """The configuration that all workers of one server share; it reaches them by pickle.
 
     Attributes:
         app: MODULE:APP.
-        options: What `serve` takes, but where to listen.
+        options: The options of `serve` but those that say where to listen.
         loop: The kind of event loop.
         queue_is_ours: Nobody but the workers and their supervisor holds the sockets.
         on_started: Called with the server when it listens.
@@ -75,7 +75,7 @@ class Failed:
     text: str
 
     def error(self) -> Exception:
-        """The same for whoever started the server."""
+        """Return the error that `run` raises."""
         return self.kind(self.text) if self.errno is None else OSError(self.errno, self.text)
 
 
@@ -124,7 +124,7 @@ async def serve_until_ordered(starting: serve, config: WorkerConfig, line: Conne
 
         on_sigterm(lambda: send(line, WantsToStop()), server.hurry)
         with collector_for_serving():
-            # A thread, as the loop of Windows can not watch the line.
+            # A thread follows the line, as the loop of Windows cannot watch it.
             threading.Thread(target=follow, args=(line, receive, config.patience), daemon=True).start()
             if config.on_started is not None:
                 config.on_started(server)

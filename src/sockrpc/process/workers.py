@@ -35,7 +35,7 @@ def run_workers(
     own_listeners: bool = SHARES_OUT,
     **options: Unpack[ServeOptions],
 ) -> None:
-    """What `sockrpc.run` does with workers.
+    """Run several workers, as `sockrpc.run` does.
 
     Args:
         app: MODULE:APP.
@@ -47,10 +47,10 @@ def run_workers(
         on_listening: Called here with the addresses when all workers serve.
         prepare: Called in each worker before it imports the app.
         own_listeners: See `WorkerSockets`.
-        options: What `serve` takes.
+        options: The options of `serve`.
 
     Raises:
-        OSError: The address can not be listened on.
+        OSError: The address cannot be listened on.
         UsageError: The arguments do not fit together, or there is no such app.
         SockRPCError: A worker failed before it served, or had to be killed at the stop.
     """
@@ -64,7 +64,7 @@ def run_workers(
             "with workers inspect_path needs {pid}, such as top-{pid}.sock, "
             "as each process has a socket of its own"
         )
-    # What is wrong with the arguments is told here, once.
+    # Errors in the arguments are reported here, once.
     serve(App(), host, port, **options)
     loop_factory(loop)
     given: dict[str, Any] = dict(options)
@@ -96,4 +96,4 @@ def can_be_handed_over(options: Mapping[str, object]) -> None:
             pickle.dumps(value)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             hint = "a function that makes the context" if name == "ssl" else "a function of a module"
-            raise UsageError(f"{name} can not be handed to workers ({error}): pass {hint}") from None
+            raise UsageError(f"{name} cannot be handed to workers ({error}): pass {hint}") from None
