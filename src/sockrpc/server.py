@@ -14,6 +14,8 @@ from sockrpc.app import App
 from sockrpc.errors import UsageError
 from sockrpc.limits import Limits, ServerLimits, make_limits
 from sockrpc.listen.acceptor import descriptors_for_connections
+from sockrpc.listen.pending_openings import PendingOpenings
+from sockrpc.listen.refusal_log import RefusalLog
 from sockrpc.listen.server_hooks import (
     ServerHook,
     in_turns,
@@ -22,13 +24,7 @@ from sockrpc.listen.server_hooks import (
     run_start_hooks,
     run_stop_hooks,
 )
-from sockrpc.listen.server_opening import (
-    OpeningPolicy,
-    PendingOpenings,
-    ProcessRequest,
-    RefusalLog,
-    ServerOpening,
-)
+from sockrpc.listen.server_opening import OpeningPolicy, ProcessRequest, ServerOpening
 from sockrpc.listen.server_sockets import Address, Queue, ServerSockets, tls_options
 from sockrpc.listen.unix import check_uds
 from sockrpc.observe.inspector import Inspector
