@@ -167,6 +167,14 @@ def test_the_errors_are_one_tree() -> None:
     assert not issubclass(sockrpc.ConnectionClosed, sockrpc.ConnectionLost)
 
 
+@by_name
+def test_no_name_hides_a_module(module: types.ModuleType) -> None:
+    # At the top, `run` and `connect` are the functions of the files that have their names.
+    folder, _, name = module.__name__.rpartition(".")
+    if folder not in ("", "sockrpc"):
+        assert getattr(importlib.import_module(folder), name) is module
+
+
 # __all__
 
 

@@ -270,7 +270,7 @@ async def test_a_tls_handshake_under_way_is_completed() -> None:
         serving(Work().app(), ssl=server_context(), stop_grace=NEVER, close_timeout=PATIENCE) as here,
         await line_to(here.port) as raw,
     ):
-        await until(lambda: here.server._arrivals._left)
+        await until(lambda: here.server._openings._left)
         here.server.close()
         await with_tls(raw)
         await raw.send(opening())
@@ -307,7 +307,7 @@ async def test_whoever_completes_tls_after_the_stop_is_refused() -> None:
         serving(Work().app(), ssl=server_context(), close_timeout=0.05) as here,
         await line_to(here.port) as raw,
     ):
-        await until(lambda: here.server._arrivals._left)
+        await until(lambda: here.server._openings._left)
         here.server.close()
         await here.server.wait_closed()
         await with_tls(raw)

@@ -15,7 +15,7 @@ import uvloop
 
 from bench.memory import private_bytes
 from bench.peers.common import arguments
-from sockrpc.process.collector import collector_for_serving
+from sockrpc.process.event_loop import collector_for_serving
 
 PAYLOAD = bytes(32)
 

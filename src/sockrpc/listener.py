@@ -41,7 +41,7 @@ class Listener(AsyncIterator[bytes]):
             payload = subscription.take()
             if payload is not None:
                 return payload
-            if subscription.over:
+            if subscription.finished:
                 if subscription.error is not None:
                     # Raise a copy: the traceback refers to this frame, which leads to the error.
                     raise another(subscription.error)

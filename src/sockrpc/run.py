@@ -9,10 +9,9 @@ from typing import Literal, Unpack
 
 from sockrpc.app import App
 from sockrpc.errors import UsageError
-from sockrpc.listen.options import ServeOptions
+from sockrpc.listen.serve_options import ServeOptions
 from sockrpc.listen.systemd import notify_systemd
-from sockrpc.process.collector import collector_for_serving
-from sockrpc.process.event_loop import loop_factory, run_to_end
+from sockrpc.process.event_loop import collector_for_serving, loop_factory, run_to_end
 from sockrpc.process.importer import import_purpose, load
 from sockrpc.process.signals import check_main_thread, on_signals, signals_given_back
 from sockrpc.server import Server, serve
@@ -138,12 +137,12 @@ class Running:
             self._task.cancel()
         elif self._signals == 1:
             self._server.close()
-            tell_what_is_waited_for(self._server)
+            log_pending_work(self._server)
         else:
             self._server.hurry()
 
 
-def tell_what_is_waited_for(server: Server) -> None:
+def log_pending_work(server: Server) -> None:
     """Log why the stop takes time, and how to force it, for users who have pressed Ctrl-C."""
     now = server.statistics()
     if now.calls_in_flight or now.notifications_running:

@@ -14,7 +14,8 @@ from sockrpc.app import App
 from sockrpc.errors import UsageError
 from sockrpc.limits import Limits, ServerLimits, make_limits
 from sockrpc.listen.acceptor import descriptors_for_connections
-from sockrpc.listen.opening import Arrivals, FullLog, OpeningPolicy, ProcessRequest, ServerOpening
+from sockrpc.listen.pending_openings import PendingOpenings
+from sockrpc.listen.refusal_log import RefusalLog
 from sockrpc.listen.server_hooks import (
     ServerHook,
     in_turns,
@@ -23,14 +24,16 @@ from sockrpc.listen.server_hooks import (
     run_start_hooks,
     run_stop_hooks,
 )
-from sockrpc.listen.server_sockets import Listening, Place, Queue, tls_options
+from sockrpc.listen.server_opening import OpeningPolicy, ProcessRequest, ServerOpening
+from sockrpc.listen.server_sockets import Address, Queue, ServerSockets, tls_options
 from sockrpc.listen.unix import check_uds
 from sockrpc.observe.inspector import Inspector
 from sockrpc.observe.statistics import Statistics, count
-from sockrpc.observe.watchdog import LoopWatch
+from sockrpc.observe.watchdog import Watchdog
 from sockrpc.peer.belonging import belongs, call_there, check_here
 from sockrpc.peer.endings import EndingLog
 from sockrpc.peer.handler import is_coroutine_function
+from sockrpc.peer.handler_threads import HandlerThreads
 from sockrpc.peer.hooks import Hooks
 from sockrpc.peer.in_flight import find_running
 from sockrpc.peer.names import NameTable
@@ -38,7 +41,6 @@ from sockrpc.peer.peer import Peer
 from sockrpc.peer.rate_limited_log import RateLimitedLog
 from sockrpc.peer.service import Service
 from sockrpc.peer.signatures import check_function
-from sockrpc.peer.threads import WorkerThreads
 from sockrpc.sockets import Socket, SocketHandler
 from sockrpc.websocket.deflate import CompressionName, check_name
 from sockrpc.websocket.loop import LoopContext, context_of_running_loop
@@ -67,9 +69,9 @@ class Server:
         self._context = context
         self._limits = limits
         self._on_stop = on_stop
-        self._arrivals = Arrivals()
-        self._listening: Listening | None = None
-        self._watch: LoopWatch | None = None
+        self._openings = PendingOpenings()
+        self._server_sockets: ServerSockets | None = None
+        self._watch: Watchdog | None = None
         self._inspector: Inspector | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
@@ -80,7 +82,7 @@ class Server:
     @property
     def sockets(self) -> tuple[Any, ...]:
         """The sockets that the server listens on; empty once it stops."""
-        return () if self._listening is None else self._listening.sockets
+        return () if self._server_sockets is None else self._server_sockets.sockets
 
     @property
     def connections(self) -> frozenset[Socket]:
@@ -111,9 +113,9 @@ class Server:
         """Begin to stop, with a given fate of the socket's `queue`, which a worker among several knows."""
         if self._stopping is None:
             self._service.begin_stop()
-            last = None if self._listening is None else self._listening.stop(queue)
+            last = None if self._server_sockets is None else self._server_sockets.stop(queue)
             create_task = self._service.context.create_task
-            self._service.keep(create_task(self._arrivals.wait(last, self._limits.close_timeout)))
+            self._service.keep(create_task(self._openings.wait(last, self._limits.close_timeout)))
             working = iter(list(self._service.working))
             one_turn(working, Peer.drain)
             self._stopping = create_task(self._stop(working))
@@ -281,7 +283,7 @@ class serve:
         context = ssl() if callable(ssl) else ssl
         tls = tls_options(context, self._limits.handshake_timeout)
         max_connections = self._limits.max_connections or descriptors_for_connections()
-        self._place = Place(host, port, uds, sockets, backlog, reuse_port, tls, max_connections)
+        self._address = Address(host, port, uds, sockets, backlog, reuse_port, tls, max_connections)
         self._policy = OpeningPolicy(
             path=check_path(path),
             origins=check_origins(origins),
@@ -289,7 +291,7 @@ class serve:
             compression=check_name(compression),
             max_handshake_bytes=self._limits.max_handshake_bytes,
             max_connections=max_connections,
-            full=FullLog(),
+            refusals=RefusalLog(),
             refused=RateLimitedLog("reasons to refuse requests"),
         )
         if inspect_path is not None and "\0" in inspect_path:
@@ -322,34 +324,34 @@ class serve:
             context,
             methods,
             events,
-            threads=WorkerThreads(loop, self._limits.max_threads),
+            threads=HandlerThreads(loop, self._limits.max_threads),
             make_socket=functools.partial(Socket, hooks=hooks, endings=EndingLog()),
         )
         on_stop = list(self._app._on_stop) if isinstance(self._app, App) else []
         server = Server(service, context, self._limits, on_stop)
 
         if self._limits.blocked_warning:
-            server._watch = LoopWatch(
+            server._watch = Watchdog(
                 loop, self._limits.blocked_warning, functools.partial(find_running, service)
             )
 
         def accept(crowded: bool = False) -> Peer:
             if server._watch is not None:
                 server._watch.start()
-            return Peer("server", service, ServerOpening(service, self._policy, server._arrivals, crowded))
+            return Peer("server", service, ServerOpening(service, self._policy, server._openings, crowded))
 
         return server, accept
 
     async def _start(self) -> Server:
-        if self._place.sockets:
+        if self._address.sockets:
             self._claim_sockets()
         server, accept = await self._prepare()
-        server._listening = Listening(self._place, accept, server._service.keep, FullLog().tell)
+        server._server_sockets = ServerSockets(self._address, accept, server._service.keep, RefusalLog().log)
         try:
             if self._inspect_path is not None:
                 server._inspector = Inspector(server._service, self._inspect_path)
                 await server._inspector.open()
-            await server._listening.open()
+            await server._server_sockets.open()
         except BaseException:
             # The server has not served, but the start hooks have run.
             await server._run_on_stop()
@@ -361,7 +363,7 @@ class serve:
 
     def _claim_sockets(self) -> None:
         """Refuse sockets that another server uses, because each server closes its sockets when it stops."""
-        if self._has_sockets or any(each.fileno() < 0 for each in self._place.sockets):
+        if self._has_sockets or any(each.fileno() < 0 for each in self._address.sockets):
             raise UsageError("sock was served or closed before: a server has sockets of its own")
         self._has_sockets = True
 

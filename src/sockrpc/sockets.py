@@ -274,11 +274,11 @@ class Socket:
         """Note that the handshake is complete, and run the application's hook."""
         self._subprotocol = subprotocol
         hooks = self._hooks
-        shut = hooks.handle_socket is None and bool(hooks.on_connect)
-        if not shut:
+        gate_closed = hooks.handle_socket is None and bool(hooks.on_connect)
+        if not gate_closed:
             self._pack_request()
-        self._connection.opened(shut)
-        if hooks.handle_socket is None and not shut:
+        self._connection.opened(gate_closed)
+        if hooks.handle_socket is None and not gate_closed:
             return
         self._task = self._connection.create_task(
             self._connect() if hooks.handle_socket is None else self._handle(hooks.handle_socket)
@@ -309,7 +309,7 @@ class Socket:
             self._task = None
             self._pack_request()
             self._connection.keep_variables()
-            self._connection.admit()
+            self._connection.open_gate()
 
     async def _handle(self, handle_socket: SocketHandler) -> None:
         try:
@@ -341,7 +341,7 @@ class Socket:
             for room in rooms:
                 room._forget(self)
         self._tell_application()
-        self._endings.tell(self._connection)
+        self._endings.log(self._connection)
 
     def _tell_application(self) -> None:
         if self._subprotocol is None:

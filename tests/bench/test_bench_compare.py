@@ -11,7 +11,7 @@ import pytest
 
 import sockrpc
 from sockrpc.bench.cli import main
-from sockrpc.bench.comparison import BenchmarkError, Environment, Worker
+from sockrpc.bench.comparison import BenchmarkError, Environment, MeasuringProcess
 from sockrpc.bench.verdict import Attempt
 
 pytestmark = pytest.mark.newest
@@ -176,11 +176,11 @@ def test_what_a_script_prints_and_reads_does_not_disturb(tmp_path: Path) -> None
 
 def test_a_benchmark_that_hangs_is_ended(tmp_path: Path) -> None:
     path = script(tmp_path, "import threading\n\ndef bench_it():\n    threading.Event().wait()\n")
-    with Worker(Environment(Path(sys.executable)).command((path,)), "head", timeout=1.0) as worker:
+    with MeasuringProcess(Environment(Path(sys.executable)).command((path,)), "head", timeout=1.0) as process:
         with pytest.raises(BenchmarkError, match="head: 'open it' took longer than 1 s"):
-            worker.ask("open", name="it")
+            process.ask("open", name="it")
         with pytest.raises(BenchmarkError, match="head: the process ended at 'names'"):
-            worker.ask("names")
+            process.ask("names")
 
 
 @pytest.mark.parametrize(
@@ -207,13 +207,15 @@ def test_what_can_not_be_is_a_usage_error(
 def test_a_virtual_environment_is_named_by_its_folder(tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
-    with Worker(Environment.at(venv).command((script(tmp_path, GOOD),)), "base", timeout=60.0) as worker:
-        found = worker.ask("versions")
+    with MeasuringProcess(
+        Environment.at(venv).command((script(tmp_path, GOOD),)), "base", timeout=60.0
+    ) as process:
+        found = process.ask("versions")
         # It has no sockrpc at all, and a script that needs none runs there.
         assert (found["sockrpc"], found["location"]) == (None, None)
         assert Path(found["executable"]).is_relative_to(venv)
-        worker.ask("open", name="prepared")
-        assert worker.ask("round", name="prepared", loops=10) > 0
+        process.ask("open", name="prepared")
+        assert process.ask("round", name="prepared", loops=10) > 0
 
 
 @pytest.mark.tools

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sockrpc.cli import main, make_parser
-from sockrpc.cli.flags import variable_of
+from sockrpc.cli.options import variable_of
 from tests.kit.command import POSIX, Command, failure, run_main
 
 pytestmark = pytest.mark.newest

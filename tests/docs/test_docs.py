@@ -18,6 +18,7 @@ import sockrpc.logs
 import sockrpc.prometheus
 import sockrpc.testing
 from sockrpc import cli
+from sockrpc.cli.client import DEFAULT_TIMEOUT
 from sockrpc.limits import ClientLimits, Limits, ServerLimits
 from tests.kit.pages import blocks
 
@@ -196,7 +197,7 @@ def test_the_exit_codes() -> None:
     section = " ".join(TEXT.partition("The exit codes are ")[2].split())
     codes = [0, cli.EXIT_FAILED, cli.EXIT_USAGE, cli.EXIT_TIMED_OUT, cli.EXIT_INTERRUPTED]
     assert [int(part.split()[0]) for part in section.split("; ")] == codes
-    assert f"{cli.DEFAULT_TIMEOUT:g} by default" in TEXT
+    assert f"{DEFAULT_TIMEOUT:g} by default" in TEXT
 
 
 def test_the_errors_and_their_attributes() -> None:

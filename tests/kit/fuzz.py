@@ -10,7 +10,15 @@ import sys
 import atheris
 
 # What is not compiled gets its counters here; the oracles are none of what is to be explored.
-PYTHON = ["sockrpc.handshake", "websockets.headers", "websockets.http11"]
+PYTHON = [
+    "sockrpc.websocket.bodies",
+    "sockrpc.websocket.client_handshake",
+    "sockrpc.websocket.exchange",
+    "sockrpc.websocket.headers",
+    "sockrpc.websocket.server_handshake",
+    "websockets.headers",
+    "websockets.http11",
+]
 
 
 def main() -> None:

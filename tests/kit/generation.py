@@ -36,7 +36,7 @@ def main(
     fd: int | None = None, port: int | None = None, loop: Any = "auto", filter: bool = True, **limits: Any
 ) -> None:
     if not filter:
-        sockrpc.listen.server_sockets.turn_new_ones_away = lambda listening: False  # type: ignore[assignment]
+        sockrpc.listen.server_sockets.drop_new_connections = lambda listening: False  # type: ignore[assignment]
     servers: list[sockrpc.Server] = []
 
     def started(server: sockrpc.Server) -> None:

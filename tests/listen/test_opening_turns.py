@@ -8,7 +8,7 @@ import pytest
 from websockets.http11 import Request
 
 import sockrpc
-import sockrpc.listen.opening
+import sockrpc.listen.pending_openings
 from tests.kit.support import opening, serving, until
 
 MANY = 30
@@ -17,7 +17,7 @@ MANY = 30
 @pytest.fixture(autouse=True)
 def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The share of an iteration is one request."""
-    monkeypatch.setattr(sockrpc.listen.opening, "OPENING_SHARE", 0.0)
+    monkeypatch.setattr(sockrpc.listen.pending_openings, "OPENING_SHARE", 0.0)
 
 
 class Iterations:

@@ -12,7 +12,7 @@ import pytest
 
 import sockrpc
 from sockrpc.listen import worker_sockets as sharing
-from sockrpc.listen.worker_sockets import SHARES_OUT, Ground
+from sockrpc.listen.worker_sockets import SHARES_OUT, WorkerSockets
 from tests.kit.command import POSIX
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="ports are shared out on Linux only")
@@ -27,51 +27,51 @@ def is_open(sockets: list[socket.socket]) -> bool:
 
 
 def test_every_slot_has_the_same_port() -> None:
-    ground = Ground("127.0.0.1", 0, None, [])
+    bound = WorkerSockets("127.0.0.1", 0, None, [])
     try:
-        first, second = ground.sockets(0), ground.sockets(1)
+        first, second = bound.sockets(0), bound.sockets(1)
         assert ports(first) == ports(second)
         assert ports(first) != [0]
         assert (first[0] is second[0]) == (not SHARES_OUT)
         # A successor gets what its predecessor had.
-        assert ground.sockets(0) == first
-        assert ground.is_ours
+        assert bound.sockets(0) == first
+        assert bound.is_ours
     finally:
-        ground.close()
+        bound.close()
     assert not is_open(first)
     assert not is_open(second)
 
 
 @LINUX
 def test_a_slot_that_was_given_up_gets_others_on_the_same_port() -> None:
-    ground = Ground("127.0.0.1", 0, None, [])
+    bound = WorkerSockets("127.0.0.1", 0, None, [])
     try:
-        old = ground.sockets(0)
+        old = bound.sockets(0)
         port = ports(old)
-        ground.give_up(0)
+        bound.release(0)
         assert not is_open(old)
-        assert ports(ground.sockets(0)) == port
+        assert ports(bound.sockets(0)) == port
     finally:
-        ground.close()
+        bound.close()
 
 
 def test_one_listener_for_all_where_that_is_wanted() -> None:
-    ground = Ground("127.0.0.1", 0, None, [], own_listeners=False)
+    bound = WorkerSockets("127.0.0.1", 0, None, [], own_listeners=False)
     try:
-        assert ground.sockets(0) == ground.sockets(1)
-        ground.give_up(0)
-        assert is_open(ground.sockets(0))
+        assert bound.sockets(0) == bound.sockets(1)
+        bound.release(0)
+        assert is_open(bound.sockets(0))
     finally:
-        ground.close()
+        bound.close()
 
 
 def test_every_address_of_a_name_has_the_same_port() -> None:
-    ground = Ground("localhost", 0, None, [])
+    bound = WorkerSockets("localhost", 0, None, [])
     try:
-        assert len(set(ports(ground.sockets(0)))) == 1
-        assert len(ground.sockets(0)) == len({each.getsockname()[0] for each in ground.sockets(0)})
+        assert len(set(ports(bound.sockets(0)))) == 1
+        assert len(bound.sockets(0)) == len({each.getsockname()[0] for each in bound.sockets(0)})
     finally:
-        ground.close()
+        bound.close()
 
 
 @POSIX
@@ -82,42 +82,42 @@ def test_a_port_on_which_somebody_listens_is_not_taken_unless_it_is_to_be_shared
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(OSError, match=f"bind on address .*{port}"):
-            Ground("127.0.0.1", port, None, [])
-        ground = Ground("127.0.0.1", port, None, [], reuse_port=True)
-        assert ports(ground.sockets(0)) == [port]
+            WorkerSockets("127.0.0.1", port, None, [])
+        bound = WorkerSockets("127.0.0.1", port, None, [], reuse_port=True)
+        assert ports(bound.sockets(0)) == [port]
         # Others may hold it: a stop leaves the port as one that is shared.
-        assert not ground.is_ours
-        ground.close()
+        assert not bound.is_ours
+        bound.close()
 
 
 @POSIX
 def test_the_file_of_a_unix_socket_goes_with_it_unless_it_is_another(tmp_path: Path) -> None:
     path = tmp_path / "here"
-    ground = Ground(None, None, str(path), [])
-    assert ground.sockets(0) == ground.sockets(1)
+    bound = WorkerSockets(None, None, str(path), [])
+    assert bound.sockets(0) == bound.sockets(1)
     assert path.is_socket()
-    ground.close()
+    bound.close()
     assert not path.exists()
-    ground = Ground(None, None, str(path), [])
+    bound = WorkerSockets(None, None, str(path), [])
     os.unlink(path)
     path.touch()
-    ground.close()
+    bound.close()
     assert path.exists()
     with pytest.raises(FileExistsError):
-        Ground(None, None, str(path), [])
+        WorkerSockets(None, None, str(path), [])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract names are those of Linux")
 def test_an_abstract_name_is_free_when_its_socket_is_closed() -> None:
     name = f"\0sockrpc-{os.getpid()}"
     for _ in range(2):
-        ground = Ground(None, None, name, [])
-        assert ground.sockets(0) == ground.sockets(1)
-        assert os.fsencode(ground.sockets(0)[0].getsockname()) == name.encode()
+        bound = WorkerSockets(None, None, name, [])
+        assert bound.sockets(0) == bound.sockets(1)
+        assert os.fsencode(bound.sockets(0)[0].getsockname()) == name.encode()
         with pytest.raises(OSError, match="in use"):
-            Ground(None, None, name, [])
-        ground.remove_socket_file()
-        ground.close()
+            WorkerSockets(None, None, name, [])
+        bound.remove_socket_file()
+        bound.close()
 
 
 @pytest.mark.parametrize(
@@ -132,12 +132,12 @@ def test_what_the_system_does_not_have_is_used_wrongly(
 ) -> None:
     monkeypatch.setattr(sharing, name, None)
     with pytest.raises(sockrpc.UsageError, match=f"has no {what}"):
-        Ground("127.0.0.1", sockets=[], **options)
+        WorkerSockets("127.0.0.1", sockets=[], **options)
 
 
 def test_sockets_that_were_handed_over_are_not_ours() -> None:
     with socket.create_server(("127.0.0.1", 0)) as given:
-        ground = Ground(None, None, None, [given])
-        assert ground.sockets(1) == [given]
-        assert not ground.is_ours
-        ground.close()
+        bound = WorkerSockets(None, None, None, [given])
+        assert bound.sockets(1) == [given]
+        assert not bound.is_ours
+        bound.close()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from sockrpc.peer.threads import WorkerThreads
+from sockrpc.peer.handler_threads import HandlerThreads
 from tests.kit.support import PATIENCE, request, reset, serving, until
 
 
@@ -206,7 +206,7 @@ def test_what_waits_for_a_thread_is_withdrawn_in_the_same_time_however_much_wait
     """Each reset of such a call withdraws one; a peer may reset the last first."""
 
     def seconds(count: int) -> float:
-        threads = WorkerThreads(asyncio.new_event_loop(), 1)
+        threads = HandlerThreads(asyncio.new_event_loop(), 1)
         threads._threads = 1  # which is busy for as long as this takes
         jobs = [threads.submit(abs, 0, lambda: None, lambda *_: None) for _ in range(count)]
         began = time.process_time()

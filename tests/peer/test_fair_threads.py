@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from sockrpc.peer.threads import Job, PendingJobs, WorkerThreads
+from sockrpc.peer.handler_threads import HandlerThreads, Job, PendingJobs
 from tests.kit.support import request, reset, serving, until
 from tests.peer.test_cancellation_threads import ThreadWork
 
@@ -87,7 +87,7 @@ def test_a_key_that_comes_again_has_the_last_turn() -> None:
 @pytest.mark.parametrize("alike", [True, False], ids=["one connection", "a connection each"])
 def test_giving_a_thread_and_taking_back_a_job_take_the_same_time_however_many_wait(alike: bool) -> None:
     def seconds(count: int) -> float:
-        threads = WorkerThreads(asyncio.new_event_loop(), 1)
+        threads = HandlerThreads(asyncio.new_event_loop(), 1)
         threads._threads = 1  # which is busy for as long as this takes
         jobs = [
             threads.submit(abs, 0, lambda: None, lambda *_: None, None, 0 if alike else number)

@@ -34,31 +34,31 @@ def log(clock: Clock) -> RateLimitedLog:
 
 
 def test_one_line_a_name_and_minute_with_the_count(log: RateLimitedLog, clock: Clock) -> None:
-    assert log.admit("a") == ""
+    assert log.allow("a") == ""
     clock.now += 59.9
-    assert [log.admit("a") for _ in range(500)] == [None] * 500
+    assert [log.allow("a") for _ in range(500)] == [None] * 500
     # Another name has a minute of its own.
-    assert log.admit("b") == ""
+    assert log.allow("b") == ""
     clock.now += 0.1
-    assert log.admit("a") == "; 500 more since its last line"
-    assert log.admit("a") is None
+    assert log.allow("a") == "; 500 more since its last line"
+    assert log.allow("a") is None
     clock.now += 60
-    assert log.admit("a") == "; 1 more since its last line"
+    assert log.allow("a") == "; 1 more since its last line"
     clock.now += 60
-    assert log.admit("a") == ""
+    assert log.allow("a") == ""
 
 
 def test_several_lines_a_name_and_minute(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "sockrpc.server")
     log = RateLimitedLog("things", lines=3, level=logging.INFO)
     log.clock = clock
-    assert [log.admit("a") for _ in range(5)] == ["", "", "", None, None]
+    assert [log.allow("a") for _ in range(5)] == ["", "", "", None, None]
     clock.now += 59.9
-    assert [log.admit("b"), log.admit("a")] == ["", None]
+    assert [log.allow("b"), log.allow("a")] == ["", None]
     clock.now += 0.1
-    assert [log.admit("a") for _ in range(4)] == ["; 3 more since its last line", "", "", None]
+    assert [log.allow("a") for _ in range(4)] == ["; 3 more since its last line", "", "", None]
     clock.now += 60
-    assert log.admit("b") == ""
+    assert log.allow("b") == ""
     assert caplog.record_tuples == [
         ("sockrpc.server", logging.INFO, "things: 1 more of 'a' since its last line")
     ]
@@ -68,32 +68,32 @@ def test_what_was_left_out_is_told_when_another_name_comes(
     log: RateLimitedLog, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3):
-        log.admit("a")
-    log.admit("quiet")
+        log.allow("a")
+    log.allow("quiet")
     clock.now += 60
-    assert log.admit("b") == ""
+    assert log.allow("b") == ""
     # That was the line of this minute about "a".
-    assert log.admit("a") is None
+    assert log.allow("a") is None
     assert caplog.messages == ["things: 2 more of 'a' since its last line"]
     clock.now += 60
-    assert log.admit("a") == "; 1 more since its last line"
+    assert log.allow("a") == "; 1 more since its last line"
 
 
 def test_a_million_names_are_a_few_lines_and_little_memory(
     log: RateLimitedLog, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = iter(range(10**9))
-    admitted = [log.admit(str(next(names))) for _ in range(1000)]
-    assert admitted == [""] * NAMES + [None] * (1000 - NAMES)
-    assert len(log._told) == NAMES
+    allowed = [log.allow(str(next(names))) for _ in range(1000)]
+    assert allowed == [""] * NAMES + [None] * (1000 - NAMES)
+    assert len(log._logged) == NAMES
     told = "things: more than 64 within a minute; %d further ones were not named so far"
     assert caplog.messages == [told % 1]
     clock.now += 60
     # The names of the last minute make room; nothing was left out of them.
-    admitted = [log.admit(str(next(names))) for _ in range(1000)]
-    assert admitted == [""] * NAMES + [None] * (1000 - NAMES)
+    allowed = [log.allow(str(next(names))) for _ in range(1000)]
+    assert allowed == [""] * NAMES + [None] * (1000 - NAMES)
     assert caplog.messages == [told % 1, told % (1000 - NAMES + 1)]
-    assert len(log._told) == NAMES
+    assert len(log._logged) == NAMES
 
 
 async def call_unknown(raw: RawClient, *names: str) -> None:

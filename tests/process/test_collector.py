@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sockrpc.process.collector import YOUNG_OBJECTS
+from sockrpc.process.event_loop import YOUNG_OBJECTS
 from tests.kit.command import Command
 
 # Prints the settings (threshold, number of frozen objects) while it serves, and after.

@@ -160,13 +160,13 @@ def test_a_blocked_worker_whose_supervisor_is_killed_does_not_hold_the_port(tmp_
     program.write_text("""
 import sockrpc.process.workers
 
-sockrpc.workers.EXTRA_PATIENCE = 0.2
+sockrpc.process.workers.EXTRA_PATIENCE = 0.2
 
 def tell(addresses):
     print("http://%s:%d/" % addresses[0], flush=True)
 
 if __name__ == "__main__":
-    sockrpc.workers.run_workers(
+    sockrpc.process.workers.run_workers(
         "served:app", 2, port=0, on_listening=tell, stop_grace=0.1, abort_grace=0.1, close_timeout=0.1
     )
 """)

@@ -356,7 +356,7 @@ import logging
 import sockrpc.process.supervisor
 import sockrpc.process.workers
 
-sockrpc.workers.EXTRA_PATIENCE = 0.2
+sockrpc.process.workers.EXTRA_PATIENCE = 0.2
 
 def tell(addresses):
     print("http://%s:%d/" % addresses[0], flush=True)
@@ -364,7 +364,7 @@ def tell(addresses):
 if __name__ == "__main__":
     logging.basicConfig()
     try:
-        sockrpc.workers.run_workers(
+        sockrpc.process.workers.run_workers(
             "served:app", 2, port=0, on_listening=tell, stop_grace=0.1, abort_grace=0.1, close_timeout=0.1
         )
     except sockrpc.SockRPCError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import sockrpc
-from sockrpc.bench.comparison import Environment, Worker
+from sockrpc.bench.comparison import Environment, MeasuringProcess
 from tests.kit.processes import ROOT
 
 # Not about versions of Python: on one interpreter only.
@@ -47,8 +47,8 @@ def test_the_benchmarks_that_have_to_be_found_exist(guard: types.ModuleType) -> 
     counted = [guard.SUITE / name for name in guard.COUNTED]
     for scripts, wanted in ((SUITE, guard.FOUND_BY_TIME), (counted, guard.FOUND_BY_COUNT)):
         environment = Environment(Path(sys.executable), (PACKAGES,))
-        with Worker(environment.command(tuple(scripts)), "head", timeout=60.0) as worker:
-            assert wanted <= set(worker.ask("names"))
+        with MeasuringProcess(environment.command(tuple(scripts)), "head", timeout=60.0) as process:
+            assert wanted <= set(process.ask("names"))
     # What the guard is for: throughput and reset-to-abort; parser, encoder and dispatch by instructions.
     assert {"answers_to_ready_made_bytes", "reset_to_abort"} <= guard.FOUND_BY_TIME
     assert {"parser", "encoder", "dispatch"} <= guard.FOUND_BY_COUNT
@@ -56,15 +56,15 @@ def test_the_benchmarks_that_have_to_be_found_exist(guard: types.ModuleType) -> 
 
 def test_each_benchmark_of_the_suite_runs_again_and_again() -> None:
     environment = Environment(Path(sys.executable), (PACKAGES,))
-    with Worker(environment.command(tuple(SUITE)), "head", timeout=60.0) as worker:
-        names = worker.ask("names")
+    with MeasuringProcess(environment.command(tuple(SUITE)), "head", timeout=60.0) as process:
+        names = process.ask("names")
         assert len(names) >= 11
         for name in names:
-            worker.ask("open", name=name)
+            process.ask("open", name=name)
             # Each tells whether it was answered; more than one share of the handlers' time.
-            worker.ask("repeat", name=name, loops=20)
-            assert worker.ask("round", name=name, loops=3) > 0
-        worker.ask("close")
+            process.ask("repeat", name=name, loops=20)
+            assert process.ask("round", name=name, loops=3) > 0
+        process.ask("close")
 
 
 def test_a_revision_that_does_not_exist_is_told(guard: types.ModuleType) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sockrpc.bench.comparison import BenchmarkError, Environment, Plan, Worker, compare
+from sockrpc.bench.comparison import BenchmarkError, Environment, MeasuringProcess, Plan, compare
 from sockrpc.bench.counts import count
 from sockrpc.bench.report import comparison_json, comparison_markdown, counts_json, counts_markdown
 from sockrpc.bench.selftest import prove
@@ -176,13 +176,13 @@ def sides(options: argparse.Namespace) -> tuple[Environment, Environment]:
     )
 
 
-def write_outputs(options: argparse.Namespace, text: str, told: dict[str, Any]) -> None:
+def write_outputs(options: argparse.Namespace, text: str, report: dict[str, Any]) -> None:
     print(text, end="", flush=True)
     if options.markdown is not None:
         with options.markdown.open("a", encoding="utf-8") as file:
             file.write(text + "\n")
     if options.json is not None:
-        options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 class Progress:
@@ -233,8 +233,8 @@ def run_count(options: argparse.Namespace) -> int:
     scripts = tuple(options.script)
     names: list[list[str]] = []
     for side, environment in (("base", base), ("head", head)):
-        with Worker(environment.command(scripts), side, timeout=60.0) as worker:
-            names.append(worker.ask("names"))
+        with MeasuringProcess(environment.command(scripts), side, timeout=60.0) as process:
+            names.append(process.ask("names"))
     # Benchmarks of only one side cannot be compared; `ab` reports them.
     wanted = [name for name in names[1] if name in names[0] and options.only in name]
     if not wanted or options.loops < 1:

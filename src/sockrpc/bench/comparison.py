@@ -18,7 +18,15 @@ from typing import IO, Any, Self
 from sockrpc.bench.verdict import SIDES, Attempt, Outcome, Result, overall
 from sockrpc.errors import UsageError
 
-__all__ = ["BenchmarkError", "Comparison", "Environment", "Plan", "Worker", "compare", "worker_environ"]
+__all__ = [
+    "BenchmarkError",
+    "Comparison",
+    "Environment",
+    "MeasuringProcess",
+    "Plan",
+    "compare",
+    "measuring_environ",
+]
 
 WORKER = Path(__file__).with_name("measuring_process.py")
 # These variables lead a Python to packages outside its own environment.
@@ -62,7 +70,7 @@ class Environment:
         raise UsageError(f"{place} is neither a virtual environment nor a Python")
 
     def command(self, scripts: tuple[Path, ...], slow: float = 0.0) -> list[str]:
-        """Return the command that runs a worker."""
+        """Return the command that runs a measuring process."""
         options = {
             "scripts": [str(script.absolute()) for script in scripts],
             "paths": [str(path) for path in self.paths],
@@ -72,8 +80,8 @@ class Environment:
         return [str(self.python), "-P", str(WORKER), json.dumps(options)]
 
 
-def worker_environ() -> dict[str, str]:
-    """Return the environment variables of a worker; they fix the order of sets and dicts on both sides."""
+def measuring_environ() -> dict[str, str]:
+    """Return the variables of a measuring process; they fix the order of sets and dicts on both sides."""
     environ = {name: value for name, value in os.environ.items() if name not in MISLEADING}
     return {**environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
 
@@ -118,20 +126,20 @@ class Plan:
             raise UsageError("at least 4 rounds, 1 confirmation, and a limit above 0")
 
 
-class Worker:
+class MeasuringProcess:
     """A process of one side, which executes commands."""
 
     def __init__(self, command: list[str], side: str, timeout: float) -> None:
         self._side = side
         self._timeout = timeout
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the worker
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         try:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
-                env=worker_environ(),
+                env=measuring_environ(),
                 encoding="utf-8",
             )
         except BaseException:
@@ -240,24 +248,26 @@ class Trio:
         self._plan = plan
         self._order = order
         environments = {"base": plan.base, "control": plan.base, "head": plan.head}
-        self._workers: dict[str, Worker] = {}
+        self._processes: dict[str, MeasuringProcess] = {}
         self.incomparable: dict[str, str] = {}
         self.new: list[str] = []
         try:
             # Start in random order, because the first may get better memory.
             for side in order.sample(SIDES, len(SIDES)):
                 command = environments[side].command(plan.scripts, plan.slow.get(side, 0.0))
-                self._workers[side] = Worker(command, side, plan.timeout)
+                self._processes[side] = MeasuringProcess(command, side, plan.timeout)
         except BaseException:
             self.end()
             raise
 
     def versions(self) -> dict[str, dict[str, Any]]:
-        return {side: self._workers[side].ask("versions") for side in ("base", "head")}
+        return {side: self._processes[side].ask("versions") for side in ("base", "head")}
 
     def open(self, wanted: list[str] | None) -> list[str]:
         """Set up the benchmarks that both sides have, and return their names."""
-        names: dict[str, list[str]] = {side: worker.ask("names") for side, worker in self._workers.items()}
+        names: dict[str, list[str]] = {
+            side: process.ask("names") for side, process in self._processes.items()
+        }
         of_head = [name for name in names["head"] if self._plan.only in name]
         if wanted is not None:
             of_head = [name for name in of_head if name in wanted]
@@ -267,27 +277,27 @@ class Trio:
                 self.new.append(name)
                 continue
             # A benchmark that the head cannot run is a defect; the base may lack a feature.
-            self._workers["head"].ask("open", name=name)
+            self._processes["head"].ask("open", name=name)
             try:
                 for side in ("base", "control"):
-                    self._workers[side].ask("open", name=name)
+                    self._processes[side].ask("open", name=name)
             except BenchmarkError as error:
                 self.incomparable[name] = str(error)
             else:
                 ready.append(name)
-        for worker in self._workers.values():
-            worker.ask("freeze")
+        for process in self._processes.values():
+            process.ask("freeze")
         return ready
 
     def measure(self, names: list[str], progress: Callable[[str], None]) -> dict[str, Attempt]:
         plan = self._plan
         attempts: dict[str, Attempt] = {}
         for name in names:
-            loops = self._workers["base"].ask("calibrate", name=name, seconds=plan.round_seconds)
+            loops = self._processes["base"].ask("calibrate", name=name, seconds=plan.round_seconds)
             attempts[name] = Attempt(loops, {side: [] for side in SIDES}, plan.limit)
             for side in SIDES:
                 # The first round warms the caches and the adaptive interpreter, and does not count.
-                self._workers[side].ask("round", name=name, loops=loops)
+                self._processes[side].ask("round", name=name, loops=loops)
         for number in range(plan.rounds):
             progress(f"round {number + 1} of {plan.rounds}, {len(names)} benchmarks")
             # Each sweep runs all benchmarks, so that a minute of noise hits a part of each and not all of
@@ -295,15 +305,15 @@ class Trio:
             for name in self._order.sample(names, len(names)):
                 attempt = attempts[name]
                 for side in self._order.sample(SIDES, len(SIDES)):
-                    seconds = self._workers[side].ask("round", name=name, loops=attempt.loops)
+                    seconds = self._processes[side].ask("round", name=name, loops=attempt.loops)
                     attempt.rounds[side].append(seconds)
-        for worker in self._workers.values():
-            worker.ask("close")
+        for process in self._processes.values():
+            process.ask("close")
         return attempts
 
     def end(self) -> None:
-        for worker in self._workers.values():
-            worker.end()
+        for process in self._processes.values():
+            process.end()
 
 
 def compare(plan: Plan, progress: Callable[[str], None] = lambda text: None) -> Comparison:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from sockrpc.bench.comparison import BenchmarkError, Environment, worker_environ
+from sockrpc.bench.comparison import BenchmarkError, Environment, measuring_environ
 from sockrpc.bench.verdict import Outcome
 from sockrpc.errors import UsageError
 
@@ -54,7 +54,7 @@ def instructions(environment: Environment, scripts: tuple[Path, ...], name: str,
         [*valgrind, *environment.command(scripts)],
         input="".join(json.dumps(command) + "\n" for command in commands).encode(),
         capture_output=True,
-        env=worker_environ(),
+        env=measuring_environ(),
         timeout=TIMEOUT,
         check=False,
     )

@@ -1,6 +1,6 @@
 """The `bench` object of benchmarks: a server on the loopback network, its clients, an injector of resets.
 
-The measured environment may have an older sockrpc, without `sockrpc.bench`: its worker loads this
+The measured environment may have an older sockrpc, without `sockrpc.bench`: its measuring process loads this
 file by its path, so the file uses only the public names of `sockrpc`.
 """
 

@@ -165,7 +165,7 @@ class Benchmark:
             self._generator.close()
 
 
-class Worker:
+class Benchmarks:
     """The benchmarks of all scripts, and their commands."""
 
     def __init__(self, scripts: list[str], slow: float) -> None:
@@ -224,12 +224,12 @@ class Worker:
 COMMANDS = {"names", "versions", "open", "freeze", "calibrate", "round", "repeat", "close"}
 
 
-def answer(worker: Worker, line: str) -> dict[str, Any]:
+def answer(benchmarks: Benchmarks, line: str) -> dict[str, Any]:
     command: dict[str, Any] = json.loads(line)
     name = command.pop("do")
     if name not in COMMANDS:
         raise ValueError(f"there is no command {name!r}")
-    return {"result": getattr(worker, name)(**command)}
+    return {"result": getattr(benchmarks, name)(**command)}
 
 
 def main() -> None:
@@ -243,15 +243,15 @@ def main() -> None:
     os.close(nothing)
     os.dup2(2, 1)
     sys.path[:0] = options["paths"]
-    worker: Worker | None = None
+    benchmarks: Benchmarks | None = None
     for line in commands:
         try:
-            if worker is None:
-                worker = Worker(options["scripts"], options["slow"])
-            told = answer(worker, line)
+            if benchmarks is None:
+                benchmarks = Benchmarks(options["scripts"], options["slow"])
+            reply = answer(benchmarks, line)
         except Exception as error:
-            told = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-        print(json.dumps(told), file=answers, flush=True)
+            reply = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        print(json.dumps(reply), file=answers, flush=True)
 
 
 if __name__ == "__main__":

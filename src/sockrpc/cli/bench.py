@@ -1,27 +1,31 @@
-"""The flags of `sockrpc bench`, and what it prints."""
+"""`sockrpc bench`: put a load on a server, and print how long its answers take."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import sockrpc
 from sockrpc.bench.load import Load, Measured, run_load
-from sockrpc.cli.flags import seconds, whole_number
+from sockrpc.cli.client import DEFAULT_TIMEOUT, connect_to
+from sockrpc.cli.options import EXIT_INTERRUPTED, Commands, add_client_options, seconds, whole_number
 
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["add_load_options", "print_load"]
+__all__ = ["add_bench_command"]
 
-# How long the first call may take, in seconds: v0.1 can not say that there is no such method.
+# Timeout of the first call, in seconds: v0.1 cannot say that there is no such method.
 FIRST_TIMEOUT = 2.0
 
 
-def add_load_options(parser: argparse.ArgumentParser, timeout: float) -> None:
-    """What `sockrpc bench` takes beside the options of every client."""
+def add_bench_command(commands: Commands) -> None:
+    """Add `bench`."""
+    parser = commands.add(
+        "bench", run_bench, "put a load on a server and tell how long its answers take", "URI"
+    )
+    add_client_options(parser)
     group = parser.add_argument_group("the load")
     group.add_argument(
         "--method", default="echo", metavar="METHOD", help="what to call (%(default)s); demo: uppercase"
@@ -35,14 +39,12 @@ def add_load_options(parser: argparse.ArgumentParser, timeout: float) -> None:
             flag, type=whole_number, default=default, metavar="N", help=f"{text} (%(default)d)"
         )
     group.add_argument("--seconds", type=seconds, default=5.0, metavar="S", help="how long (%(default)g)")
-    shown = f"seconds, of each call ({timeout:g}; of the first {FIRST_TIMEOUT:g})"
+    shown = f"seconds, of each call ({DEFAULT_TIMEOUT:g}; of the first {FIRST_TIMEOUT:g})"
     group.add_argument("--timeout", type=seconds, metavar="S", help=shown)
 
 
-def print_load(
-    options: argparse.Namespace, connect: Callable[[], Awaitable[sockrpc.Client]], timeout: float
-) -> bool:
-    """Put the load on the server and print what was measured; False if it was interrupted.
+def run_bench(options: argparse.Namespace) -> int:
+    """`sockrpc bench`.
 
     Raises:
         UsageError: A number is out of range.
@@ -51,16 +53,16 @@ def print_load(
     if options.payload_bytes < 0:
         raise sockrpc.UsageError("--payload-bytes is not negative")
     load = Load(
-        connect,
+        lambda: connect_to(options),
         options.method,
         b"x" * options.payload_bytes,
         connections=options.connections,
         in_flight=options.in_flight,
         seconds=options.seconds,
-        timeout=options.timeout or timeout,
+        timeout=options.timeout or DEFAULT_TIMEOUT,
         first_timeout=options.timeout or FIRST_TIMEOUT,
     )
-    # None are those that whoever started the command has closed.
+    # Streams that were closed before the command started are None.
     is_watched = sys.stderr is not None and sys.stderr.isatty()
 
     def show(text: str) -> None:
@@ -82,4 +84,4 @@ def print_load(
         sys.stdout.flush()
     if measured.error is not None:
         raise measured.error
-    return not measured.interrupted
+    return EXIT_INTERRUPTED if measured.interrupted else 0

@@ -16,11 +16,11 @@ from websockets.http11 import Request, Response
 
 from sockrpc.sockets import Socket
 
-__all__ = ["file_response", "pages", "plain_pages", "serve_pages"]
+__all__ = ["file_response", "page_routes", "plain_routes", "serve_pages"]
 
 Route = Callable[[Request], Response]
 
-# What a Host may be to be shown: a name or an address, and a port.
+# A Host that may be shown: a name or an address, and a port.
 HOST = re.compile(r"[\w.:\[\]-]{1,300}", re.ASCII)
 
 # Pages are small and change during development; a validator would cost more than it saves.
@@ -29,7 +29,7 @@ CACHE_CONTROL = "no-cache"
 
 def file_response(name: str, body: bytes) -> Response:
     """An HTTP response that holds a file, its type taken from its name."""
-    # Not left to the system's table: Windows knows .js as text/plain, which browsers refuse as a module.
+    # The system's table is not asked: Windows has text/plain for .js, which browsers refuse as a module.
     kind = "text/javascript" if name.endswith(".js") else mimetypes.guess_type(name)[0]
     kind = kind or "application/octet-stream"
     if kind.startswith("text/"):
@@ -40,8 +40,8 @@ def file_response(name: str, body: bytes) -> Response:
     return Response(http.HTTPStatus.OK.value, http.HTTPStatus.OK.phrase, headers, body)
 
 
-def pages(page: Path | None = None, *beside: str) -> dict[str, Route]:
-    """What to answer on which path: "/" with a page, "/sockrpc.js" with the client, "/health".
+def page_routes(page: Path | None = None, *beside: str) -> dict[str, Route]:
+    """Return the responses by path: "/" with a page, "/sockrpc.js" with the client, "/health".
 
     Files are read anew for each request, so that editing them needs no restart.
 
@@ -58,8 +58,8 @@ def pages(page: Path | None = None, *beside: str) -> dict[str, Route]:
     return routes
 
 
-def plain_pages(path: str | None, *, secure: bool) -> dict[str, Route]:
-    """What to answer where there is no page: "/" with a few lines that say what is here, and "/health".
+def plain_routes(path: str | None, *, secure: bool) -> dict[str, Route]:
+    """Return the responses without a page: "/" with a few lines about the server, and "/health".
 
     Args:
         path: The path of the endpoint, None for every path.
@@ -69,7 +69,7 @@ def plain_pages(path: str | None, *, secure: bool) -> dict[str, Route]:
 
 
 def healthy(request: Request) -> Response:
-    """What tells a load balancer that the server answers."""
+    """Answer the health check of a load balancer."""
     return file_response("health.txt", b"ok\n")
 
 
@@ -79,7 +79,7 @@ def read_response(file: Traversable, request: Request) -> Response:
 
 
 def say_what_is_here(path: str, secure: bool, request: Request) -> Response:
-    """A few lines for whoever opens the address of a server in a browser."""
+    """Return a few lines for people who open the address of a server in a browser."""
     hosts = request.headers.get_all("Host")
     host = hosts[0] if hosts and HOST.fullmatch(hosts[0]) else "HOST"
     endpoint = f"{'wss' if secure else 'ws'}://{host}{path}"
@@ -99,7 +99,7 @@ def say_what_is_here(path: str, secure: bool, request: Request) -> Response:
 
 @functools.cache
 def documentation() -> str | None:
-    """Where the documentation is, as the installed package says."""
+    """Return the URL of the documentation, from the metadata of the installed package."""
     try:
         urls = metadata.metadata("sockrpc").get_all("Project-URL") or []
     except metadata.PackageNotFoundError:

@@ -13,22 +13,22 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import sockrpc
-from sockrpc.cli.flags import seconds
+from sockrpc.cli.options import Commands, seconds
 from sockrpc.peer.tally import OUTCOMES
 from sockrpc.texts import printable
 
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["add_top_options", "top"]
+__all__ = ["add_top_command"]
 
-# Of one snapshot, in bytes: what sends more is no server of ours.
+# The size of one snapshot, in bytes; a longer line does not come from a server of sockrpc.
 MAX_LINE_BYTES = 1024 * 1024
 
 # How much later than asked for a snapshot may come, in seconds.
 PATIENCE = 15.0
 
-# What a view is made as wide as where there is no terminal.
+# The size of a view where there is no terminal.
 PLAIN_SIZE = (100, 10_000)
 
 ENTER = "\x1b[?1049h\x1b[?25l"  # the alternate screen, without a cursor
@@ -38,8 +38,9 @@ HOME, REST_OF_LINE, REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 Snapshot = dict[str, Any]
 
 
-def add_top_options(parser: argparse.ArgumentParser) -> None:
-    """What `sockrpc top` takes."""
+def add_top_command(commands: Commands) -> None:
+    """Add `top`."""
+    parser = commands.add("top", run_top, "look at the calls in flight on a server, until Ctrl-C", "PATH")
     parser.add_argument("path", metavar="PATH", help="what the server was given as --inspect-path")
     parser.add_argument(
         "--interval", type=seconds, default=1.0, metavar="S", help="seconds between two looks (%(default)g)"
@@ -48,7 +49,7 @@ def add_top_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
 
 
-def top(options: argparse.Namespace) -> int:
+def run_top(options: argparse.Namespace) -> int:
     """`sockrpc top`; Ctrl-C ends it.
 
     Raises:
@@ -96,7 +97,7 @@ def socket_path(text: str) -> str:
 
 
 def snapshots(path: str, interval: float) -> Generator[tuple[str, Snapshot], None, None]:
-    """What the server tells, one snapshot after the other: as it came, and what it says."""
+    """Yield the snapshots of the server, each as the line that came and as its parsed form."""
     if not hasattr(socket, "AF_UNIX"):
         raise sockrpc.UsageError("top needs unix sockets, which this system lacks")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
@@ -104,8 +105,8 @@ def snapshots(path: str, interval: float) -> Generator[tuple[str, Snapshot], Non
         try:
             line.connect(path)
         except FileNotFoundError:
-            told = f"there is no {path}; was the server started with --inspect-path?"
-            raise FileNotFoundError(told) from None
+            text = f"there is no {path}; was the server started with --inspect-path?"
+            raise FileNotFoundError(text) from None
         except OSError as error:
             error.add_note(path)
             raise
@@ -114,14 +115,14 @@ def snapshots(path: str, interval: float) -> Generator[tuple[str, Snapshot], Non
             while data := incoming.readline(MAX_LINE_BYTES):
                 try:
                     text = data.decode("ascii")
-                    told = json.loads(text)
-                    if "error" not in told:
-                        view(told, None, *PLAIN_SIZE)
+                    answer = json.loads(text)
+                    if "error" not in answer:
+                        view(answer, None, *PLAIN_SIZE)
                 except (ValueError, LookupError, TypeError, AttributeError):
                     raise OSError(f"{path} is not the --inspect-path of a server") from None
-                if "error" in told:
-                    raise OSError(f"the server refuses: {told['error']}")
-                yield text, told
+                if "error" in answer:
+                    raise OSError(f"the server refuses: {answer['error']}")
+                yield text, answer
     raise OSError("the server has gone")
 
 

@@ -184,7 +184,7 @@ async def serve_line(
             # The transport owns the line and closes it later: the descriptor must not be reused for another
             # connection before. connection_lost may never be called, either because TLS failed before
             # connection_made, or because uvloop was cancelled after it.
-            protocol.give_up_opening()
+            protocol.abort_opening()
         if not isinstance(error, OSError):
             raise
         # A failed or slow TLS handshake is the peer's fault and not worth a log line.

@@ -19,7 +19,7 @@ from sockrpc.errors import UsageError
 from sockrpc.listen.acceptor import Acceptor, serve_line
 from sockrpc.listen.unix import AF_UNIX, SocketFile, remove_stale_socket
 
-__all__ = ["Listening", "Place", "Queue", "shown_address", "tls_options"]
+__all__ = ["Address", "Queue", "ServerSockets", "listening_url", "tls_options"]
 
 LOG = logging.getLogger("sockrpc.server")
 
@@ -58,7 +58,7 @@ Listen = Callable[[], Awaitable[asyncio.AbstractServer]]
 Queue = Literal["ours", "theirs"]
 
 
-class Place(NamedTuple):
+class Address(NamedTuple):
     """The address to listen on, and its options.
 
     `uds` and `sockets` replace host and port; `tls` has the TLS keywords of the loop's methods;
@@ -75,21 +75,21 @@ class Place(NamedTuple):
     max_handshakes: int
 
 
-class Listening:
+class ServerSockets:
     """The listening sockets of one server.
 
     Args:
-        place: The address to listen on.
+        address: The address to listen on.
         make_protocol: Makes the protocol of each connection; True for one that has to be refused.
         keep: Owns the tasks that admit the last connections.
         refused: Called with the reason if connections cannot be accepted.
     """
 
     def __init__(
-        self, place: Place, make_protocol: MakeProtocol, keep: Keep, refused: Callable[[str], None]
+        self, address: Address, make_protocol: MakeProtocol, keep: Keep, refused: Callable[[str], None]
     ) -> None:
         self.sockets: tuple[Any, ...] = ()
-        self._place = place
+        self._address = address
         self._make_protocol = make_protocol
         self._keep = keep
         self._refused = refused
@@ -111,36 +111,45 @@ class Listening:
         self.sockets = tuple(
             each for listener in self._listeners for each in getattr(listener, "sockets", ())
         )
-        if self._place.uds is not None:
-            self._socket_file = SocketFile(self._place.uds)
+        if self._address.uds is not None:
+            self._socket_file = SocketFile(self._address.uds)
 
     def _accepting(self, server: asyncio.AbstractServer) -> asyncio.AbstractServer | Acceptor:
-        place = self._place
+        address = self._address
         if OWN_ACCEPTOR:
             return Acceptor(
-                server, place.backlog, self._make_protocol, place.tls, self._refused, place.max_handshakes
+                server,
+                address.backlog,
+                self._make_protocol,
+                address.tls,
+                self._refused,
+                address.max_handshakes,
             )
         return server
 
     def _ways(self) -> Iterator[Listen]:
         loop = asyncio.get_running_loop()
-        place = self._place
-        common: dict[str, Any] = {"backlog": place.backlog, "start_serving": not OWN_ACCEPTOR, **place.tls}
+        address = self._address
+        common: dict[str, Any] = {
+            "backlog": address.backlog,
+            "start_serving": not OWN_ACCEPTOR,
+            **address.tls,
+        }
         tcp = functools.partial(loop.create_server, self._make_protocol, **common)
-        if place.uds is None and not place.sockets:
-            yield functools.partial(tcp, place.host, place.port, reuse_port=place.reuse_port)
+        if address.uds is None and not address.sockets:
+            yield functools.partial(tcp, address.host, address.port, reuse_port=address.reuse_port)
             return
         # The file belongs to us, or to the process that handed the socket over; never to the loop.
         kept: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
         unix = functools.partial(loop.create_unix_server, self._make_protocol, **common, **kept)
-        if place.uds is not None:
+        if address.uds is not None:
             if AF_UNIX is None:
                 raise UsageError("this system has no unix sockets: `uds` cannot be used")
-            remove_stale_socket(place.uds)
-            yield functools.partial(unix, place.uds)
-        for each in place.sockets:
+            remove_stale_socket(address.uds)
+            yield functools.partial(unix, address.uds)
+        for each in address.sockets:
             # uvloop ignores a failure to listen.
-            each.listen(place.backlog)
+            each.listen(address.backlog)
             yield functools.partial(unix if each.family == AF_UNIX else tcp, sock=each)
 
     def stop(self, queue: Queue | None = None) -> asyncio.Task[None] | None:
@@ -157,7 +166,7 @@ class Listening:
         """
         later = None
         filtered = [
-            turn_new_ones_away(each) for each in self.sockets if queue is None and shares_its_port(each)
+            drop_new_connections(each) for each in self.sockets if queue is None and shares_its_port(each)
         ]
         if any(filtered):
             later = asyncio.get_running_loop().create_task(self._stop_later())
@@ -191,12 +200,12 @@ class Listening:
         for listener in self._listeners:
             for each in getattr(listener, "sockets", ()):
                 # A socket that was handed over continues elsewhere, with its queue.
-                if is_ours or not self._place.sockets or shares_its_port(each):
-                    for connection in accept_all(each, self._place.backlog):
+                if is_ours or not self._address.sockets or shares_its_port(each):
+                    for connection in accept_all(each, self._address.backlog):
                         self._keep(asyncio.get_running_loop().create_task(self._let_in(connection)))
 
     async def _let_in(self, connection: socket_module.socket) -> None:
-        await serve_line(asyncio.get_running_loop(), self._make_protocol, connection, self._place.tls)
+        await serve_line(asyncio.get_running_loop(), self._make_protocol, connection, self._address.tls)
 
 
 def tls_options(context: ssl_module.SSLContext | None, handshake_timeout: float) -> dict[str, Any]:
@@ -236,7 +245,7 @@ def shares_its_port(listening: Any) -> bool:
     return bool(listening.getsockopt(socket_module.SOL_SOCKET, SO_REUSEPORT))
 
 
-def turn_new_ones_away(listening: Any) -> bool:
+def drop_new_connections(listening: Any) -> bool:
     """Drop new connections; False if that is impossible, or the system handles them better."""
     if sys.platform != "linux" or migrates():
         return False
@@ -260,7 +269,7 @@ def migrates() -> bool:
         return False
 
 
-def shown_address(address: Any, scheme: str) -> str:
+def listening_url(address: Any, scheme: str) -> str:
     """Return the address that a server listens on, as a clickable URL where possible."""
     if isinstance(address, bytes):
         return "unix:@" + os.fsdecode(address[1:])

@@ -18,7 +18,7 @@ from typing import Any
 from sockrpc.errors import UsageError
 from sockrpc.listen.unix import AF_UNIX, SocketFile, remove_stale_socket
 
-__all__ = ["SHARES_OUT", "Ground"]
+__all__ = ["SHARES_OUT", "WorkerSockets"]
 
 SO_REUSEPORT: Any = getattr(socket_module, "SO_REUSEPORT", None)
 
@@ -26,7 +26,7 @@ SO_REUSEPORT: Any = getattr(socket_module, "SO_REUSEPORT", None)
 SHARES_OUT = sys.platform == "linux"
 
 
-class Ground:
+class WorkerSockets:
     """The sockets of all workers of one server.
 
     Args:
@@ -81,7 +81,7 @@ class Ground:
             self._of_slots[slot] = [listener_beside(each) for each in self._shared]
         return self._of_slots[slot]
 
-    def give_up(self, slot: int) -> None:
+    def release(self, slot: int) -> None:
         """Release the slot's own listeners, so that new connections go to the others."""
         for each in self._of_slots.pop(slot, []):
             each.close()
@@ -90,7 +90,7 @@ class Ground:
         """Release all sockets, and remove the file of a unix socket that was made here."""
         self.remove_socket_file()
         for slot in list(self._of_slots):
-            self.give_up(slot)
+            self.release(slot)
         for each in self._shared:
             each.close()
         self._shared = []

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["LoopWatch"]
+__all__ = ["Watchdog"]
 
 LOG = logging.getLogger("sockrpc.server")
 
@@ -35,7 +35,7 @@ class Culprit(NamedTuple):
     fields: dict[str, object]
 
 
-class LoopWatch:
+class Watchdog:
     """Watches one loop for one server.
 
     Args:
@@ -81,7 +81,7 @@ class LoopWatch:
         since = before = time.monotonic()
         worked = time.process_time()
         culprit: Culprit | None = None
-        told = False
+        is_logged = False
         while not self._stopped.wait(interval):
             now, worked_before, worked = time.monotonic(), worked, time.process_time()
             late = now - before - 2 * interval
@@ -92,8 +92,8 @@ class LoopWatch:
             before = now
             if not self._is_asked:
                 if culprit is not None and self._answered - since >= self._threshold:
-                    self._tell("%s blocked the event loop for %.1f s, at %s", culprit, self._answered - since)
-                culprit, told, since = None, False, now
+                    self._log("%s blocked the event loop for %.1f s, at %s", culprit, self._answered - since)
+                culprit, is_logged, since = None, False, now
                 self._is_asked = True
                 try:
                     self._loop.call_soon_threadsafe(self._answer)
@@ -104,13 +104,13 @@ class LoopWatch:
             found = self._look()
             if found is None or (culprit is not None and found.id != culprit.id):
                 # Other work has had its turn, so none blocks the loop by itself so far.
-                since, told = now, False
+                since, is_logged = now, False
             culprit = found or culprit
-            if found is not None and not told and now - since >= STILL_BLOCKED * self._threshold:
-                told = True
-                self._tell("%s blocks the event loop, for %.1f s by now, at %s", found, now - since)
+            if found is not None and not is_logged and now - since >= STILL_BLOCKED * self._threshold:
+                is_logged = True
+                self._log("%s blocks the event loop, for %.1f s by now, at %s", found, now - since)
 
-    def _tell(self, text: str, culprit: Culprit, seconds: float) -> None:
+    def _log(self, text: str, culprit: Culprit, seconds: float) -> None:
         LOG.warning(text, culprit.who, seconds, culprit.where, extra=culprit.fields)
 
     def _look(self) -> Culprit | None:

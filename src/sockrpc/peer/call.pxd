@@ -15,8 +15,8 @@ cdef class Call(Work):
     cdef int fail(self, str what, object error) except -1
     # Takes one step in the table of its life and returns the action to perform.
     cdef int step(self, int input, int outcome) except -1
-    cdef int give_up(self, int outcome) except -1
-    cdef int over(self) except -1
+    cdef int mark_aborted(self, int outcome) except -1
+    cdef int end(self) except -1
     cdef bint undo_is_due(self) noexcept
     cdef int run_hooks(self) except -1
     cdef bint take_back_cancel(self, int before) except -1

@@ -51,7 +51,7 @@ cdef class Call(Work):
 
     def _dropped(self) -> None:
         self.fail("was dropped without an answer", None)
-        self.settle()
+        self.finish()
 
     @property
     def method(self) -> str:
@@ -93,7 +93,7 @@ cdef class Call(Work):
         if not self.answer(encoded):
             return False
         if self.work == 0 and not self.starting:
-            self.settle()
+            self.finish()
         return True
 
     @cython.nonecheck(True)
@@ -188,13 +188,13 @@ for a call that was answered or that failed by itself.
         cdef Handler handler = self.handler
         cdef PyObject *returned
         cdef object variables
-        # The call counts already; if anything raises from here on, `over` uncounts it.
+        # The call counts already; if anything raises from here on, `end` uncounts it.
         self.taken()
         variables = self.connection.fresh_variables()
         if handler.kind == KIND_THREAD:
             self.job = self.service.threads.submit(
                 handler.function, self, self._thread_started, self._thread_ended, variables, self.connection)
-            return self.hold()
+            return self.work_began()
         if handler.timeout:
             self.start_timer()
         self.starting = True
@@ -211,10 +211,10 @@ for a call that was answered or that failed by itself.
             self.returned(result)
         self.starting = False
         if self.work == 0:
-            self.settle()
+            self.finish()
         return 0
 
-    cdef int broke_off(self, object error) except -1:
+    cdef int interrupted(self, object error) except -1:
         # This is SystemExit or KeyboardInterrupt from a function or an eager first step, or a lack of memory.
         self.starting = False
         try:
@@ -224,7 +224,7 @@ for a call that was answered or that failed by itself.
                 # The task may have no done callback yet.
                 self.task.cancel()  # pragma: no memory
             if self.work == 0:
-                self.settle()
+                self.finish()
         return 0
 
     cdef int taken(self) except -1:
@@ -302,7 +302,7 @@ for a call that was answered or that failed by itself.
             self.cancel_work()
         return 0
 
-    cdef int give_up(self, int outcome) except -1:
+    cdef int mark_aborted(self, int outcome) except -1:
         """Do the first half of an abort, after which nothing can answer the call. `abort` does the second."""
         # The inputs and the outcomes of aborts have the same order.
         cdef int action = self.step(CALLEE_ON_RESET + outcome - OUTCOME_RESET, outcome)
@@ -312,7 +312,7 @@ for a call that was answered or that failed by itself.
 
     cdef int abort(self, int outcome, bint forced) except -1:
         """Abort the call; `forced` (a timeout, the end of the stop grace) reaches run_to_completion too."""
-        cdef int action = self.give_up(outcome)
+        cdef int action = self.mark_aborted(outcome)
         if action == CALLEE_IGNORE and self.outcome >= OUTCOME_RESET and forced and not self.cancelled:
             self.outcome = outcome
             self.since = self.service.context.tick()
@@ -325,7 +325,7 @@ for a call that was answered or that failed by itself.
             return 0
         return self.cancel_work()
 
-    cdef int settle(self) except -1:
+    cdef int finish(self) except -1:
         """Finish the call as far as possible when no work is left."""
         if self.outcome == OUTCOME_NONE or self.timer is not None:
             try:
@@ -333,13 +333,13 @@ for a call that was answered or that failed by itself.
                     self.fail("ended without an answer", None)
                 self.stop_timer()
             except BaseException:  # pragma: no memory
-                self.over()  # pragma: no memory
+                self.end()  # pragma: no memory
                 raise  # pragma: no memory
         if self.undo is not None and self.undo_is_due():
             return self.run_hooks()
-        return self.over()
+        return self.end()
 
-    cdef int over(self) except -1:
+    cdef int end(self) except -1:
         if self.queue is not None:
             self.queue.remove(self)
         self.task = None
@@ -362,14 +362,14 @@ for a call that was answered or that failed by itself.
         if self.undo.running:
             return 0
         self.undo.running = True
-        self.hold()
+        self.work_began()
         try:
             # A thousand calls reset at once have a thousand hooks, so these take turns too.
             return self.connection.in_turn_or_later(self._start_hooks, ())
         except BaseException:  # pragma: no memory
             if self.undo is not None:  # pragma: no memory
                 self.undo = None  # pragma: no memory
-                self.let_go()  # pragma: no memory
+                self.work_ended()  # pragma: no memory
             raise  # pragma: no memory
 
     @cython.nonecheck(True)
@@ -381,7 +381,7 @@ for a call that was answered or that failed by itself.
         except BaseException:  # pragma: no memory
             # Out of memory; without this the call would never be over.
             self.undo = None  # pragma: no memory
-            self.let_go()  # pragma: no memory
+            self.work_ended()  # pragma: no memory
             raise  # pragma: no memory
         if task.done():
             self._hooks_ended(task)
@@ -391,4 +391,4 @@ for a call that was answered or that failed by itself.
     def _hooks_ended(self, task: asyncio.Task[object]) -> None:
         if not self.undo.ended(task):
             self.run_hooks()
-        self.let_go()
+        self.work_ended()

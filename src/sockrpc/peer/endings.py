@@ -40,11 +40,11 @@ class EndingLog:
             "codes that connections ended with", lines=LINES_A_MINUTE, level=logging.INFO
         )
 
-    def tell(self, connection: Peer) -> None:
+    def log(self, connection: Peer) -> None:
         """Log the end of a connection, if the limits of the log allow a line."""
         more = None
         if LOG.isEnabledFor(logging.INFO) and self._is_notable(connection):
-            more = self._log.admit(str(connection.close_code))
+            more = self._log.allow(str(connection.close_code))
         if more is not None:
             self._write(logging.INFO, connection, more)
         elif LOG.isEnabledFor(logging.DEBUG):

@@ -8,7 +8,7 @@ cdef class Gate(Host):
     cdef Py_ssize_t running_bytes    # the payloads of calls and notifications that have started and not ended
     cdef Py_ssize_t active_count     # calls that have started and not ended, limited by max_in_flight
     cdef bint is_attached            # counts in `service.attached`
-    cdef bint shut                   # on_connect has not finished
+    cdef bint gate_closed            # on_connect has not finished
     cdef bint draining               # the server stops: no call starts
     cdef bint grace_over             # the stop grace is over: all work left was aborted, and nothing starts
     cdef bint pumping

@@ -38,7 +38,7 @@ cdef class Gate(Host):
         return 0
 
     cdef bint may_start(self, Procedure procedure) noexcept:
-        if self.shut:
+        if self.gate_closed:
             return False
         # A payload of any size may run alone; otherwise it would wait for ever.
         if self.running_bytes and (
@@ -69,7 +69,7 @@ cdef class Gate(Host):
         try:
             return procedure.begin()
         except BaseException as error:
-            procedure.broke_off(error)
+            procedure.interrupted(error)
             raise
         finally:
             self.context.starting = before  # pragma: no trace
@@ -112,7 +112,7 @@ cdef class Gate(Host):
             return self.wake_taker()
         if self.pumping or self.postponed:
             return 0
-        if self.ended and (self.shut or self.grace_over):
+        if self.ended and (self.gate_closed or self.grace_over):
             # The application never admitted the connection, or no longer waits for its work.
             return self.drop_notifications(False)
         self.pumping = True

@@ -9,4 +9,4 @@ cdef class Notification(Procedure):
     cdef bint is_over                # nothing of it runs any more
 
     cdef int start_coroutine(self, object coroutine, object variables) except -1
-    cdef int over(self) except -1
+    cdef int end(self) except -1

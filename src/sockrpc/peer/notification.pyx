@@ -47,12 +47,12 @@ cdef class Notification(Procedure):
             Py_DECREF(result)
             if is_coroutine(result):
                 return self.start_coroutine(result, variables)
-        return self.over()
+        return self.end()
 
-    cdef int broke_off(self, object error) except -1:
-        return self.over()
+    cdef int interrupted(self, object error) except -1:
+        return self.end()
 
-    cdef int over(self) except -1:
+    cdef int end(self) except -1:
         if not self.is_over:
             self.is_over = True
             self.connection.on_work_ended(self)
@@ -65,7 +65,7 @@ cdef class Notification(Procedure):
         cdef object task = self.start_task(coroutine, variables)
         if task.done():
             self._check(task)
-            return self.over()
+            return self.end()
         task.add_done_callback(self._ended)
         # Losing the connection does not abort the task, so the service owns it.
         self.service.keep(task)
@@ -79,7 +79,7 @@ cdef class Notification(Procedure):
         finally:
             self.task = None
             self.connection.handling.remove(self)
-            self.over()
+            self.end()
 
     def _check(self, task: asyncio.Task[object]) -> None:
         if task.cancelled():

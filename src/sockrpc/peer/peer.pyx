@@ -104,16 +104,16 @@ cdef class PeerBase(Gate):
 
     # The application's side
 
-    def opened(self, shut: bool) -> None:
-        """Accept calls, as the opening handshake is complete; while `shut` they wait for `admit`."""
-        self.shut = shut
+    def opened(self, gate_closed: bool) -> None:
+        """Accept calls, as the opening handshake is complete; while `gate_closed` they wait for `open_gate`."""
+        self.gate_closed = gate_closed
         self.service.connections.add(self)
         if self.service.stopping:
             self.drain()
 
-    def admit(self) -> None:
+    def open_gate(self) -> None:
         """Let calls start, as the application is ready (its on_connect hook has finished)."""
-        self.shut = False
+        self.gate_closed = False
         self.advance()
 
     @property
@@ -296,7 +296,7 @@ cdef class PeerBase(Gate):
                     call.abort(outcome, self.stopped)
                     continue
                 self.aborting.append(call)
-                call.give_up(outcome)
+                call.mark_aborted(outcome)
                 call.cancel_is_due = self.stopped or call.handler is None or not call.handler.run_to_completion
                 active += call.queue is not None
             # Work that goes on after its answer ends too, so that nothing outlives its connection by accident.

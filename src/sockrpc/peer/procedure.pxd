@@ -23,7 +23,7 @@ cdef class Procedure(Entry):
     cdef int begin(self) except -1
     cdef int taken(self) except -1                # by the iterator of the socket form
     # Handles an exception from `begin`.
-    cdef int broke_off(self, object error) except -1
+    cdef int interrupted(self, object error) except -1
     # Makes a task for the handler's coroutine, which runs in a copy of `variables`.
     cdef object start_task(self, object coroutine, object variables)
     # Logs an error of this procedure: a format, its arguments, the exception or None.

@@ -28,7 +28,7 @@ cdef class Procedure(Entry):
     cdef int taken(self) except -1:
         raise NotImplementedError
 
-    cdef int broke_off(self, object error) except -1:
+    cdef int interrupted(self, object error) except -1:
         raise NotImplementedError
 
     cdef object start_task(self, object coroutine, object variables):
@@ -140,7 +140,7 @@ cdef class Host(Caller):
         self.service.calls_started += 1
         self.service.others.received += 1
         self.service.others.ended[<int> OUTCOME_FAILED] += 1
-        more = self.service.unknown.admit(method)
+        more = self.service.unknown.allow(method)
         if more is not None:
             self.service.log.warning(
                 "call %d from %s failed: nobody registered method %r%s", id, self.peer, method, more,

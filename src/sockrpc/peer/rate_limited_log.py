@@ -13,7 +13,7 @@ SECONDS = 60.0  # between two lines about the same name
 NAMES = 64  # distinct names at a time; a peer can make up as many as it likes
 
 
-class Told:
+class Logged:
     """The start of a name's minute, the lines in it, and the number of lines left out since."""
 
     __slots__ = ("left_out", "lines", "when")
@@ -45,48 +45,48 @@ class RateLimitedLog:
         self._lines = lines
         self._level = level
         # Names in the order of their minutes, the oldest first.
-        self._told: dict[str, Told] = {}
+        self._logged: dict[str, Logged] = {}
         self._further = 0
-        self._further_told: float | None = None
+        self._further_logged: float | None = None
 
-    def admit(self, name: str) -> str | None:
+    def allow(self, name: str) -> str | None:
         """Return the text to append to a line about this name; None if there must be no line."""
         now = self.clock()
         left_out = self._forget(name, now)
-        told = self._told.get(name)
-        if told is not None:
-            if told.lines < self._lines:
-                told.lines += 1
+        logged = self._logged.get(name)
+        if logged is not None:
+            if logged.lines < self._lines:
+                logged.lines += 1
                 return ""
-            told.left_out += 1
+            logged.left_out += 1
             return None
-        if len(self._told) >= NAMES:
-            self._tell_further(now)
+        if len(self._logged) >= NAMES:
+            self._log_further(now)
             return None
-        self._told[name] = Told(now)
+        self._logged[name] = Logged(now)
         return f"; {left_out} more since its last line" if left_out else ""
 
     def _forget(self, name: str, now: float) -> int:
         """Forget the names whose minute is over, and return how many lines of this one were left out."""
         left_out = 0
-        while self._told:
-            oldest, told = next(iter(self._told.items()))
-            if now - told.when < SECONDS:
+        while self._logged:
+            oldest, logged = next(iter(self._logged.items()))
+            if now - logged.when < SECONDS:
                 break
-            del self._told[oldest]
+            del self._logged[oldest]
             if oldest == name:
-                left_out = told.left_out
-            elif told.left_out:
+                left_out = logged.left_out
+            elif logged.left_out:
                 LOG.log(
-                    self._level, "%s: %d more of %r since its last line", self._what, told.left_out, oldest
+                    self._level, "%s: %d more of %r since its last line", self._what, logged.left_out, oldest
                 )
-                self._told[oldest] = Told(now)
+                self._logged[oldest] = Logged(now)
         return left_out
 
-    def _tell_further(self, now: float) -> None:
+    def _log_further(self, now: float) -> None:
         self._further += 1
-        if self._further_told is None or now - self._further_told >= SECONDS:
-            self._further_told = now
+        if self._further_logged is None or now - self._further_logged >= SECONDS:
+            self._further_logged = now
             LOG.log(
                 self._level,
                 "%s: more than %d within a minute; %d further ones were not named so far",

@@ -14,7 +14,7 @@ cdef class Service:
     cdef readonly LoopContext context
     cdef NameTable methods         # a Handler by name; None in the socket form
     cdef NameTable events
-    cdef readonly object threads           # sockrpc.peer.threads.WorkerThreads
+    cdef readonly object threads           # sockrpc.peer.handler_threads.HandlerThreads
     cdef readonly object make_socket       # Connection -> sockrpc.Socket
     cdef readonly set connections          # open ones
     cdef readonly set working              # connections that are open or have work that unwinds

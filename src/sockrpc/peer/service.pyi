@@ -3,11 +3,11 @@ import logging
 from collections.abc import Callable
 from typing import Any, Self, final
 
+from sockrpc.peer.handler_threads import HandlerThreads
 from sockrpc.peer.names import NameTable
 from sockrpc.peer.peer import Peer
 from sockrpc.peer.rate_limited_log import RateLimitedLog
 from sockrpc.peer.tally import MethodStatistics
-from sockrpc.peer.threads import WorkerThreads
 from sockrpc.sockets import Socket
 from sockrpc.websocket.loop import LoopContext
 from sockrpc.websocket.output import Settings
@@ -17,7 +17,7 @@ class Service:
     @property
     def context(self) -> LoopContext: ...
     @property
-    def threads(self) -> WorkerThreads: ...
+    def threads(self) -> HandlerThreads: ...
     @property
     def make_socket(self) -> Callable[[Peer], Socket]: ...
     @property
@@ -43,7 +43,7 @@ class Service:
         methods: NameTable | None = ...,
         events: NameTable | None = ...,
         *,
-        threads: WorkerThreads | None = None,
+        threads: HandlerThreads | None = None,
         make_socket: Callable[[Peer], Socket] | None = None,
     ) -> Self: ...
     def keep(self, task: asyncio.Task[Any]) -> None: ...

@@ -39,9 +39,9 @@ cdef class Subscription:
         return 0
 
     cdef int finish(self, object error) except -1:
-        if self.over:
+        if self.finished:
             return 0
-        self.over = True
+        self.finished = True
         self.error = error
         self.connection = None
         if self.waiter is not None and not self.waiter.done():
@@ -63,7 +63,7 @@ cdef class Subscription:
             self.connection.check_place()
         if self.waiter is None or self.waiter.done():
             self.waiter = loop.create_future()
-            if self.payloads or self.over:
+            if self.payloads or self.finished:
                 self.waiter.set_result(None)
         return self.waiter
 

@@ -31,10 +31,10 @@ cdef class Work(Procedure):
     cdef int cancel_work(self) except -1
     cdef int cancel_again(self) except -1
     cdef int cancel_tasks(self) except -1
-    cdef int hold(self) except -1
-    cdef int let_go(self) except -1
+    cdef int work_began(self) except -1
+    cdef int work_ended(self) except -1
     # A call adds these: the end of its handler, an abort, and the end of all work.
     cdef int returned(self, object result) except -1
     cdef int raised(self, object error) except -1
     cdef int abort(self, int outcome, bint forced) except -1
-    cdef int settle(self) except -1
+    cdef int finish(self) except -1

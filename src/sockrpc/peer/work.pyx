@@ -12,7 +12,7 @@ from sockrpc.errors import UsageError
 
 
 cdef class Work(Procedure):
-    """The work of a call. When nothing of it is left, `settle` is called."""
+    """The work of a call. When nothing of it is left, `finish` is called."""
 
     cdef int returned(self, object result) except -1:
         raise NotImplementedError
@@ -23,7 +23,7 @@ cdef class Work(Procedure):
     cdef int abort(self, int outcome, bint forced) except -1:
         raise NotImplementedError
 
-    cdef int settle(self) except -1:
+    cdef int finish(self) except -1:
         raise NotImplementedError
 
     @cython.nonecheck(True)
@@ -50,7 +50,7 @@ cdef class Work(Procedure):
             self.spawned = [each for each in self.spawned if each is not task]  # pragma: no memory
             task.cancel()  # pragma: no memory
             raise  # pragma: no memory
-        self.hold()
+        self.work_began()
         return task
 
     cdef int start_coroutine(self, object coroutine, object variables) except -1:
@@ -59,11 +59,11 @@ cdef class Work(Procedure):
         if task.done():
             self.handler_ended(task)
             if self.work == 0:
-                self.settle()
+                self.finish()
             return 0
         self.task = task
         task.add_done_callback(self, context=self.connection.callback_context())
-        self.hold()
+        self.work_began()
         if self.cancelled:
             task.cancel()
         elif self.connection.ended and not self.handler.run_to_completion:
@@ -94,7 +94,7 @@ cdef class Work(Procedure):
         try:
             self.handler_ended(task)
         finally:
-            self.let_go()
+            self.work_ended()
 
     cdef int handler_ended(self, object task) except -1:
         try:
@@ -109,13 +109,13 @@ cdef class Work(Procedure):
             if not task.cancelled() and task.exception() is not None:
                 self.raised(task.exception())
         finally:
-            self.let_go()
+            self.work_ended()
 
     def _awaited_ended(self, task: asyncio.Task[object]) -> None:
         # abort_on_reset re-raises the exception; an unanswered call is not a failure yet.
         self.spawned.remove(task)
         if self.outcome != OUTCOME_NONE or self.work > 1:
-            self.let_go()
+            self.work_ended()
         else:
             self.work = 0
             self.queue.remove(self)
@@ -132,7 +132,7 @@ cdef class Work(Procedure):
             else:
                 self.returned(result)
         finally:
-            self.let_go()
+            self.work_ended()
 
     cdef int cancel_work(self) except -1:
         if self.cancelled or not self.counts:
@@ -144,9 +144,9 @@ cdef class Work(Procedure):
         if self.job is not None and self.service.threads.withdraw(self.job):
             # No thread had taken the job.
             self.job = None
-            self.let_go()
+            self.work_ended()
         elif self.work == 0 and not self.starting:
-            self.settle()
+            self.finish()
         return 0
 
     cdef int cancel_tasks(self) except -1:
@@ -166,15 +166,15 @@ cdef class Work(Procedure):
             (self.name, " in its thread" if self.job is not None else ""), None)
         return self.cancel_tasks()
 
-    cdef int hold(self) except -1:
+    cdef int work_began(self) except -1:
         self.work += 1
         if self.queue is None:
             # The loop refers to tasks only weakly, so the connection holds them.
             self.connection.active_queue().push(self)
         return 0
 
-    cdef int let_go(self) except -1:
+    cdef int work_ended(self) except -1:
         self.work -= 1
         if self.work == 0 and not self.starting:
-            self.settle()
+            self.finish()
         return 0

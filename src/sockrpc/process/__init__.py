@@ -1,4 +1,4 @@
-"""One process or several that serve until a signal."""
+"""A process, or several, that serve until a signal comes."""
 
 from __future__ import annotations
 

@@ -13,13 +13,13 @@ from sockrpc.errors import SockRPCError, UsageError
 
 __all__ = ["WORKER_NAME", "AppError", "import_purpose", "load", "load_app"]
 
-# What multiprocessing calls the process of a worker, before its number.
+# The name that multiprocessing gives the process of a worker, before its number.
 WORKER_NAME = "sockrpc worker"
 
 PACKAGE = __name__.partition(".")[0]
 
 # The apps that are being imported by their names right now, in this process.
-LOADING: list[str] = []
+IMPORTING: list[str] = []
 
 
 class AppError(SockRPCError):
@@ -27,7 +27,7 @@ class AppError(SockRPCError):
 
 
 def load_app(name: str) -> Any:
-    """The object named MODULE:APP, for whoever is shown the text of an error and no traceback.
+    """Return the object named MODULE:APP; errors have texts that say enough without a traceback.
 
     Raises:
         AppError: The module raised something while it was imported.
@@ -56,7 +56,7 @@ def load(name: str) -> Any:
         raise UsageError(f"{name!r} is not MODULE:APP, such as server:app")
     if not all(module_name.split(".")):
         raise UsageError(f"there is no module {module_name!r}")
-    LOADING.append(name)
+    IMPORTING.append(name)
     try:
         try:
             if running_program(module_name) is None:
@@ -76,7 +76,7 @@ def load(name: str) -> Any:
                 where = getattr(sys.modules[module_name], "__file__", None) or "built in"
                 raise UsageError(f"module {module_name!r} ({where}) has no {attributes!r}") from None
     finally:
-        LOADING.remove(name)
+        IMPORTING.remove(name)
     return found
 
 
@@ -103,7 +103,7 @@ def steps_of_program(error: Exception) -> tuple[int, int]:
     begin, end = 0, len(frames)
     while begin < end and is_ours(frames[begin]):
         begin += 1
-    # Where in our own code a wrong use was noticed is of no interest either.
+    # The place in our own code that noticed a wrong use is of no interest either.
     while begin < end and isinstance(error, UsageError) and is_ours(frames[end - 1]):
         end -= 1
     return begin, end
@@ -119,11 +119,11 @@ def import_purpose() -> str | None:
     """Why the program is being imported, if that is to serve an app of it; None if it runs by itself."""
     if in_worker():
         return "in a worker"
-    return f"to find {LOADING[-1]!r}" if LOADING else None
+    return f"to find {IMPORTING[-1]!r}" if IMPORTING else None
 
 
 def in_worker() -> bool:
     """True in a process that is a worker, also while it imports the program."""
-    # Whoever has not imported it was not started by it.
+    # A process that has not imported multiprocessing was not started by it.
     multiprocessing = sys.modules.get("multiprocessing")
     return multiprocessing is not None and multiprocessing.current_process().name.startswith(WORKER_NAME)

@@ -24,7 +24,7 @@ MOST_THREADS = min(32, (os.cpu_count() or 1) + 4)
 
 
 class LoopThreads(ThreadPoolExecutor):
-    """An executor whose threads can not keep a process that has stopped.
+    """An executor whose threads cannot keep a process that has stopped.
 
     Python waits at its end for the threads of any other ThreadPoolExecutor, however long their functions
     take. It is derived from that as asyncio accepts nothing else, but uses nothing of it.
@@ -35,7 +35,7 @@ class LoopThreads(ThreadPoolExecutor):
         self._most = max_threads
         self._lock = threading.Lock()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        # What has not ended, waiting or running, by its description.
+        # The jobs that have not ended, waiting or running, each with its description.
         self._unfinished: dict[Future[Any], str] = {}
         self._own_threads: list[threading.Thread] = []
         self._is_closed = False
@@ -67,7 +67,7 @@ class LoopThreads(ThreadPoolExecutor):
                 thread.join()
 
     def unfinished(self) -> dict[Future[Any], str]:
-        """What has not ended, and how to call each in the log."""
+        """Return the jobs that have not ended, each with its description for the log."""
         with self._lock:
             return {future: name for future, name in self._unfinished.items() if not future.done()}
 
@@ -92,7 +92,7 @@ class LoopThreads(ThreadPoolExecutor):
             finally:
                 with self._lock:
                     del self._unfinished[future]
-            # Not to keep anything alive until the next job.
+            # The names would keep the objects alive until the next job.
             del job, future, make
 
 

@@ -6,25 +6,20 @@ to die of. Workers are spawned, never forked: each imports the app anew.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import multiprocessing
 import multiprocessing.connection
-import os
-import signal
-import socket as socket_module
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import resource_tracker
-from typing import Any, Literal
+from typing import Any
 
 from sockrpc.errors import SockRPCError
 from sockrpc.listen.systemd import notify_systemd
-from sockrpc.listen.worker_sockets import Ground
-from sockrpc.process.importer import WORKER_NAME, AppError
-from sockrpc.process.signals import LAST_SIGNAL, STOPPING, signals_given_back
-from sockrpc.process.worker import Asks, Failed, Order, Serving, Work, serve_as_worker
+from sockrpc.listen.worker_sockets import WorkerSockets
+from sockrpc.process.signals import LAST_SIGNAL, REPLACING, end_by, supervisor_signals
+from sockrpc.process.worker import Failed, Ready, WantsToStop, WorkerConfig
+from sockrpc.process.worker_process import SPAWN, WorkerProcess
 
 __all__ = ["EXTRA_PATIENCE", "Supervisor"]
 
@@ -36,76 +31,19 @@ STEADY = 10.0
 # How long the next start waits after quick deaths, in seconds: 0, 1, 2, 4, ..., at most the last.
 LONGEST_PAUSE = 30.0
 
-# What a worker gets beyond its own graces before it is killed, in seconds; its loop must be blocked.
+# Time beyond its own graces before a worker is killed, in seconds; its loop must be blocked.
 EXTRA_PATIENCE = 5.0
 
 # Windows does not interrupt a wait for every signal.
 LONGEST_WAIT = 0.5 if sys.platform == "win32" else None
-
-SPAWN = multiprocessing.get_context("spawn")
-
-
-class Worker:
-    """One process, as its supervisor sees it."""
-
-    def __init__(self, slot: int, work: Work, sockets: Sequence[socket_module.socket]) -> None:
-        self.slot = slot
-        self.state: Literal["starting", "serving", "leaving"] = "starting"
-        self.since = 0.0
-        self.error: Exception | None = None
-        self.line, theirs = SPAWN.Pipe()
-        self.is_heard = True
-        self.process = SPAWN.Process(
-            target=serve_as_worker, args=(work, sockets, theirs), name=f"{WORKER_NAME} {slot + 1}"
-        )
-        try:
-            with interrupts_blocked():
-                self.process.start()
-        except BaseException:
-            self.line.close()
-            raise
-        finally:
-            theirs.close()
-
-    def say(self, order: Order) -> None:
-        """Tell it what to do, if it still listens."""
-        with contextlib.suppress(OSError):
-            self.line.send(order)
-
-    def messages(self) -> Iterator[Serving | Failed | Asks]:
-        """What it has said."""
-        try:
-            while self.is_heard and self.line.poll():
-                yield self.line.recv()
-        except (EOFError, OSError):
-            self.is_heard = False
-
-    def ending(self) -> str:
-        """How it has ended."""
-        code = self.process.exitcode
-        if code is not None and code < 0:
-            try:
-                return f"was killed by {signal.Signals(-code).name}"
-            except ValueError:
-                return f"was killed by signal {-code}"
-        why = "" if self.error is None else f": {self.error}".partition("\n")[0]
-        return f"ended with exit code {code}{why}"
-
-    @property
-    def app_error(self) -> AppError | None:
-        """Why it could not import the app, if that is why it has ended."""
-        return self.error if isinstance(self.error, AppError) else None
-
-    def __str__(self) -> str:
-        return f"worker {self.slot + 1} (process {self.process.pid})"
 
 
 class Supervisor:
     """The supervisor of all workers of one server.
 
     Args:
-        work: What they do.
-        ground: What they listen on; the supervisor owns it.
+        config: The configuration of all workers.
+        sockets: The sockets that they listen on; the supervisor owns them.
         count: How many they are.
         patience: A worker that takes longer to stop, in seconds, is killed.
         on_listening: Called with the addresses when all workers serve.
@@ -113,21 +51,21 @@ class Supervisor:
 
     def __init__(
         self,
-        work: Work,
-        ground: Ground,
+        config: WorkerConfig,
+        sockets: WorkerSockets,
         count: int,
         patience: float,
         on_listening: Callable[[Sequence[Any]], None] | None,
     ) -> None:
-        self._work = work
-        self._ground = ground
+        self._config = config
+        self._sockets = sockets
         self._count = count
         self._patience = patience
         self._on_listening = on_listening
         # All that run; of these, who serves a slot, and who is to do so next.
-        self._workers: list[Worker] = []
-        self._current: dict[int, Worker] = {}
-        self._next: dict[int, Worker] = {}
+        self._workers: list[WorkerProcess] = []
+        self._current: dict[int, WorkerProcess] = {}
+        self._next: dict[int, WorkerProcess] = {}
         self._to_replace: list[int] = []
         self._quick_deaths = [0] * count
         self._due: dict[int, float] = {}
@@ -136,7 +74,7 @@ class Supervisor:
         self._deadline: float | None = None
         self._error: Exception | None = None
         self._signals: list[int] = []
-        # How often all were told to stop, and the signal that was the last that there can be.
+        # The number of stop signals so far, and the one that ends everything.
         self._stops = 0
         self._last_signal: int | None = None
         self._woken, self._waker = SPAWN.Pipe(duplex=False)
@@ -148,7 +86,7 @@ class Supervisor:
             OSError: A worker could not be started, or said so itself.
             SockRPCError: A worker failed before it served, or had to be killed at the stop.
         """
-        with self._woken, self._waker, self._receiving_signals():
+        with self._woken, self._waker, supervisor_signals(self._receive_signal):
             try:
                 if sys.platform != "win32":
                     # It would unblock SIGINT in the middle of the first start.
@@ -162,15 +100,14 @@ class Supervisor:
                     worker.process.kill()
                     worker.process.join()
                     worker.line.close()
-                self._ground.close()
+                self._sockets.close()
         if self._last_signal is not None:
-            # As if nobody handled it, like the third signal of a single process.
-            signal.signal(self._last_signal, signal.SIG_DFL)
-            signal.raise_signal(self._last_signal)
+            # Like the third signal of a single process.
+            end_by(self._last_signal)
         if self._error is not None:
             raise self._error
 
-    # What happens
+    # Events
 
     def _turn(self) -> None:
         watched: list[Any] = [self._woken]
@@ -188,7 +125,7 @@ class Supervisor:
             has_ended = worker.process.sentinel in happened
             if has_ended or worker.line in happened:
                 for message in worker.messages():
-                    self._said(worker, message)
+                    self._received(worker, message)
             if has_ended:
                 self._ended(worker)
         now = time.monotonic()
@@ -205,8 +142,14 @@ class Supervisor:
         seconds = max(0.0, min(times) - time.monotonic())
         return seconds if LONGEST_WAIT is None else min(seconds, LONGEST_WAIT)
 
+    def _receive_signal(self, number: int) -> None:
+        # Called by the signal handler, between any two steps of the rest.
+        self._signals.append(number)
+        if len(self._signals) == 1:
+            self._waker.send_bytes(b"!")
+
     def _signalled(self, number: int) -> None:
-        if number == getattr(signal, "SIGHUP", None):
+        if number == REPLACING:
             if not self._stopping and self._is_ready:
                 LOG.info("all workers are replaced, one after the other")
                 self._to_replace = list(range(self._count))
@@ -221,30 +164,30 @@ class Supervisor:
         else:
             self._stop()
 
-    def _said(self, worker: Worker, message: Serving | Failed | Asks) -> None:
+    def _received(self, worker: WorkerProcess, message: Ready | Failed | WantsToStop) -> None:
         match message:
             case Failed():
                 worker.error = message.error()
-            case Asks():
+            case WantsToStop():
                 if self._stopping:
-                    worker.say("stop")
+                    worker.send("stop")
                 elif self._current.get(worker.slot) is worker and worker.slot not in self._next:
                     self._replace(worker.slot)
-            case Serving(addresses=addresses):
+            case Ready(addresses=addresses):
                 self._serves(worker, addresses)
 
-    def _serves(self, worker: Worker, addresses: list[Any]) -> None:
+    def _serves(self, worker: WorkerProcess, addresses: list[Any]) -> None:
         slot = worker.slot
         worker.state = "serving"
         worker.since = time.monotonic()
         LOG.info("%s serves", worker)
         if self._stopping:
-            worker.say("stop")
+            worker.send("stop")
             return
         if self._next.get(slot) is worker:
             old, self._current[slot] = self._current[slot], self._next.pop(slot)
             old.state = "leaving"
-            old.say("leave")
+            old.send("leave")
             self._replace_next()
         if not self._is_ready and all(each.state == "serving" for each in self._current.values()):
             self._is_ready = True
@@ -253,7 +196,7 @@ class Supervisor:
                 self._on_listening(addresses)
             notify_systemd("READY=1")
 
-    def _ended(self, worker: Worker) -> None:
+    def _ended(self, worker: WorkerProcess) -> None:
         worker.process.join()
         worker.line.close()
         self._workers.remove(worker)
@@ -287,8 +230,8 @@ class Supervisor:
 
     # Starting
 
-    def _start(self, slot: int) -> Worker:
-        worker = Worker(slot, self._work, self._ground.sockets(slot))
+    def _start(self, slot: int) -> WorkerProcess:
+        worker = WorkerProcess(slot, self._config, self._sockets.sockets(slot))
         self._workers.append(worker)
         return worker
 
@@ -299,12 +242,12 @@ class Supervisor:
             LOG.error("worker %d can not be started: %s", slot + 1, error)
             self._due[slot] = time.monotonic() + self._pause(slot, lived=0.0)
 
-    def _schedule(self, worker: Worker) -> None:
+    def _schedule(self, worker: WorkerProcess) -> None:
         slot, now = worker.slot, time.monotonic()
         pause = self._pause(slot, now - worker.since if worker.state == "serving" else 0.0)
         if pause:
-            # Who connects meanwhile is to reach the others.
-            self._ground.give_up(slot)
+            # Clients that connect meanwhile have to reach the others.
+            self._sockets.release(slot)
         then = f"in {pause:g} s" if pause else "at once"
         level = logging.ERROR if worker.process.exitcode else logging.INFO
         LOG.log(
@@ -327,7 +270,7 @@ class Supervisor:
     def _replace_next(self) -> None:
         while self._to_replace and not self._next:
             slot = self._to_replace.pop(0)
-            # One that has died meanwhile is replaced anyway.
+            # A worker that has died meanwhile is replaced anyway.
             if slot in self._current:
                 self._replace(slot)
 
@@ -339,14 +282,14 @@ class Supervisor:
         self._due.clear()
         self._deadline = time.monotonic() + self._patience
         notify_systemd("STOPPING=1")
-        self._ground.remove_socket_file()
+        self._sockets.remove_socket_file()
         for worker in self._workers:
             if worker.state == "starting":
                 worker.process.terminate()
             else:
-                worker.say("stop")
+                worker.send("stop")
         # Theirs alone from here on, so that closing it is the end of it.
-        self._ground.close()
+        self._sockets.close()
 
     def _hurry(self) -> None:
         self._deadline = min(self._deadline or 0.0, time.monotonic() + EXTRA_PATIENCE)
@@ -354,7 +297,7 @@ class Supervisor:
             if worker.state == "starting":
                 worker.process.kill()
             else:
-                worker.say("hurry")
+                worker.send("hurry")
 
     def _kill_all(self) -> None:
         self._deadline = None
@@ -362,32 +305,3 @@ class Supervisor:
             LOG.error("%s has not stopped; it is killed", worker)
             self._error = self._error or SockRPCError("a worker that did not stop was killed")
             worker.process.kill()
-
-    @contextlib.contextmanager
-    def _receiving_signals(self) -> Iterator[None]:
-        def receive(number: int, _: object) -> None:
-            self._signals.append(number)
-            if len(self._signals) == 1:
-                self._waker.send_bytes(b"!")
-
-        numbers = [*STOPPING]
-        if sys.platform != "win32" and not os.isatty(0) and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-            # On a terminal it says that the terminal is gone.
-            numbers.append(signal.SIGHUP)
-        with signals_given_back(numbers):
-            for number in numbers:
-                signal.signal(number, receive)
-            yield
-
-
-@contextlib.contextmanager
-def interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C finds no Python that has only just begun; workers unblock it when they know better."""
-    if sys.platform == "win32":
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

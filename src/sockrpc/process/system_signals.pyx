@@ -1,4 +1,4 @@
-"""Signals below Python, where a handler that never returns can not hold them up.
+"""Signals below Python, where a handler that never returns cannot hold them up.
 
 Python's own handlers of signals run between two steps of the main thread's Python. A loop that is blocked
 runs none of what it is to do at a signal, and a main thread that is in C runs no Python at all. So the
@@ -20,7 +20,7 @@ cdef extern from *:
         int saved = errno;
         sockrpc_signals_left = sockrpc_signals_left - 1;
         if (sockrpc_signals_left <= 0) {
-            /* Taken when this handler returns, so that whoever waits for the process sees by what it died. */
+            /* Taken when this handler returns, so that the parent sees by which signal the process died. */
             PyOS_setsig(number, SIG_DFL);
             raise(number);
         } else {
@@ -67,7 +67,7 @@ def end_process_at(count: int, numbers: tuple[int, ...]) -> None:
 
 
 def system_handler(number: int) -> int:
-    """What the system calls at a signal; below what Python knows of, such as `faulthandler` may install."""
+    """Return the handler that the system calls, which may be below Python's, as that of `faulthandler` is."""
     return sockrpc_signals_get(number)
 
 

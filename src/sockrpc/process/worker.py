@@ -1,9 +1,9 @@
-"""One of several processes that serve the same app: started, told to stop and replaced by a supervisor.
+"""The worker: a process that serves the same app as others, and that a supervisor starts, stops and replaces.
 
-Between the two is one line. The supervisor says "leave" (a successor goes on with the sockets), "stop"
-(all stop) and "hurry"; its end of the line goes with it, and that is a "stop" too. The worker says
-`Serving`, `Failed`, and `Asks` when somebody wants it to stop: the supervisor knows whether all stop, or
-whether it needs a successor first.
+Between the two is one line. The supervisor sends "leave" (a successor goes on with the sockets), "stop"
+(all stop) and "hurry"; its end of the line goes with it, and that is a "stop" too. The worker sends `Ready`,
+`Failed`, and `WantsToStop` at a SIGTERM: the supervisor knows whether all stop, or whether the worker needs a
+successor first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import signal
 import socket as socket_module
 import sys
 import threading
@@ -25,29 +24,25 @@ from typing import Any, Literal
 from sockrpc.errors import SockRPCError, UsageError
 from sockrpc.listen.notes import notes_of
 from sockrpc.listen.server_hooks import hooks_fail_visibly
-from sockrpc.process.collector import collector_for_serving
-from sockrpc.process.event_loop import loop_factory, run_to_end
+from sockrpc.process.event_loop import collector_for_serving, loop_factory, run_to_end
 from sockrpc.process.importer import AppError, load_app
-from sockrpc.process.signals import on_signals
+from sockrpc.process.signals import kill_this_process, leave_interrupts_to_the_supervisor, on_sigterm
 from sockrpc.server import Server, serve
 
-__all__ = ["Asks", "Failed", "Order", "Serving", "Work", "serve_as_worker"]
+__all__ = ["Failed", "Order", "Ready", "WantsToStop", "WorkerConfig", "serve_as_worker"]
 
 LOG = logging.getLogger("sockrpc.workers")
-
-# Windows ends a process by any signal but those of its console.
-KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 Order = Literal["leave", "stop", "hurry"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Work:
-    """What all workers of one server do; goes to them by pickle.
+class WorkerConfig:
+    """The configuration that all workers of one server share; it reaches them by pickle.
 
     Attributes:
         app: MODULE:APP.
-        options: What `serve` takes, but where to listen.
+        options: The options of `serve` but those that say where to listen.
         loop: The kind of event loop.
         queue_is_ours: Nobody but the workers and their supervisor holds the sockets.
         on_started: Called with the server when it listens.
@@ -65,7 +60,7 @@ class Work:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Serving:
+class Ready:
     """The worker serves, on these addresses."""
 
     addresses: list[Any]
@@ -80,45 +75,36 @@ class Failed:
     text: str
 
     def error(self) -> Exception:
-        """The same for whoever started the server."""
+        """Return the error that `run` raises."""
         return self.kind(self.text) if self.errno is None else OSError(self.errno, self.text)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Asks:
-    """Somebody wants this worker to stop (SIGTERM)."""
+class WantsToStop:
+    """The worker has received SIGTERM."""
 
 
-def serve_as_worker(work: Work, sockets: Sequence[socket_module.socket], line: Connection) -> None:
+def serve_as_worker(config: WorkerConfig, sockets: Sequence[socket_module.socket], line: Connection) -> None:
     """Serve until the supervisor says otherwise, or is gone. This is all that the process does."""
     leave_interrupts_to_the_supervisor()
     for each in sockets:
         # Programs that we start are to hold neither the port nor its queue.
         os.set_inheritable(each.fileno(), False)
     try:
-        if work.prepare is not None:
-            work.prepare()
-        starting = serve(load_app(work.app), sock=sockets, **work.options)
+        if config.prepare is not None:
+            config.prepare()
+        starting = serve(load_app(config.app), sock=sockets, **config.options)
         with hooks_fail_visibly():
-            run_to_end(loop_factory(work.loop), lambda: serve_until_told(starting, work, line))
+            run_to_end(loop_factory(config.loop), lambda: serve_until_ordered(starting, config, line))
     except (OSError, SockRPCError) as error:
         number, text = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
         # Errors with arguments of their own are but a text there.
         kind = next((each for each in (UsageError, AppError) if isinstance(error, each)), SockRPCError)
-        tell(line, Failed(kind, number, (text or str(error)) + notes_of(error)))
+        send(line, Failed(kind, number, (text or str(error)) + notes_of(error)))
         sys.exit(1)
 
 
-def leave_interrupts_to_the_supervisor() -> None:
-    """Ctrl-C in a terminal reaches every process of the group; one of them is to act on it."""
-    # Not SIG_IGN, which programs that the application starts would inherit.
-    signal.signal(signal.SIGINT, lambda *_: None)
-    if sys.platform != "win32":
-        # Blocked by the supervisor until here.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-async def serve_until_told(starting: serve, work: Work, line: Connection) -> None:
+async def serve_until_ordered(starting: serve, config: WorkerConfig, line: Connection) -> None:
     """Serve until the supervisor says otherwise."""
     async with starting as server:
         loop = asyncio.get_running_loop()
@@ -129,57 +115,39 @@ async def serve_until_told(starting: serve, work: Work, line: Connection) -> Non
             elif order == "leave":
                 server._close("theirs")
             else:
-                server._close("ours" if work.queue_is_ours else None)
+                server._close("ours" if config.queue_is_ours else None)
 
-        def told(order: Order) -> None:
+        def receive(order: Order) -> None:
             # The loop may have ended meanwhile.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(obey, order)
 
-        sigterm_asks(server, line)
+        on_sigterm(lambda: send(line, WantsToStop()), server.hurry)
         with collector_for_serving():
-            # A thread, as the loop of Windows can not watch the line.
-            threading.Thread(target=follow, args=(line, told, work.patience), daemon=True).start()
-            if work.on_started is not None:
-                work.on_started(server)
-            tell(line, Serving([each.getsockname() for each in server.sockets]))
+            # A thread follows the line, as the loop of Windows cannot watch it.
+            threading.Thread(target=follow, args=(line, receive, config.patience), daemon=True).start()
+            if config.on_started is not None:
+                config.on_started(server)
+            send(line, Ready([each.getsockname() for each in server.sockets]))
             await server.wait_closed()
 
 
-def follow(line: Connection, told: Callable[[Order], None], patience: float) -> None:
-    """Pass on what the supervisor says; its end says that it is gone.
+def follow(line: Connection, receive: Callable[[Order], None], patience: float) -> None:
+    """Forward the supervisor's orders; EOF means that it died.
 
     Nobody else is left then to kill a worker that does not stop, and that holds the port.
     """
     try:
         while True:
-            told(line.recv())
+            receive(line.recv())
     except (EOFError, OSError):
-        told("stop")
+        receive("stop")
     time.sleep(patience)
     LOG.error("this worker has not stopped, and its supervisor is gone; it kills itself")
-    os.kill(os.getpid(), KILL)
+    kill_this_process()
 
 
-def tell(line: Connection, message: Serving | Failed | Asks) -> None:
-    """Tell the supervisor, if there still is one."""
+def send(line: Connection, message: Ready | Failed | WantsToStop) -> None:
+    """Send a message to the supervisor, if there still is one."""
     with contextlib.suppress(OSError):
         line.send(message)
-
-
-def sigterm_asks(server: Server, line: Connection) -> None:
-    """SIGTERM asks the supervisor; a second one stops at once, and a third ends the process."""
-    if sys.platform == "win32":
-        # It knows no SIGTERM but the end of the process.
-        return
-    received = 0
-
-    def ask() -> None:
-        nonlocal received
-        received += 1
-        if received == 1:
-            tell(line, Asks())
-        else:
-            server.hurry()
-
-    on_signals(ask, (signal.SIGTERM,))

@@ -10,13 +10,13 @@ from typing import Any, Unpack
 from sockrpc.app import App
 from sockrpc.errors import UsageError
 from sockrpc.limits import ServerLimits, make_limits
-from sockrpc.listen.options import ServeOptions
+from sockrpc.listen.serve_options import ServeOptions
 from sockrpc.listen.server_hooks import UNWINDING
 from sockrpc.listen.unix import check_uds
-from sockrpc.listen.worker_sockets import SHARES_OUT, Ground
+from sockrpc.listen.worker_sockets import SHARES_OUT, WorkerSockets
 from sockrpc.process.event_loop import LAST_CHANCE, loop_factory
 from sockrpc.process.supervisor import EXTRA_PATIENCE, Supervisor
-from sockrpc.process.worker import Work
+from sockrpc.process.worker import WorkerConfig
 from sockrpc.server import Server, serve
 
 __all__ = ["run_workers"]
@@ -35,7 +35,7 @@ def run_workers(
     own_listeners: bool = SHARES_OUT,
     **options: Unpack[ServeOptions],
 ) -> None:
-    """What `sockrpc.run` does with workers.
+    """Run several workers, as `sockrpc.run` does.
 
     Args:
         app: MODULE:APP.
@@ -46,11 +46,11 @@ def run_workers(
         on_started: Called in each worker.
         on_listening: Called here with the addresses when all workers serve.
         prepare: Called in each worker before it imports the app.
-        own_listeners: See `Ground`.
-        options: What `serve` takes.
+        own_listeners: See `WorkerSockets`.
+        options: The options of `serve`.
 
     Raises:
-        OSError: The address can not be listened on.
+        OSError: The address cannot be listened on.
         UsageError: The arguments do not fit together, or there is no such app.
         SockRPCError: A worker failed before it served, or had to be killed at the stop.
     """
@@ -64,7 +64,7 @@ def run_workers(
             "with workers inspect_path needs {pid}, such as top-{pid}.sock, "
             "as each process has a socket of its own"
         )
-    # What is wrong with the arguments is told here, once.
+    # Errors in the arguments are reported here, once.
     serve(App(), host, port, **options)
     loop_factory(loop)
     given: dict[str, Any] = dict(options)
@@ -79,10 +79,10 @@ def run_workers(
     # For on_stop hooks.
     patience += limits.abort_grace + UNWINDING
     sockets = (sock,) if isinstance(sock, socket_module.socket) else tuple(sock or ())
-    ground = Ground(host, port, uds, sockets, reuse_port=bool(reuse_port), own_listeners=own_listeners)
+    bound = WorkerSockets(host, port, uds, sockets, reuse_port=bool(reuse_port), own_listeners=own_listeners)
     patience += EXTRA_PATIENCE
-    work = Work(app, given, loop, ground.is_ours, on_started, prepare, patience)
-    Supervisor(work, ground, workers, patience, on_listening).run()
+    config = WorkerConfig(app, given, loop, bound.is_ours, on_started, prepare, patience)
+    Supervisor(config, bound, workers, patience, on_listening).run()
 
 
 def can_be_handed_over(options: Mapping[str, object]) -> None:
@@ -96,4 +96,4 @@ def can_be_handed_over(options: Mapping[str, object]) -> None:
             pickle.dumps(value)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             hint = "a function that makes the context" if name == "ssl" else "a function of a module"
-            raise UsageError(f"{name} can not be handed to workers ({error}): pass {hint}") from None
+            raise UsageError(f"{name} cannot be handed to workers ({error}): pass {hint}") from None

@@ -71,7 +71,7 @@ cdef class Connection(Output):
         # asyncio's own writelines does not call pause_writing (3.12.0 to 3.13.0), or joins the parts.
         self.vectored = not isinstance(transport, asyncio.Transport)
         # Use one less, because a transport pauses above its mark and we pause at ours.
-        self.tell("set_write_buffer_limits", (
+        self.call_transport("set_write_buffer_limits", (
             # TLS pauses at its mark, so with a mark of 0 it would pause for ever.
             max(self.settings.output_high_bytes - 1, 1),
             min(self.settings.output_low_bytes, max(self.settings.output_high_bytes - 1, 1)),
@@ -81,7 +81,7 @@ cdef class Connection(Output):
         self.context.add(self, self.settings.interval)
         if self.ended:
             # The connection was given up while the transport was being made.
-            self.tell("abort")
+            self.call_transport("abort")
         elif self.handshake is not None:
             self.handshake.connected(self)
 
@@ -207,7 +207,7 @@ cdef class Connection(Output):
         """Write bytes of the opening handshake."""
         self.give_to_transport(data)
 
-    def give_up_opening(self) -> None:
+    def abort_opening(self) -> None:
         """Drop the connection silently after accepting has failed; without TLS success there is no transport."""
         if self.transport is not None:
             self.connection_lost(None)
@@ -326,9 +326,9 @@ cdef class Connection(Output):
         if hold:
             self.looked_at = False
             self.context.watch(self)
-            self.tell("pause_reading")
+            self.call_transport("pause_reading")
         else:
-            self.tell("resume_reading")
+            self.call_transport("resume_reading")
             # No byte could be heard during the pause.
             self.last_heard = self.context.loop.time()
             self.awaiting_pong = False
@@ -434,7 +434,7 @@ cdef class Connection(Output):
         self.parser.dead = True
         # Wait for the peer's end of file, at most `close_timeout`: closing over unread bytes would send a TCP
         # reset, which could overtake the close frame.
-        if self.transport is not None and not self.transport.is_closing() and self.tell("can_write_eof"):
+        if self.transport is not None and not self.transport.is_closing() and self.call_transport("can_write_eof"):
             self.end_output()
         else:
             self.close_transport()
@@ -453,13 +453,13 @@ cdef class Connection(Output):
     cdef int drop(self, str reason) except -1:
         """End because the peer does not answer or does not read, so that no close frame would reach it."""
         self.end(False, 1006, reason)
-        self.tell("abort")
+        self.call_transport("abort")
         return 0
 
     cdef int close_transport(self) except -1:
         # Close only once: asyncio's TLS transport breaks when it is closed a second time.
         if self.transport is not None and not self.transport.is_closing():
-            self.tell("close")
+            self.call_transport("close")
         return 0
 
     def close(self, code: int, reason: str) -> None:

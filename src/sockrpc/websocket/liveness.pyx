@@ -158,7 +158,7 @@ cdef class WatchedConnection(Connection):
         cdef int descriptor = self.descriptor()
         cdef int seen = LINE_IS_QUIET if descriptor < 0 else sockrpc_look(descriptor)
         if seen == LINE_IS_UNKNOWN:
-            line = self.tell("get_extra_info", ("socket",))  # pragma: only windows
+            line = self.call_transport("get_extra_info", ("socket",))  # pragma: only windows
             return LINE_HAS_ENDED if has_nothing_to_read_but_the_end(line) else LINE_IS_QUIET  # pragma: only windows
         return seen
 

@@ -273,7 +273,7 @@ cdef class Output(Member):
         """True if messages are compressed."""
         return self.compression is not None
 
-    cdef object tell(self, str method, tuple arguments=()):
+    cdef object call_transport(self, str method, tuple arguments=()):
         if self.transport is None:
             return None
         try:
@@ -288,12 +288,12 @@ cdef class Output(Member):
         # Not while something is unsent: the loop would call shutdown later by itself, and there is nobody
         # then to catch what that raises on a dead line. A sweep comes back to it.
         self.fin_is_due = self.transport is not None and self.transport.get_write_buffer_size() > 0
-        if not self.fin_is_due and self.tell("can_write_eof"):
-            self.tell("write_eof")
+        if not self.fin_is_due and self.call_transport("can_write_eof"):
+            self.call_transport("write_eof")
         return 0
 
     cdef int descriptor(self) except -2:
-        cdef object line = self.tell("get_extra_info", ("socket",))
+        cdef object line = self.call_transport("get_extra_info", ("socket",))
         return -1 if line is None else line.fileno()
 
     cdef int64_t left_bytes(self) except? -1:
@@ -311,7 +311,7 @@ cdef class Output(Member):
 
     def extra_info(self, name: str) -> object:
         """What the transport knows by this name; None where it does not, or is gone."""
-        return self.tell("get_extra_info", (name,))
+        return self.call_transport("get_extra_info", (name,))
 
     def is_writable(self) -> bool:
         """False while output is above the high-water mark."""

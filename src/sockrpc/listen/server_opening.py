@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import http
 import inspect
 import logging
-import time
-import weakref
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
@@ -17,6 +13,8 @@ from websockets.datastructures import MultipleValuesError
 from websockets.http11 import Request, Response
 
 from sockrpc._frames import SUBPROTOCOL
+from sockrpc.listen.pending_openings import PendingOpenings
+from sockrpc.listen.refusal_log import RefusalLog
 from sockrpc.peer.hooks import ENDS_PROCESS, is_cancelled
 from sockrpc.peer.peer import Peer
 from sockrpc.peer.rate_limited_log import RateLimitedLog
@@ -26,7 +24,7 @@ from sockrpc.websocket.deflate import CompressionName
 from sockrpc.websocket.origins import Origins
 from sockrpc.websocket.server_handshake import ServerHandshake, plain_response, serialize_response
 
-__all__ = ["Arrivals", "FullLog", "OpeningPolicy", "ProcessRequest", "ServerOpening"]
+__all__ = ["OpeningPolicy", "ProcessRequest", "ServerOpening"]
 
 LOG = logging.getLogger("sockrpc.server")
 
@@ -35,24 +33,7 @@ LOG = logging.getLogger("sockrpc.server")
 # endless sender before that. It is documented in docs/reference/limits.md.
 MAX_UNREAD_BYTES = 16 * 1024 * 1024
 
-# Seconds per iteration of the loop for answering opening requests: each takes some tenths of a millisecond,
-# and hundreds may come at once.
-OPENING_SHARE = 0.003
-
 ProcessRequest = Callable[[Socket, Request], Awaitable[Response | None] | Response | None]
-
-
-class FullLog:
-    """Logs why connections are refused, each reason once a minute, so that a flood causes few lines."""
-
-    def __init__(self) -> None:
-        self._log = RateLimitedLog("reasons to refuse connections")
-
-    def tell(self, reason: str) -> None:
-        """Log that connections are refused because there are too many, or could not even be accepted."""
-        more = self._log.admit(reason)
-        if more is not None:
-            LOG.warning("refusing connections: %s%s", reason, more)
 
 
 class OpeningPolicy(NamedTuple):
@@ -64,106 +45,38 @@ class OpeningPolicy(NamedTuple):
     compression: CompressionName | None
     max_handshake_bytes: int
     max_connections: int
-    full: FullLog
+    refusals: RefusalLog
     refused: RateLimitedLog
-
-
-class Arrivals:
-    """The connections of one server that were accepted and are not open yet.
-
-    Nothing else keeps track of those in their TLS handshake: if it fails, no callback runs, and the objects
-    made for them just go, on some versions of asyncio only by the garbage collector.
-    """
-
-    def __init__(self) -> None:
-        self.over = False
-        # Openings whose request waits for a later iteration; `_until` ends the time for answers in this one.
-        self._postponed: deque[ServerOpening] = deque()
-        self._until: float | None = None
-        self._left: dict[weakref.ref[ServerOpening], float] = {}
-        self._waiter: asyncio.Future[None] | None = None
-
-    def add(self, opening: ServerOpening) -> None:
-        """Add an accepted connection."""
-        self._left[weakref.ref(opening, self._gone)] = time.monotonic()
-
-    def settled(self, opening: ServerOpening) -> None:
-        """Remove a connection that was admitted, refused or lost, before the garbage collector would."""
-        self._gone(weakref.ref(opening))
-
-    def _gone(self, opening: weakref.ref[ServerOpening]) -> None:
-        self._left.pop(opening, None)
-        if not self._left and self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def has_time(self) -> bool:
-        """False once requests have used their share of this iteration."""
-        if self._until is None:
-            # At least one request per iteration is answered.
-            self._until = time.monotonic() + OPENING_SHARE
-            asyncio.get_running_loop().call_soon(self._next_iteration)
-            return True
-        return time.monotonic() < self._until
-
-    def postpone(self, opening: ServerOpening) -> None:
-        """Continue an opening in a later iteration."""
-        self._postponed.append(opening)
-
-    def _next_iteration(self) -> None:
-        self._until = None
-        while self._postponed and self.has_time():
-            self._postponed.popleft().go_on()
-
-    async def wait(self, last: asyncio.Task[None] | None, seconds: float) -> None:
-        """Wait until all have opened or failed; later arrivals are refused.
-
-        Args:
-            last: The task that ends the accepting; None if it has ended.
-            seconds: The time that one may take, counted from when it was accepted.
-        """
-        try:
-            if last is not None:
-                await asyncio.wait([last])
-            # asyncio makes a task for an accepted connection, which makes its protocol in the next turn.
-            for _ in range(2):
-                await asyncio.sleep(0)
-            if self._left:
-                self._waiter = asyncio.get_running_loop().create_future()
-                with contextlib.suppress(TimeoutError):
-                    left = max(self._left.values()) + seconds - time.monotonic()
-                    await asyncio.wait_for(self._waiter, max(left, 0))
-        finally:
-            self.over = True
 
 
 class ServerOpening:
     """Drives the opening handshake of one connection."""
 
-    # Only its connection refers to this object, and only the transport to that: see Arrivals.
+    # Only its connection refers to this object, and only the transport to that: see PendingOpenings.
     __slots__ = (
         "__weakref__",
-        "arrivals",
         "connection",
         "crowded",
         "handshake",
         "held",
+        "pending",
         "policy",
         "service",
         "task",
     )
 
     def __init__(
-        self, service: Service, policy: OpeningPolicy, arrivals: Arrivals, crowded: bool = False
+        self, service: Service, policy: OpeningPolicy, pending: PendingOpenings, crowded: bool = False
     ) -> None:
         self.service = service
         self.crowded = crowded  # file descriptors are nearly exhausted
         self.policy = policy
-        self.arrivals = arrivals
+        self.pending = pending
         self.handshake = ServerHandshake(policy.max_handshake_bytes, [SUBPROTOCOL], policy.compression)
         self.connection: Peer | None = None
         self.task: asyncio.Task[None] | None = None
         self.held = b""  # bytes received that wait for a later iteration
-        arrivals.add(self)
+        pending.add(self)
 
     @property
     def is_decided(self) -> bool:
@@ -174,10 +87,10 @@ class ServerOpening:
         """Begin the opening handshake, as the transport is connected."""
         self.connection = connection
         connection.socket._connected()
-        if self.arrivals.over:
+        if self.pending.closed:
             self.turn_away("This server is stopping.\n")
         elif self.service.attached > self.policy.max_connections:
-            self.policy.full.tell(f"max_connections ({self.policy.max_connections}) is reached")
+            self.policy.refusals.log(f"max_connections ({self.policy.max_connections}) is reached")
             self.turn_away("This server has as many connections as it takes; try again later.\n")
         elif self.crowded:
             self.turn_away("This server has no descriptors left for connections; try again later.\n")
@@ -193,7 +106,7 @@ class ServerOpening:
     def turn_away(self, text: str) -> None:
         """Send a 503 before the request is read."""
         connection, self.connection = self.connection, None
-        self.arrivals.settled(self)
+        self.pending.discard(self)
         if connection is not None:
             response = plain_response(http.HTTPStatus.SERVICE_UNAVAILABLE, text)
             connection.refuse(serialize_response(response), MAX_UNREAD_BYTES, early=True)
@@ -205,11 +118,11 @@ class ServerOpening:
             self.held += data
         elif self.connection is None:
             return
-        elif self.arrivals.has_time():
+        elif self.pending.has_time():
             self.take(data)
         else:
             self.held = data
-            self.arrivals.postpone(self)
+            self.pending.postpone(self)
             self.connection.hold_handshake(True)
 
     def go_on(self) -> None:
@@ -284,7 +197,7 @@ class ServerOpening:
 
     def log_refusal(self, text: str) -> None:
         """Log a request that is refused for its content, rate-limited because a peer can repeat it."""
-        more = self.policy.refused.admit(text)
+        more = self.policy.refused.allow(text)
         if more is not None:
             LOG.warning("refused: %s%s", text, more, extra=self.log_fields)
 
@@ -315,7 +228,7 @@ class ServerOpening:
         connection.write_handshake(response.serialize())
         # `open` drops the reference to this object.
         self.connection = None
-        self.arrivals.settled(self)
+        self.pending.discard(self)
         connection.open(self.handshake.rest, self.handshake.take_compression())
         connection.socket._opened(self.handshake.subprotocol)
         connection.begin()
@@ -323,7 +236,7 @@ class ServerOpening:
     def refuse(self, response: Response, *, head: bool = False) -> None:
         """Send a response that refuses the WebSocket."""
         connection, self.connection = self.connection, None
-        self.arrivals.settled(self)
+        self.pending.discard(self)
         if connection is not None:
             connection.refuse(serialize_response(response, head=head), self.unread_bytes())
 
@@ -339,7 +252,7 @@ class ServerOpening:
     def ended(self) -> None:
         """Handle an end of the connection before it was open."""
         self.connection = None
-        self.arrivals.settled(self)
+        self.pending.discard(self)
         if self.task is not None:
             self.task.cancel()
 

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from queue import SimpleQueue
 
-__all__ = ["Job", "WorkerThreads"]
+__all__ = ["HandlerThreads", "Job"]
 
 
 class Job:
@@ -83,7 +83,7 @@ class PendingJobs:
         return job
 
 
-class WorkerThreads:
+class HandlerThreads:
     """At most `max_threads` threads, started on demand.
 
     Args:

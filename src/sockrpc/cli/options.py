@@ -1,4 +1,4 @@
-"""The flags of the command line: how they are parsed, and those that several commands have."""
+"""The options of the command line: how they are parsed, and those that several commands have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,11 +16,14 @@ from sockrpc.logs import FORMATS
 
 __all__ = [
     "CLIENT_DEFAULTS",
+    "EXIT_INTERRUPTED",
     "EXIT_USAGE",
     "METRICS_HOST",
     "CommandParser",
+    "Commands",
     "add_client_options",
     "add_serving_options",
+    "given_limits",
     "given_places",
     "seconds",
     "variable_of",
@@ -28,6 +31,15 @@ __all__ = [
 ]
 
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+EPILOG = """
+A flag may be a variable of the environment instead: SOCKRPC_CLOSE_TIMEOUT
+stands for --close-timeout. Flags win over variables.
+
+exit codes: 0 done, 1 failed (no connection, connection lost), 2 usage,
+124 timed out (the call was reset), 130 interrupted (the call was reset)
+"""
 
 # Flags in the environment begin with this.
 PREFIX = "SOCKRPC_"
@@ -38,19 +50,19 @@ PLACES = ({"host", "port"}, {"uds"}, {"fd"})
 
 METRICS_HOST = "127.0.0.1"
 
-# Limits that the commands of a client have a default of their own for: whoever has what they asked for does
-# not wait long for a server that does not close.
+# Limits with a default of their own for the commands of a client: a command that has its answer does not wait
+# long for a server that does not close.
 CLIENT_DEFAULTS: Mapping[str, float] = {"close_timeout": 0.5}
 
-# What a flag is that was not given.
+# The value of a flag that was not given.
 MISSING: Any = object()
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that tells what is wrong in one line, and where help is.
+    """A parser that reports errors in one line, with a pointer to the help.
 
     Args:
-        program: What that line begins with.
+        program: The name that this line begins with.
         reads_environment: Every flag may be given as a variable as well; a flag wins over it.
         options: As for any parser.
     """
@@ -86,7 +98,7 @@ class CommandParser(argparse.ArgumentParser):
             if getattr(options, name) is not MISSING:
                 continue
             value = None
-            # Where to listen is one thing: a flag for one way is not mixed with a variable for another.
+            # A server listens in one way: a flag for one is not mixed with a variable for another.
             if not places or name in places[0] or not any(name in place for place in PLACES):
                 try:
                     value = value_of(action, os.environ[variable])
@@ -94,6 +106,43 @@ class CommandParser(argparse.ArgumentParser):
                     self.error(f"{variable} in the environment: {error}")
             setattr(options, name, value)
         return options, rest
+
+
+class Commands:
+    """The commands that a parser knows.
+
+    Args:
+        parser: The parser of the whole command line.
+    """
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._parsers = parser.add_subparsers(
+            title="commands", metavar="COMMAND", required=True, parser_class=CommandParser
+        )
+
+    def add(
+        self, name: str, run: Callable[[argparse.Namespace], int], text: str, operands: str = ""
+    ) -> CommandParser:
+        """Add a command; returns its parser.
+
+        Args:
+            name: The name as it is typed.
+            run: Runs the command and returns the exit code.
+            text: The description in the help.
+            operands: Its arguments beside flags, as the help shows them.
+        """
+        added = self._parsers.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=EPILOG,
+            # All flags would be forty lines.
+            usage=f"sockrpc {name} [FLAG ...] {operands}".rstrip(),
+            program="sockrpc",
+            reads_environment=True,
+        )
+        added.set_defaults(run=run)
+        return added
 
 
 def variable_of(action: argparse.Action) -> str | None:
@@ -109,6 +158,11 @@ def given_places(options: argparse.Namespace) -> list[set[str]]:
     return [place for place in PLACES if place & given]
 
 
+def given_limits(options: argparse.Namespace, names: frozenset[str]) -> dict[str, Any]:
+    """The limits that were given on the command line."""
+    return {name: value for name, value in vars(options).items() if name in names}
+
+
 def value_of(action: argparse.Action, text: str) -> Any:
     """The value of a flag, from the text of a variable."""
     if isinstance(action, Repeated):
@@ -119,7 +173,7 @@ def value_of(action: argparse.Action, text: str) -> Any:
         return text.lower() in YES
     value = action.type(text) if callable(action.type) else text
     if action.type is limit_value:
-        # Flags are judged later, and by these names as well; whoever set a variable is told which.
+        # Limits given as flags are checked later; checking a variable here names it in the error.
         Limits._check(action.dest, value)
     if action.choices is not None and value not in action.choices:
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(map(str, action.choices))}")
@@ -177,7 +231,7 @@ def limit_value(text: str) -> float | int | None:
 
 
 def add_serving_options(parser: argparse.ArgumentParser, own: Mapping[str, dict[str, Any]]) -> None:
-    """What serve and demo take, and what one of them has for itself."""
+    """Add the options of serve and demo, and those that only one of them has."""
     serving = parser.add_argument_group("serving")
     serving.add_argument("--host", default=None, help="address to listen on (127.0.0.1)")
     serving.add_argument(
@@ -209,7 +263,7 @@ def add_serving_options(parser: argparse.ArgumentParser, own: Mapping[str, dict[
 
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
-    """What call, notify, listen and bench take."""
+    """Add the options of call, notify, listen and bench."""
     parser.add_argument("uri", metavar="URI", help="ws://host:port/path or wss://...")
     connecting = parser.add_argument_group("connecting")
     connecting.add_argument("--uds", metavar="PATH", help="connect to this unix socket; @NAME: abstract")
@@ -228,7 +282,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_common_options(group: Any) -> None:
-    """What all commands but top take."""
+    """Add the options of all commands but top."""
     group.add_argument("--compression", choices=["deflate"], help="compress messages (off)")
     group.add_argument("--json", action="store_true", help="print JSON, one object a line")
 
@@ -252,7 +306,7 @@ def add_limit_options(
 
 
 def add_operating_options(parser: argparse.ArgumentParser) -> None:
-    """What serve and demo take for whoever operates a server."""
+    """Add the options of serve and demo for operating a server."""
     group = parser.add_argument_group("operating")
     group.add_argument("--loop", choices=["auto", "uvloop", "asyncio"], default="auto", help="(%(default)s)")
     group.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
