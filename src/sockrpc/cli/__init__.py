@@ -33,7 +33,7 @@ from sockrpc.cli.operating import Operation
 from sockrpc.cli.pages import pages, plain_pages, serve_pages
 from sockrpc.cli.top import add_top_options, top
 from sockrpc.dial.redirects import shown_uri
-from sockrpc.limits import ClientLimits, ServerLimits
+from sockrpc.limits import CLIENT_KEYWORDS, SERVER_KEYWORDS
 from sockrpc.listen.notes import about, notes_of
 from sockrpc.listen.server_hooks import hooks_fail_visibly
 from sockrpc.listen.server_sockets import shown_address
@@ -228,7 +228,7 @@ def run_server(options: argparse.Namespace, app: Any, **more: Any) -> int:
         "compression": options.compression,
         "inspect_path": options.inspect_path,
         "loop": options.loop,
-        **given_limits(options, ServerLimits.__optional_keys__),
+        **given_limits(options, SERVER_KEYWORDS),
         **more,
     }
 
@@ -299,7 +299,7 @@ def connecting(options: argparse.Namespace) -> sockrpc.connect:
         headers=headers,
         ssl=tls,
         compression=options.compression,
-        **{**CLIENT_DEFAULTS, **given_limits(options, ClientLimits.__optional_keys__)},
+        **{**CLIENT_DEFAULTS, **given_limits(options, CLIENT_KEYWORDS)},
     )
 
 

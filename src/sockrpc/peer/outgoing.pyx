@@ -248,7 +248,7 @@ cdef class Caller(WatchedConnection):
         # Iterate over a copy: a listener that overflows leaves the list.
         for listener in list(listeners):
             (<Subscription> listener).add(
-                payload, self.settings.max_listener_payloads, self.settings.max_listener_bytes)
+                payload, self.settings.limits.max_listener_payloads, self.settings.limits.max_listener_bytes)
         return True
 
     # Ending

@@ -80,7 +80,7 @@ cdef class PeerBase(Gate):
         self.handshake = handshake
         self.masks = self.role.masks
         self.closes_tcp_first = self.role.closes_tcp_first
-        self.parser = Parser(role, self.settings.max_message_bytes)
+        self.parser = Parser(role, self.settings.limits.max_message_bytes)
         self.incoming = RequestTable()
         self.life = life_of(_SUBPROTOCOL)
 
@@ -257,7 +257,7 @@ cdef class PeerBase(Gate):
     cdef int hasten_opening(self) except -1:
         # A stalling peer gets `close_timeout`, counted from its arrival, like one that does not close; the
         # application gets all of `handshake_timeout`.
-        cdef double until = self.deadline - self.settings.handshake_timeout + self.settings.close_timeout
+        cdef double until = self.deadline - self.settings.limits.handshake_timeout + self.settings.limits.close_timeout
         if self.handshake.is_decided:
             if until <= self.context.loop.time():
                 return self.close_for_stop()
@@ -270,7 +270,7 @@ cdef class PeerBase(Gate):
             and self.transport.get_write_buffer_size()
         ):
             # Answers are on their way to a slow reader, which may use all of the grace.
-            self.deadline = now + self.settings.close_timeout
+            self.deadline = now + self.settings.limits.close_timeout
         return WatchedConnection.find_overdue(self, now)
 
     cdef int close_for_stop(self) except -1:

@@ -3,6 +3,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Self, final
 
+from sockrpc._limits import Settings
 from sockrpc.peer.names import NameTable
 from sockrpc.peer.peer import Peer
 from sockrpc.peer.rate_limited_log import RateLimitedLog
@@ -10,7 +11,6 @@ from sockrpc.peer.tally import MethodStatistics
 from sockrpc.peer.threads import WorkerThreads
 from sockrpc.sockets import Socket
 from sockrpc.websocket.loop import LoopContext
-from sockrpc.websocket.output import Settings
 
 @final
 class Service:

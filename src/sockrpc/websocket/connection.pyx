@@ -73,11 +73,11 @@ cdef class Connection(Output):
         # Use one less, because a transport pauses above its mark and we pause at ours.
         self.tell("set_write_buffer_limits", (
             # TLS pauses at its mark, so with a mark of 0 it would pause for ever.
-            max(self.settings.output_high_bytes - 1, 1),
-            min(self.settings.output_low_bytes, max(self.settings.output_high_bytes - 1, 1)),
+            max(self.settings.limits.output_high_bytes - 1, 1),
+            min(self.settings.limits.output_low_bytes, max(self.settings.limits.output_high_bytes - 1, 1)),
         ))
         self.last_heard = self.context.loop.time()
-        self.deadline = self.last_heard + self.settings.handshake_timeout
+        self.deadline = self.last_heard + self.settings.limits.handshake_timeout
         self.context.add(self, self.settings.interval)
         if self.ended:
             # The connection was given up while the transport was being made.
@@ -279,13 +279,12 @@ cdef class Connection(Output):
         return 0
 
     cdef int decompress(self, bint is_text) except -1:
-        cdef bytes message
+        cdef bytes message = PyBytes_FromStringAndSize(<char *> self.parser.data, self.parser.size)
         cdef const uint8_t *data
         # A few bytes may inflate to all of `max_message_bytes`, which takes longer than most handlers.
         self.ran_handler = True
         try:
-            message = self.compression.decompress(
-                PyBytes_FromStringAndSize(<char *> self.parser.data, self.parser.size), self.settings.max_message_bytes)
+            message = self.compression.decompress(message, self.settings.limits.max_message_bytes)
         except ProtocolError as error:
             return self.fail(error.code, error.reason)
         data = <const uint8_t *> PyBytes_AS_STRING(message)
@@ -359,7 +358,7 @@ cdef class Connection(Output):
             self.pending_pong = payload
             return 0
         self.send_control(OPCODE_PONG, payload)
-        if not self.in_feed or self.output.size >= self.settings.output_high_bytes:
+        if not self.in_feed or self.output.size >= self.settings.limits.output_high_bytes:
             self.flush()
         return 0
 
@@ -402,7 +401,7 @@ cdef class Connection(Output):
                 self.state = STATE_CLOSING
                 # The first sweep determines how much output is still here.
                 self.left_mark = -1
-                self.deadline = self.context.loop.time() + self.settings.close_timeout
+                self.deadline = self.context.loop.time() + self.settings.limits.close_timeout
             if self.handshake is not None:
                 self.handshake.ended()
                 self.handshake = None

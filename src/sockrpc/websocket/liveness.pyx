@@ -126,7 +126,7 @@ cdef class WatchedConnection(Connection):
         cdef int64_t moved = self.moved_bytes(left)
         cdef bint had_output = 0 <= self.left_mark < <int64_t> self.written_bytes
         if moved != self.moved_mark and had_output and not self.is_brief:
-            self.deadline = max(self.deadline, now + self.settings.close_timeout)
+            self.deadline = max(self.deadline, now + self.settings.limits.close_timeout)
         self.left_mark = left
         self.moved_mark = moved
         if self.fin_is_due:
@@ -145,7 +145,7 @@ cdef class WatchedConnection(Connection):
         if seen == LINE_HAS_ENDED:
             self.drop("connection lost while reading was paused")
             return False
-        if seen == LINE_HAS_BYTES and self.settings.ping_interval and self.context.probes_left > 0:
+        if seen == LINE_HAS_BYTES and self.settings.limits.ping_interval and self.context.probes_left > 0:
             # The peer's FIN may stand behind more than the system takes. Where the peer is gone, its system
             # answers whatever comes by a RST.
             self.context.probes_left -= 1
@@ -171,14 +171,14 @@ cdef class WatchedConnection(Connection):
                 self.reading_stalled_since = now
         else:
             self.reading_stalled_since = 0.0
-        if self.settings.stall_timeout:
-            if self.output_stalled_since and now - self.output_stalled_since >= self.settings.stall_timeout:
+        if self.settings.limits.stall_timeout:
+            if self.output_stalled_since and now - self.output_stalled_since >= self.settings.limits.stall_timeout:
                 return True
-            if self.reading_stalled_since and now - self.reading_stalled_since >= self.settings.stall_timeout:
+            if self.reading_stalled_since and now - self.reading_stalled_since >= self.settings.limits.stall_timeout:
                 return True
         return (
             self.awaiting_pong and not self.reading_held and not self.write_paused
-            and self.settings.ping_timeout and now - self.pinged_at >= self.settings.ping_timeout
+            and self.settings.limits.ping_timeout and now - self.pinged_at >= self.settings.limits.ping_timeout
         )
 
     def verdict(self, now: float) -> str:
@@ -193,11 +193,11 @@ cdef class WatchedConnection(Connection):
 
     cdef int ping_if_due(self, double now) except -1:
         # While reading is held no pong can arrive; the ping still finds a broken line, by failing.
-        if not self.settings.ping_interval or self.write_paused:
+        if not self.settings.limits.ping_interval or self.write_paused:
             return 0
-        if self.awaiting_pong and not (self.reading_held and now - self.pinged_at >= self.settings.ping_interval):
+        if self.awaiting_pong and not (self.reading_held and now - self.pinged_at >= self.settings.limits.ping_interval):
             return 0
-        if now - self.last_heard >= self.settings.ping_interval:
+        if now - self.last_heard >= self.settings.limits.ping_interval:
             self.pinged_at = now
             self.awaiting_pong = True
             self.left_mark = self.left_bytes()

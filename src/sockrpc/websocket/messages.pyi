@@ -2,9 +2,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Literal
 
+from sockrpc._limits import Settings
 from sockrpc.websocket.liveness import WatchedConnection
 from sockrpc.websocket.loop import LoopContext
-from sockrpc.websocket.output import Settings
 
 class MessageConnection(WatchedConnection):
     """A WebSocket connection without RPC: text is `str`, binary is `bytes`.

@@ -2,27 +2,9 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from sockrpc._limits cimport Settings
 from sockrpc.websocket.loop cimport LoopContext, Member
 from sockrpc.websocket.buffers cimport Buffer
-
-# A copy of sockrpc.limits.Limits in C types; times in seconds, 0 is off.
-cdef class Settings:
-    cdef Py_ssize_t max_message_bytes
-    cdef Py_ssize_t max_in_flight
-    cdef Py_ssize_t max_waiting_calls
-    cdef Py_ssize_t max_held_bytes
-    cdef Py_ssize_t max_notifications
-    cdef Py_ssize_t output_high_bytes
-    cdef Py_ssize_t output_low_bytes
-    cdef Py_ssize_t output_max_bytes
-    cdef Py_ssize_t max_listener_payloads
-    cdef Py_ssize_t max_listener_bytes
-    cdef double stall_timeout
-    cdef double ping_interval
-    cdef double ping_timeout
-    cdef double handshake_timeout
-    cdef double close_timeout
-    cdef double interval             # how often the sweep must look
 
 cdef class Output(Member):
     cdef readonly object transport   # None before connection_made and after connection_lost

@@ -1,12 +1,9 @@
 """The output of one connection: gathered frames, and what the transport has not sent yet."""
 
-cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy
 
-from sockrpc._debug cimport DEBUG, count_created, count_freed
 from sockrpc.websocket.loop cimport LoopContext, Member
 from sockrpc.websocket.masking cimport apply_mask, fresh_mask
 from sockrpc.websocket.buffers cimport Buffer, buffer_append, buffer_free, buffer_reserve
@@ -78,43 +75,6 @@ cdef enum:
     SPARE_OUTPUT_BYTES = 1024 * 1024
 
 
-@cython.final
-cdef class Settings:
-    """The limits of a connection, as C types.
-
-    Args:
-        limits: A `sockrpc.limits.Limits`.
-    """
-
-    def __cinit__(self, limits):
-        if DEBUG:
-            count_created(<PyObject *> self)
-        self.max_message_bytes = limits.max_message_bytes
-        self.max_in_flight = limits.max_in_flight
-        self.max_waiting_calls = limits.max_waiting_calls
-        self.max_held_bytes = limits.max_held_bytes
-        self.max_notifications = limits.max_notifications
-        self.output_high_bytes = limits.output_high_bytes
-        self.output_low_bytes = limits.output_low_bytes
-        self.output_max_bytes = limits.output_max_bytes
-        self.max_listener_payloads = limits.max_listener_payloads
-        self.max_listener_bytes = limits.max_listener_bytes
-        self.stall_timeout = limits.stall_timeout or 0.0
-        self.ping_interval = limits.ping_interval or 0.0
-        self.ping_timeout = limits.ping_timeout or 0.0
-        self.handshake_timeout = limits.handshake_timeout
-        self.close_timeout = limits.close_timeout
-        # A verdict needs two sweeps, so an eighth keeps it within a quarter of the time it is about.
-        self.interval = min(
-            [t for t in (self.stall_timeout, self.ping_interval, self.ping_timeout, self.handshake_timeout,
-                         self.close_timeout) if t > 0.0]
-        ) / 8
-
-    def __dealloc__(self):
-        if DEBUG:
-            count_freed(<PyObject *> self)
-
-
 cdef class Output(Member):
     """What a connection writes. A server's frames are plain, a client's are masked."""
 
@@ -151,7 +111,7 @@ cdef class Output(Member):
         self.output.size += n + size
         # The transport decides whether this is too much; it calls pause_writing if it is. Not the role's
         # own flush, which may be what calls this.
-        if self.output.size + self.buffered_bytes >= self.settings.output_high_bytes:
+        if self.output.size + self.buffered_bytes >= self.settings.limits.output_high_bytes:
             Output.flush(self)
         return 0
 
@@ -190,7 +150,7 @@ cdef class Output(Member):
         size = PyBytes_GET_SIZE(message)
         if size < LARGE_PAYLOAD_BYTES or self.masks:
             self.send_control(opcode, message)
-            if self.output.size + self.buffered_bytes >= self.settings.output_high_bytes:
+            if self.output.size + self.buffered_bytes >= self.settings.limits.output_high_bytes:
                 Output.flush(self)
             return 0
         n = write_header(header, opcode, size, NULL)
@@ -204,7 +164,7 @@ cdef class Output(Member):
             Output.flush(self)
             return self.give_to_transport(frame)
         buffer_append(&self.output, <const uint8_t *> PyBytes_AS_STRING(frame), size)
-        if self.output.size + self.buffered_bytes >= self.settings.output_high_bytes:
+        if self.output.size + self.buffered_bytes >= self.settings.limits.output_high_bytes:
             Output.flush(self)
         return 0
 
@@ -238,7 +198,7 @@ cdef class Output(Member):
     cdef int count_written(self, Py_ssize_t size) except -1:
         # An upper bound, so the transport need not be asked after each write.
         self.buffered_bytes += size
-        if 2 * self.buffered_bytes >= self.settings.output_high_bytes:
+        if 2 * self.buffered_bytes >= self.settings.limits.output_high_bytes:
             self.buffered_bytes = self.transport.get_write_buffer_size()
         return 0
 
@@ -320,8 +280,8 @@ cdef class Output(Member):
     @property
     def output_max_bytes(self) -> int:
         """The limit, in bytes."""
-        return self.settings.output_max_bytes
+        return self.settings.limits.output_max_bytes
 
     def is_full(self) -> bool:
         """True while the unsent output is above `output_max_bytes`."""
-        return self.write_paused and self.unsent() > self.settings.output_max_bytes
+        return self.write_paused and self.unsent() > self.settings.limits.output_max_bytes
