@@ -60,8 +60,8 @@ OPEN = {
     "Procedure",
     "Member",  # of a loop: connections are
     "Output",
+    "Input",
     "Connection",
-    "WatchedConnection",
     "Caller",
     "Host",
     "Gate",

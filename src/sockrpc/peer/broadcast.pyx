@@ -2,7 +2,7 @@
 
 cimport cython
 
-from sockrpc.websocket.connection cimport STATE_OPEN
+from sockrpc.websocket.input cimport STATE_OPEN
 from sockrpc.peer.peer cimport PeerBase
 
 from sockrpc.peer.notification import shared_notification

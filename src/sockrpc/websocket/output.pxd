@@ -33,6 +33,7 @@ cdef class Output(Member):
     # Calls a method of the transport, which may be dead already; None then, and where there is no transport.
     cdef object tell(self, str method, tuple arguments=*)
     cdef int end_output(self) except -1   # by a FIN behind what was written; without one under TLS, which has none
+    cdef int close_transport(self) except -1
     cdef int descriptor(self) except -2   # of the socket; -1: there is none any more
     # How many of `written_bytes` have left this host for good, as far as the system tells.
     cdef int64_t left_bytes(self) except? -1

@@ -4,65 +4,11 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy
 
+from sockrpc.websocket.line cimport acknowledged, unacknowledged
 from sockrpc.websocket.loop cimport LoopContext, Member
 from sockrpc.websocket.masking cimport apply_mask, fresh_mask
 from sockrpc.websocket.buffers cimport Buffer, buffer_append, buffer_free, buffer_reserve
 from sockrpc.websocket.parser cimport MAX_HEADER_BYTES, OPCODE_BINARY, RESERVED_1, write_header
-
-cdef extern from *:
-    """
-    #if defined(__linux__)
-    #include <string.h>
-    #include <sys/ioctl.h>
-    #include <sys/socket.h>
-    #include <netinet/in.h>
-    #include <netinet/tcp.h>
-    #include <linux/sockios.h>
-    #elif defined(__APPLE__)
-    #include <sys/socket.h>
-    #include <netinet/in.h>
-    #include <netinet/tcp.h>
-    #endif
-    /* What the system holds of a socket's output: of TCP, what the peer's system has not acknowledged.
-       0 where it does not tell. */
-    static Py_ssize_t sockrpc_unacknowledged(long long descriptor) {
-        int bytes = 0;
-    #if defined(__linux__)
-        if (descriptor < 0 || ioctl((int) descriptor, SIOCOUTQ, &bytes) < 0)
-            return 0;
-    #elif defined(__APPLE__)
-        socklen_t size = sizeof bytes;
-        if (descriptor < 0 || getsockopt((int) descriptor, SOL_SOCKET, SO_NWRITE, &bytes, &size) < 0)
-            return 0;
-    #else
-        (void) descriptor;
-    #endif
-        return bytes;
-    }
-    /* What the peer's system has acknowledged of TCP's bytes since the beginning; of macOS, what was sent at all.
-       -1 where the system does not tell. */
-    static int64_t sockrpc_acknowledged(long long descriptor) {
-        int64_t bytes = -1;
-    #if defined(__linux__)
-        /* tcpi_bytes_acked of linux/tcp.h, which the C libraries do not declare. */
-        unsigned char info[128];
-        socklen_t size = sizeof info;
-        if (descriptor >= 0 && getsockopt((int) descriptor, IPPROTO_TCP, TCP_INFO, info, &size) == 0
-                && size == sizeof info)
-            memcpy(&bytes, info + 120, sizeof bytes);
-    #elif defined(__APPLE__) && defined(TCP_CONNECTION_INFO)
-        struct tcp_connection_info info;
-        socklen_t size = sizeof info;
-        if (descriptor >= 0 && getsockopt((int) descriptor, IPPROTO_TCP, TCP_CONNECTION_INFO, &info, &size) == 0)
-            bytes = (int64_t) info.tcpi_txbytes;
-    #else
-        (void) descriptor;
-    #endif
-        return bytes;
-    }
-    """
-    Py_ssize_t sockrpc_unacknowledged(long long descriptor) noexcept nogil
-    int64_t sockrpc_acknowledged(long long descriptor) noexcept nogil
 
 # Raised by methods of transports whose socket is dead: OSError by asyncio's (ENOTCONN by write_eof),
 # RuntimeError by uvloop's, AttributeError by those of TLS and by uvloop's get_extra_info.
@@ -252,6 +198,12 @@ cdef class Output(Member):
             self.tell("write_eof")
         return 0
 
+    cdef int close_transport(self) except -1:
+        # Close only once: asyncio's TLS transport breaks when it is closed a second time.
+        if self.transport is not None and not self.transport.is_closing():
+            self.tell("close")
+        return 0
+
     cdef int descriptor(self) except -2:
         cdef object line = self.tell("get_extra_info", ("socket",))
         return -1 if line is None else line.fileno()
@@ -260,14 +212,14 @@ cdef class Output(Member):
         # Through TLS it is an estimate: the system counts what was encrypted.
         return (
             <int64_t> self.written_bytes - <Py_ssize_t> self.transport.get_write_buffer_size()
-            - sockrpc_unacknowledged(self.descriptor())
+            - unacknowledged(self.descriptor())
         )
 
     cdef int64_t moved_bytes(self, int64_t left) except? -1:
         # Transports of TLS do not tell what they have encrypted and not written, so of their `left_bytes`, which
         # are passed here, nothing moves while that goes out.
-        cdef int64_t acknowledged = sockrpc_acknowledged(self.descriptor())
-        return left if acknowledged < 0 else acknowledged
+        cdef int64_t number = acknowledged(self.descriptor())
+        return left if number < 0 else number
 
     def extra_info(self, name: str) -> object:
         """What the transport knows by this name; None where it does not, or is gone."""
