@@ -1,7 +1,7 @@
-"""Every limit, a row each: its name, default, unit, and on which sides it stands.
+"""The limits, a row each, with their names, defaults, units and sides.
 
 docs/reference/limits.md says what happens at each. Adding a limit is a change of one row here, of the typed
-lines with its name (in a TypedDict, in `Limits`, and in _limits.pxd where compiled code reads it) and of its
+lines with its name (in a TypedDict, in `Limits`, and in _limits.pxd if compiled code reads it) and of its
 documentation. The keywords, the flags of the command line, the checks and the tests follow from the row.
 """
 
@@ -36,13 +36,13 @@ Side = Literal["server", "client"]
 
 
 class Limit(NamedTuple):
-    """One limit.
+    """A limit, as a row.
 
     Attributes:
         name: The keyword.
-        default: What it is where nobody says otherwise; None: the system decides.
-        unit: "s" of a time, "bytes" of a size, "" of a count.
-        sides: Which of "server" and "client" have it.
+        default: The value if none is given; None if the system decides.
+        unit: "s" for a time, "bytes" for a size, "" for a count.
+        sides: Those of "server" and "client" that have it.
         may_be_none: None is allowed and switches the limit off.
         may_be_zero: 0 is allowed.
     """
@@ -55,7 +55,7 @@ class Limit(NamedTuple):
     may_be_zero: bool = False
 
     def check(self, value: object) -> None:
-        """Check a value that somebody gave.
+        """Check a value for this limit.
 
         Raises:
             UsageError: It is out of the range of this limit.
@@ -197,12 +197,12 @@ class Limits:
 
 
 def check_seconds(name: str, value: object, *, zero: bool = False) -> None:
-    """Check a time that somebody gave: no loop knows what to do with one that is no number of seconds.
+    """Check a time: asyncio and uvloop do different things with one that is no proper number of seconds.
 
     Args:
-        name: What it is, as whoever gave it knows it.
+        name: The name of the argument, for the message.
         value: The time.
-        zero: It may be zero.
+        zero: Whether it may be zero.
 
     Raises:
         UsageError: It is no number, not-a-number, infinite, negative or absurdly long.

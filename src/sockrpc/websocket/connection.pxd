@@ -29,7 +29,7 @@ cdef class Connection(Input):
     cdef bytes pending_pong          # payload of the latest unanswered ping while write_paused
     cdef object drain_waiter         # future of `drained`, None until the first call
 
-    # What a role adds
+    # The methods of a role
     cdef int on_end(self) except -1          # once, when the connection has ended
     cdef int on_lost(self) except -1         # once, when the transport is gone
     cdef int on_slow(self) except -1         # the peer has not read for `stall_timeout` and is dropped

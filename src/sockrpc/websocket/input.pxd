@@ -23,7 +23,7 @@ cdef class Input(Output):
     cdef bint ran_handler            # since the clock was last looked at
     cdef int full_reads              # consecutive full reads: the peer sends faster than it is served
     cdef uint64_t left_queue         # procedures that have left the waiting queue
-    cdef Liveness liveness           # what the sweep remembers
+    cdef Liveness liveness           # the memory of the sweep
 
     # The methods of a role
     cdef int on_message(self, const uint8_t *data, Py_ssize_t size) except -1   # a binary message
@@ -31,7 +31,7 @@ cdef class Input(Output):
     # A binary message that comes too late; its first byte, if there is one, is unmasked.
     cdef int on_ignored(self, const uint8_t *data, Py_ssize_t size) except -1
 
-    # What a connection adds
+    # The methods of a connection
     cdef int send_pong(self, bytes payload) except -1
     cdef int answer_close(self) except -1
     cdef int fail(self, int code, str reason) except -1   # the peer broke the protocol

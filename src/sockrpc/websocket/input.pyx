@@ -21,7 +21,7 @@ cdef enum:
 
 
 cdef class Input(Output):
-    """What a connection reads."""
+    """The reading side of a connection."""
 
     # The methods of a role
 
@@ -34,7 +34,7 @@ cdef class Input(Output):
     cdef int on_ignored(self, const uint8_t *data, Py_ssize_t size) except -1:
         return 0
 
-    # What a connection adds
+    # The methods of a connection
 
     cdef int send_pong(self, bytes payload) except -1:
         raise NotImplementedError

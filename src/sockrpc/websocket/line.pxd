@@ -1,4 +1,4 @@
-# What the system knows of a connection's line beside its bytes.
+# Facts that the system knows about a connection's socket, beside its bytes.
 
 from libc.stdint cimport int64_t
 
@@ -9,9 +9,9 @@ cdef enum LineState:
     LINE_IS_UNKNOWN = 3       # this system does not tell
 
 cdef LineState look_at_line(int descriptor) noexcept nogil
-# What the system holds of a socket's output: of TCP, what the peer's system has not acknowledged; 0 where it
+# Bytes of output that the system still holds: for TCP, those that the peer's system has not acknowledged; 0 if it
 # does not tell.
 cdef Py_ssize_t unacknowledged(int descriptor) noexcept nogil
-# What the peer's system has acknowledged of TCP's bytes since the beginning; of macOS, what was sent at all.
-# -1 where the system does not tell.
+# TCP bytes that the peer's system has acknowledged since the beginning; on macOS, all that were sent.
+# -1 if the system does not tell.
 cdef int64_t acknowledged(int descriptor) noexcept nogil

@@ -1,4 +1,4 @@
-"""What the system knows of a connection's socket: whether the peer is gone, and how much output has left.
+"""A look at a connection's socket: whether the peer is gone, and how much of the output has left.
 
 While reading is paused the loop does not notice that the connection is lost; a look at the socket does.
 """

@@ -77,12 +77,12 @@ cdef void watch_queue(Liveness *liveness, const Facts *facts, double now) noexce
 cdef Verdict judge(Liveness *liveness, const Facts *facts, const LimitValues *limits, double now) noexcept nogil:
     cdef bint was_overdue = liveness.overdue
     liveness.overdue = is_overdue(liveness, facts, limits, now)
-    # The second sweep that finds it carries it out: a loop that was blocked reads before it judges.
+    # Only the second sweep that finds a verdict carries it out, so that a blocked loop reads before it judges.
     if not (was_overdue and liveness.overdue):
         return VERDICT_NONE
     if liveness.deadline != 0.0:
         return VERDICT_NOT_CLOSED if facts.has_ended else VERDICT_NOT_OPENED
-    # A queue stands because of the output, where that is blocked too.
+    # If output is blocked too, that is why the queue does not move.
     if liveness.output_stalled_since != 0.0:
         return VERDICT_DOES_NOT_READ
     if liveness.reading_stalled_since != 0.0:

@@ -15,7 +15,7 @@ cdef class Output(Member):
     cdef object compression          # sockrpc.websocket.deflate.Compression, None where none was agreed on
     cdef bint vectored               # the transport's writelines can be relied on
     cdef bint write_paused           # the transport holds more than output_high_bytes
-    cdef Py_ssize_t buffered_bytes   # of what the transport still holds: an upper bound
+    cdef Py_ssize_t buffered_bytes   # upper bound of what the transport still holds
     cdef uint64_t written_bytes      # given to the transport so far
     cdef bint fin_is_due             # `end_output` was called, and the transport still holds something
 
@@ -34,8 +34,8 @@ cdef class Output(Member):
     cdef object tell(self, str method, tuple arguments=*)
     cdef int end_output(self) except -1   # by a FIN behind what was written; without one under TLS, which has none
     cdef int close_transport(self) except -1
-    cdef int descriptor(self) except -2   # of the socket; -1: there is none any more
-    # How many of `written_bytes` have left this host for good, as far as the system tells.
+    cdef int descriptor(self) except -2   # the file descriptor of the socket, or -1 if it is gone
+    # Returns how many of `written_bytes` have left this host for good, as far as the system knows.
     cdef int64_t left_bytes(self) except? -1
     cdef int64_t moved_bytes(self, int64_t left) except? -1
     cdef int append_frame(self, bytes frame) except -1

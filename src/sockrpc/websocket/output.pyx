@@ -22,7 +22,7 @@ cdef enum:
 
 
 cdef class Output(Member):
-    """What a connection writes. A server's frames are plain, a client's are masked."""
+    """The writing side of a connection. A server's frames are plain, a client's are masked."""
 
     def __dealloc__(self):
         buffer_free(&self.output)
@@ -106,7 +106,7 @@ cdef class Output(Member):
     cdef int append_frame(self, bytes frame) except -1:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(frame)
         if size >= LARGE_PAYLOAD_BYTES:
-            # Not copied, as many connections may share it.
+            # Write it without a copy, because many connections may share it.
             Output.flush(self)
             return self.give_to_transport(frame)
         buffer_append(&self.output, <const uint8_t *> PyBytes_AS_STRING(frame), size)
@@ -187,12 +187,12 @@ cdef class Output(Member):
             # runs in for connection_lost: it must not be a handler's.
             return self.context.variables.copy().run(getattr(self.transport, method), *arguments)
         except DEAD_LINE:
-            # connection_lost is on its way, and tells of it.
+            # connection_lost is on its way and reports it.
             return None
 
     cdef int end_output(self) except -1:
-        # Not while something is unsent: the loop would call shutdown later by itself, and there is nobody
-        # then to catch what that raises on a dead line. A sweep comes back to it.
+        # Wait while output is unsent: the loop would call shutdown later by itself, and nothing would catch what that
+        # raises on a dead connection. A sweep calls this again.
         self.fin_is_due = self.transport is not None and self.transport.get_write_buffer_size() > 0
         if not self.fin_is_due and self.tell("can_write_eof"):
             self.tell("write_eof")
@@ -216,13 +216,13 @@ cdef class Output(Member):
         )
 
     cdef int64_t moved_bytes(self, int64_t left) except? -1:
-        # Transports of TLS do not tell what they have encrypted and not written, so of their `left_bytes`, which
-        # are passed here, nothing moves while that goes out.
+        # `left_bytes`, passed as `left`, is not enough for TLS: its transports do not count what they have encrypted
+        # and not written, so `left` stands still while that goes out.
         cdef int64_t number = acknowledged(self.descriptor())
         return left if number < 0 else number
 
     def extra_info(self, name: str) -> object:
-        """What the transport knows by this name; None where it does not, or is gone."""
+        """Return what the transport knows by this name, or None if it knows nothing or is gone."""
         return self.tell("get_extra_info", (name,))
 
     def is_writable(self) -> bool:
