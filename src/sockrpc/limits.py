@@ -32,9 +32,6 @@ LONGEST = 1e9  # seconds; thirty years, and no timer overflows
 LARGEST = 2**47  # fits every size type that the compiled code counts in
 
 
-Side = Literal["server", "client"]
-
-
 class Limit(NamedTuple):
     """A limit, as a row.
 
@@ -50,7 +47,7 @@ class Limit(NamedTuple):
     name: str
     default: float | None
     unit: Literal["s", "bytes", ""]
-    sides: tuple[Side, ...]
+    sides: tuple[str, ...]
     may_be_none: bool = False
     may_be_zero: bool = False
 
@@ -73,8 +70,8 @@ class Limit(NamedTuple):
             raise UsageError(f"{self.name} is a positive integer, not {value!r}")
 
 
-SERVER: tuple[Side, ...] = ("server",)
-CLIENT: tuple[Side, ...] = ("client",)
+SERVER = ("server",)
+CLIENT = ("client",)
 BOTH = SERVER + CLIENT
 
 # In the order of the documentation.
