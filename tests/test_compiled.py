@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 import sockrpc
+from sockrpc._limits import Settings
 from sockrpc.limits import Limits
 from sockrpc.peer.handler import Handler
 from sockrpc.peer.names import NameTable
 from sockrpc.peer.peer import Peer
 from sockrpc.peer.table import Table
 from sockrpc.websocket.messages import MessageProtocol
-from sockrpc.websocket.output import Settings
 from sockrpc.websocket.parser import Parser
 from tests.kit.support import serving, started, until
 
@@ -60,8 +60,8 @@ OPEN = {
     "Procedure",
     "Member",  # of a loop: connections are
     "Output",
+    "Input",
     "Connection",
-    "WatchedConnection",
     "Caller",
     "Host",
     "Gate",

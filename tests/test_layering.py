@@ -20,7 +20,7 @@ PACKAGE = "sockrpc"
 
 # A file imports its own folder, and what stands to the left of the last `<` before its own place.
 ORDER = """
-    texts version logs _debug < errors < limits _frames
+    texts version logs _debug < errors < limits _frames < _limits
     < websocket
     < peer < sockets listener < rooms client
     < listen
@@ -37,10 +37,12 @@ IO = {"asyncio", "socket", "ssl", "select", "selectors", "threading", "uvloop"}
 MUST_NOT_IMPORT: dict[str, set[str]] = {
     "errors": IO | {"logging"},
     "limits": IO | {"logging"},
+    "_limits": IO | {"logging"},
     "_frames": IO | {"logging"},
     "websocket.masking": IO | {"logging"},
     "websocket.buffers": IO | {"logging"},
     "websocket.parser": IO | {"logging"},
+    "websocket.liveness": IO | {"logging", "time"},
     "websocket.bodies": IO | {"logging"},
     "websocket.server_handshake": IO,
     "websocket.client_handshake": IO,
@@ -299,9 +301,9 @@ def test_the_imports_are_found() -> None:
         "peer.table",
         "errors",
     }
-    assert edges["websocket.connection"] >= {"websocket.output", "websocket.loop"}
+    assert edges["websocket.connection"] >= {"websocket.input", "websocket.loop"}
     assert edges["cli"] >= {"__init__", "cli.options", "cli.serve"}
-    assert IMPORTS["websocket/output.pxd"].own == {"websocket.loop", "websocket.buffers"}
+    assert IMPORTS["websocket/output.pxd"].own == {"_limits", "websocket.loop", "websocket.buffers"}
     assert "asyncio" in IMPORTS["websocket/loop.pyx"].others
     assert "uvloop" in IMPORTS["process/event_loop.py"].others
     assert edges["bench"] == {"bench.loopback"}

@@ -4,53 +4,40 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import types
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import sockrpc
-from sockrpc.limits import ClientLimits, ConnectionLimits, Limits, ServerLimits
+from sockrpc._limits import Settings
+from sockrpc.limits import (
+    CLIENT_KEYWORDS,
+    LIMITS,
+    SERVER_KEYWORDS,
+    ClientLimits,
+    ConnectionLimits,
+    Limit,
+    Limits,
+    ServerLimits,
+)
 from sockrpc.listen.acceptor import descriptors_for_connections
 from tests.kit.support import serving
 
 pytestmark = pytest.mark.newest
 
-KIB, MIB = 1024, 1024 * 1024
+# That the rows say what the contract says is checked against the table of the documentation, in tests/docs.
+TYPES: dict[str, type] = {"s": float, "bytes": int, "": int}
+ENDINGS = {"s": ("_timeout", "_interval", "_grace", "_warning"), "bytes": ("_bytes",)}
+TIMES = [5e-324, 0.001, 1, 1.5, 1e9]
+COUNTS = [1, 2, 2**31, 2**47]
+# These are wrong whatever the limit counts, the others for a time or for a count only.
+NUMBERS_OUT_OF_RANGE = [-1, -(2**70), math.nan, math.inf, -math.inf, -0.001, 10**400, 2**47 + 1, 2**63, 2**64]
+NEVER = [*NUMBERS_OUT_OF_RANGE, True, False, "1", b"1", [], 1j, object()]
+FRACTIONS = [1.0, 0.5]
 
-# The table of the API, word for word; None is what stands for the limit of descriptors.
-BOTH: dict[str, float | None] = {
-    "max_message_bytes": 16 * MIB,
-    "output_high_bytes": 1 * MIB,
-    "output_low_bytes": 256 * KIB,
-    "output_max_bytes": 16 * MIB,
-    "stall_timeout": 30,
-    "ping_interval": 20,
-    "ping_timeout": 20,
-    "handshake_timeout": 10,
-    "max_handshake_bytes": 64 * KIB,
-    "close_timeout": 5,
-}
-OF_SERVERS: dict[str, float | None] = {
-    "max_in_flight": 1_024,
-    "max_waiting_calls": 16_384,
-    "max_held_bytes": 24 * MIB,
-    "max_notifications": 1_024,
-    "max_connections": None,
-    "stop_grace": 10,
-    "abort_grace": 5,
-    "blocked_warning": 1,
-    "max_threads": 32,
-}
-OF_CLIENTS: dict[str, float | None] = {"max_listener_payloads": 4_096, "max_listener_bytes": 16 * MIB}
-DEFAULTS = BOTH | OF_SERVERS | OF_CLIENTS
-
-SECONDS = {name for name in DEFAULTS if name.endswith(("_timeout", "_interval", "_grace", "_warning"))}
-COUNTS = set(DEFAULTS) - SECONDS
-# What can be switched off, and what may be nothing at all.
-OPTIONAL = {"stall_timeout", "ping_interval", "ping_timeout", "max_connections", "blocked_warning"}
-MAY_BE_ZERO = {"stop_grace", "abort_grace", "close_timeout", "output_low_bytes", "blocked_warning"}
+every_limit = pytest.mark.parametrize("limit", LIMITS.values(), ids=lambda limit: limit.name)
 
 
 def limits(**values: Any) -> Limits:
@@ -63,16 +50,39 @@ def limits(**values: Any) -> Limits:
     return Limits(**values)
 
 
-# Defaults
+# Rows
 
 
-@pytest.mark.parametrize("name", DEFAULTS)
-def test_the_default_is_the_documented_one(name: str) -> None:
-    assert getattr(Limits(), name) == DEFAULTS[name]
+def test_each_row_stands_under_its_name_and_has_its_typed_line() -> None:
+    assert [limit.name for limit in LIMITS.values()] == list(LIMITS)
+    assert [field.name for field in dataclasses.fields(Limits)] == list(LIMITS)
+    assert set(ConnectionLimits.__annotations__) == SERVER_KEYWORDS & CLIENT_KEYWORDS
+    hints = typing.get_type_hints(Limits)
+    for limit in LIMITS.values():
+        kind = TYPES[limit.unit]
+        assert hints[limit.name] == (kind | None if limit.may_be_none else kind), limit.name
+    for keywords, side in ((ServerLimits, "server"), (ClientLimits, "client")):
+        names = {limit.name for limit in LIMITS.values() if side in limit.sides}
+        assert not keywords.__required_keys__
+        assert typing.get_type_hints(keywords) == {name: hints[name] for name in names}
 
 
-def test_there_is_no_limit_beside_the_documented_ones() -> None:
-    assert {field.name for field in dataclasses.fields(Limits)} == set(DEFAULTS)
+def test_the_unit_is_what_the_name_ends_in() -> None:
+    for limit in LIMITS.values():
+        units = [unit for unit, endings in ENDINGS.items() if limit.name.endswith(endings)]
+        assert units == ([limit.unit] if limit.unit else []), limit.name
+
+
+def test_c_has_the_values_of_python_and_0_for_none() -> None:
+    values: dict[str, Any] = {name: 2 + number for number, name in enumerate(LIMITS)}
+    # In their order, which is not that of the rows.
+    values |= {"output_low_bytes": 101, "output_high_bytes": 102, "output_max_bytes": 103}
+    found = Settings(Limits(**values)).values()
+    assert len(found) >= 15
+    assert found == {name: values[name] for name in found}
+    off = {limit.name: None for limit in LIMITS.values() if limit.may_be_none}
+    found = Settings(Limits(**off)).values()  # type: ignore[arg-type]
+    assert {name for name, value in found.items() if not value} == off.keys() & found.keys()
 
 
 def test_the_default_of_max_connections_is_the_soft_limit_of_descriptors_less_64() -> None:
@@ -87,48 +97,21 @@ def test_the_default_of_max_connections_is_the_soft_limit_of_descriptors_less_64
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_sizes_end_in_bytes_and_are_whole_numbers() -> None:
-    hints = typing.get_type_hints(Limits)
-    for name in COUNTS:
-        assert hints[name] in (int, int | None), name
-        assert type(getattr(Limits(), name)) in (int, types.NoneType), name
-    for name in SECONDS:
-        assert hints[name] in (float, float | None), name
-
-
 # Ranges
 
 
-@pytest.mark.parametrize("name", DEFAULTS)
-def test_none_switches_off_what_can_be_switched_off(name: str) -> None:
-    if name in OPTIONAL:
-        assert getattr(limits(**{name: None}), name) is None
-    else:
-        with pytest.raises(sockrpc.UsageError, match=name):
-            limits(**{name: None})
-
-
-@pytest.mark.parametrize("name", DEFAULTS)
-def test_zero_is_allowed_where_nothing_makes_sense(name: str) -> None:
-    if name in MAY_BE_ZERO:
-        assert getattr(limits(**{name: 0}), name) == 0
-    else:
-        with pytest.raises(sockrpc.UsageError, match=name):
-            limits(**{name: 0})
-
-
-@pytest.mark.parametrize("value", [-1, -(2**70), True, False, "1", b"1", [], 1j, object()], ids=repr)
-@pytest.mark.parametrize("name", DEFAULTS)
-def test_a_value_that_is_no_positive_number_is_a_usage_error(name: str, value: Any) -> None:
-    with pytest.raises(sockrpc.UsageError, match=name):
-        limits(**{name: value})
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.001, 10**400], ids=lambda v: repr(v)[:9])
-@pytest.mark.parametrize("name", sorted(SECONDS))
-def test_a_time_that_is_no_finite_positive_number_of_seconds_is_a_usage_error(name: str, value: Any) -> None:
-    with pytest.raises(sockrpc.UsageError, match=name):
-        limits(**{name: value})
+@every_limit
+def test_a_limit_takes_what_its_row_says_and_nothing_else(limit: Limit) -> None:
+    right: list[Any] = [*TIMES, *FRACTIONS] if limit.unit == "s" else [*COUNTS]
+    wrong: list[Any] = [*NEVER] if limit.unit == "s" else [*NEVER, *FRACTIONS]
+    (right if limit.may_be_none else wrong).append(None)
+    (right if limit.may_be_zero else wrong).append(0)
+    assert getattr(Limits(), limit.name) == limit.default
+    for value in right:
+        assert getattr(limits(**{limit.name: value}), limit.name) == value
+    for value in wrong:
+        with pytest.raises(sockrpc.UsageError, match=f"^{limit.name} "):
+            limits(**{limit.name: value})
 
 
 # No loop knows what to do with one of these; asyncio's and uvloop's would do different things.
@@ -158,25 +141,6 @@ async def test_a_time_out_that_is_no_number_of_seconds_is_a_usage_error(value: A
         assert here.server.statistics().calls_started == 1
 
 
-@pytest.mark.parametrize("value", [1.0, 0.5, math.nan, math.inf, 2**47 + 1, 2**63, 2**64], ids=repr)
-@pytest.mark.parametrize("name", sorted(COUNTS))
-def test_a_count_that_is_no_machine_integer_is_a_usage_error(name: str, value: Any) -> None:
-    with pytest.raises(sockrpc.UsageError, match=name):
-        limits(**{name: value})
-
-
-@pytest.mark.parametrize("value", [1, 2, 2**31, 2**47])
-@pytest.mark.parametrize("name", sorted(COUNTS))
-def test_every_count_from_one_on_is_taken(name: str, value: int) -> None:
-    assert getattr(limits(**{name: value}), name) == value
-
-
-@pytest.mark.parametrize("value", [5e-324, 0.001, 1, 1.5, 1e9])
-@pytest.mark.parametrize("name", sorted(SECONDS))
-def test_every_time_above_zero_is_taken(name: str, value: float) -> None:
-    assert getattr(limits(**{name: value}), name) == value
-
-
 @pytest.mark.parametrize(
     ("low", "high", "most", "fits"),
     [(1, 1, 1, True), (0, 1, 2, True), (2, 1, 2, False), (1, 3, 2, False), (3, 2, 1, False), (1, 2, 2, True)],
@@ -200,39 +164,29 @@ def test_limits_are_keywords_and_do_not_change() -> None:
 # Keywords
 
 
-def test_keywords_and_fields_have_the_same_names_and_types() -> None:
-    assert set(ConnectionLimits.__annotations__) == set(BOTH)
-    hints = typing.get_type_hints(Limits)
-    for keywords, names in ((ServerLimits, BOTH | OF_SERVERS), (ClientLimits, BOTH | OF_CLIENTS)):
-        assert keywords.__optional_keys__ == set(names)
-        assert not keywords.__required_keys__
-        assert typing.get_type_hints(keywords) == {name: hints[name] for name in names}
-
-
 @pytest.fixture
 def app() -> sockrpc.App:
     return sockrpc.App()
 
 
-@pytest.mark.parametrize("name", BOTH | OF_SERVERS)
-def test_every_limit_of_servers_is_a_keyword_of_serve_and_run(app: sockrpc.App, name: str) -> None:
-    # None of these begins to serve: the keywords are checked first.
-    options: dict[str, Any] = {name: DEFAULTS[name]}
-    assert getattr(sockrpc.serve(app, "127.0.0.1", 0, **options)._limits, name) == DEFAULTS[name]
-    options = {name: -1}
-    with pytest.raises(sockrpc.UsageError, match=f"{name} is"):
-        sockrpc.serve(app, "127.0.0.1", 0, **options)
-    with pytest.raises(sockrpc.UsageError, match=f"{name} is"):
-        sockrpc.run(app, "127.0.0.1", 0, **options)
-
-
-@pytest.mark.parametrize("name", BOTH | OF_CLIENTS)
-def test_every_limit_of_clients_is_a_keyword_of_connect(name: str) -> None:
-    options: dict[str, Any] = {name: DEFAULTS[name]}
-    assert getattr(sockrpc.connect("ws://localhost/", **options)._limits, name) == DEFAULTS[name]
-    options = {name: -1}
-    with pytest.raises(sockrpc.UsageError, match=f"{name} is"):
-        sockrpc.connect("ws://localhost/", **options)
+@every_limit
+def test_a_limit_is_a_keyword_on_its_sides_and_on_no_other(app: sockrpc.App, limit: Limit) -> None:
+    # None of these begins to serve or to connect: the keywords are checked first.
+    makers: dict[str, list[Callable[..., Any]]] = {
+        "server": [
+            lambda **options: sockrpc.serve(app, "127.0.0.1", 0, **options),
+            lambda **options: sockrpc.run(app, "127.0.0.1", 0, **options),
+        ],
+        "client": [lambda **options: sockrpc.connect("ws://localhost/", **options)],
+    }
+    for side, functions in makers.items():
+        told = f"^{limit.name} is" if side in limit.sides else f"no such limit: {limit.name}"
+        for make in functions:
+            with pytest.raises(sockrpc.UsageError, match=told):
+                make(**{limit.name: -1})
+        if side in limit.sides:
+            made = functions[0](**{limit.name: limit.default})
+            assert getattr(made._limits, limit.name) == limit.default
 
 
 def test_what_is_no_limit_is_a_usage_error_that_names_it(app: sockrpc.App) -> None:
@@ -244,10 +198,3 @@ def test_what_is_no_limit_is_a_usage_error_that_names_it(app: sockrpc.App) -> No
     ):
         with pytest.raises(sockrpc.UsageError, match="no such limit: max_inflight"):
             refuse()
-
-
-@pytest.mark.parametrize("name", OF_SERVERS)
-def test_limits_of_servers_are_no_keywords_of_connect(name: str) -> None:
-    options: dict[str, Any] = {name: DEFAULTS[name]}
-    with pytest.raises(sockrpc.UsageError, match=name):
-        sockrpc.connect("ws://localhost/", **options)

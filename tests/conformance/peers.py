@@ -10,11 +10,11 @@ from typing import Any
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
+from sockrpc._limits import Settings
 from sockrpc.limits import Limits
 from sockrpc.websocket.client_handshake import ClientHandshake
 from sockrpc.websocket.loop import LoopContext, context_of_running_loop
 from sockrpc.websocket.messages import MessageProtocol
-from sockrpc.websocket.output import Settings
 from sockrpc.websocket.server_handshake import ServerHandshake, serialize_response
 
 Receiver = Callable[[MessageProtocol, str | bytes], object]

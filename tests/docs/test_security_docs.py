@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
-from sockrpc.limits import Limits
+from sockrpc.limits import LIMITS
 
 pytestmark = pytest.mark.newest
 
 FOLDER = Path(__file__).parents[2] / "docs" / "explanation"
 TEXT = (FOLDER / "security.md").read_text("utf-8")
-DEFAULTS = {field.name: field.default for field in dataclasses.fields(Limits)}
+DEFAULTS = {limit.name: limit.default for limit in LIMITS.values()}
 UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "s": 1}
 
 # What no peer has a say in: stopping, threads, where output goes on again, what is said of a blocked loop.

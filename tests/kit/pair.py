@@ -7,13 +7,13 @@ import struct
 from typing import Any, Self
 
 import sockrpc
+from sockrpc._limits import Settings
 from sockrpc.limits import Limits
 from sockrpc.peer.peer import Peer
 from sockrpc.peer.service import Service
 from sockrpc.testing.memory import Pair
 from sockrpc.websocket.deflate import Compression
 from sockrpc.websocket.loop import context_of_running_loop
-from sockrpc.websocket.output import Settings
 from tests.kit.support import CLOSE, PATIENCE, SUBPROTOCOL, frame
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import sockrpc
+from sockrpc._limits import Settings
 from sockrpc.limits import Limits
 from sockrpc.listen.acceptor import serve_line
 from sockrpc.peer.peer import Peer
@@ -18,7 +19,6 @@ from sockrpc.peer.service import Service
 from sockrpc.peer.table import live_entries
 from sockrpc.testing.memory import End, Pair
 from sockrpc.websocket.loop import context_of_running_loop
-from sockrpc.websocket.output import Settings
 from tests.conftest import LOOPS, new_event_loop
 from tests.kit.handlers import EAGER
 from tests.kit.pair import MemoryServer, RawEnd

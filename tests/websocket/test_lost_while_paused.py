@@ -15,7 +15,7 @@ import pytest
 from websockets.http11 import Request
 
 import sockrpc
-from sockrpc.websocket.liveness import has_nothing_to_read_but_the_end
+from sockrpc.websocket.line import has_nothing_to_read_but_the_end
 from tests.kit.support import RawClient, cut, notify, opening, request, serving, until
 from tests.kit.tls import client_context, server_context
 from tests.kit.work import Work

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import sockrpc
 from sockrpc.cli.options import CLIENT_DEFAULTS, Commands, add_client_options, given_limits, seconds
 from sockrpc.dial.redirects import shown_uri
-from sockrpc.limits import ClientLimits
+from sockrpc.limits import CLIENT_KEYWORDS
 from sockrpc.listen.notes import about
 from sockrpc.listen.unix import typed_uds
 
@@ -131,7 +131,7 @@ def connecting(options: argparse.Namespace) -> sockrpc.connect:
         headers=headers,
         ssl=tls,
         compression=options.compression,
-        **{**CLIENT_DEFAULTS, **given_limits(options, ClientLimits.__optional_keys__)},
+        **{**CLIENT_DEFAULTS, **given_limits(options, CLIENT_KEYWORDS)},
     )
 
 

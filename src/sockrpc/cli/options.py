@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sockrpc.errors import UsageError
-from sockrpc.limits import SECONDS, ClientLimits, Limits, ServerLimits
+from sockrpc.limits import CLIENT_KEYWORDS, LIMITS, SERVER_KEYWORDS
 from sockrpc.logs import FORMATS
 
 __all__ = [
@@ -174,7 +173,7 @@ def value_of(action: argparse.Action, text: str) -> Any:
     value = action.type(text) if callable(action.type) else text
     if action.type is limit_value:
         # Limits given as flags are checked later; checking a variable here names it in the error.
-        Limits._check(action.dest, value)
+        LIMITS[action.dest].check(value)
     if action.choices is not None and value not in action.choices:
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(map(str, action.choices))}")
     return value
@@ -258,7 +257,7 @@ def add_serving_options(parser: argparse.ArgumentParser, own: Mapping[str, dict[
     tls.add_argument(
         "--ssl-keyfile", type=Path, metavar="FILE", help="its key, if it is not in the same file"
     )
-    add_limit_options(parser, ServerLimits.__optional_keys__, {})
+    add_limit_options(parser, SERVER_KEYWORDS, {})
     add_operating_options(parser)
 
 
@@ -278,7 +277,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
     add_common_options(connecting)
     tls = parser.add_argument_group("TLS")
     tls.add_argument("--cafile", type=Path, metavar="FILE", help="trust these certificates (wss)")
-    add_limit_options(parser, ClientLimits.__optional_keys__, CLIENT_DEFAULTS)
+    add_limit_options(parser, CLIENT_KEYWORDS, CLIENT_DEFAULTS)
 
 
 def add_common_options(group: Any) -> None:
@@ -294,12 +293,12 @@ def add_limit_options(
     group = parser.add_argument_group(
         "limits", "'none' where allowed; the documentation says under Limits what happens at each"
     )
-    for field in dataclasses.fields(Limits):
-        if field.name in names:
-            flag = "--" + field.name.replace("_", "-")
-            unit = " s" if field.name in SECONDS else ""
-            default = defaults.get(field.name, field.default)
-            shown = "from the system" if field.name == "max_connections" else f"{default}{unit}"
+    for limit in LIMITS.values():
+        if limit.name in names:
+            flag = "--" + limit.name.replace("_", "-")
+            unit = " s" if limit.unit == "s" else ""
+            default = defaults.get(limit.name, limit.default)
+            shown = "from the system" if default is None else f"{default}{unit}"
             group.add_argument(
                 flag, type=limit_value, default=argparse.SUPPRESS, metavar="N", help=f"({shown})"
             )

@@ -25,7 +25,7 @@ from sockrpc.cli.options import (
     whole_number,
 )
 from sockrpc.cli.pages import page_routes, plain_routes, serve_pages
-from sockrpc.limits import ServerLimits
+from sockrpc.limits import SERVER_KEYWORDS
 from sockrpc.listen.notes import about, notes_of
 from sockrpc.listen.server_hooks import hooks_fail_visibly
 from sockrpc.listen.server_sockets import listening_url
@@ -128,7 +128,7 @@ def run_server(options: argparse.Namespace, app: Any, **more: Any) -> int:
         "compression": options.compression,
         "inspect_path": options.inspect_path,
         "loop": options.loop,
-        **given_limits(options, ServerLimits.__optional_keys__),
+        **given_limits(options, SERVER_KEYWORDS),
         **more,
     }
 

@@ -2,7 +2,7 @@
 
 cimport cython
 
-from sockrpc.websocket.connection cimport STATE_OPEN
+from sockrpc.websocket.input cimport STATE_OPEN
 from sockrpc.peer.peer cimport PeerBase
 
 from sockrpc.peer.notification import shared_notification
@@ -31,7 +31,7 @@ def broadcast(
     for connection in connections:
         if connection is excluded or connection.state != STATE_OPEN:
             continue
-        if connection.write_paused and connection.unsent() > connection.settings.output_max_bytes:
+        if connection.write_paused and connection.unsent() > connection.settings.limits.output_max_bytes:
             slow.append(connection)
             continue
         if connection.compression is not None:

@@ -42,15 +42,15 @@ cdef class Gate(Host):
             return False
         # A payload of any size may run alone; otherwise it would wait for ever.
         if self.running_bytes and (
-            self.running_bytes + PyBytes_GET_SIZE(procedure.payload) > self.settings.max_held_bytes
+            self.running_bytes + PyBytes_GET_SIZE(procedure.payload) > self.settings.limits.max_held_bytes
         ):
             return False
         if procedure.is_call:
             return (
-                self.active_count < self.settings.max_in_flight
+                self.active_count < self.settings.limits.max_in_flight
                 and not self.write_paused and not self.service.stopping and not self.ended
             )
-        return self.notifying < self.settings.max_notifications
+        return self.notifying < self.settings.limits.max_notifications
 
     cdef int begin_work(self, Procedure procedure) except -1:
         if procedure.is_call:
@@ -96,8 +96,8 @@ cdef class Gate(Host):
         # With an empty queue parsing goes on however much runs, because resets must be seen. It also goes on after
         # the end, because the peer's close frame may be among the bytes that were read already.
         if self.waiting.count and not self.ended and (
-            self.waiting.count >= self.settings.max_waiting_calls
-            or self.waiting_bytes + self.running_bytes >= self.settings.max_held_bytes
+            self.waiting.count >= self.settings.limits.max_waiting_calls
+            or self.waiting_bytes + self.running_bytes >= self.settings.limits.max_held_bytes
         ):
             self.parsing_stopped = True
         else:

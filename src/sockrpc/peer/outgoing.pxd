@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t
 from sockrpc._frames cimport Frame
 from sockrpc.peer.states cimport Life
 from sockrpc.peer.table cimport Entry, RequestTable
-from sockrpc.websocket.liveness cimport WatchedConnection
+from sockrpc.websocket.connection cimport Connection
 
 # A call that waits for its answer. The connection holds it; otherwise nothing would hold a task that waits in it.
 cdef class OutgoingCall(Entry):
@@ -16,7 +16,7 @@ cdef class OutgoingCall(Entry):
     cdef OutgoingCall previous       # links of all calls in flight, in the order of their requests
     cdef OutgoingCall following
 
-cdef class Caller(WatchedConnection):
+cdef class Caller(Connection):
     cdef const Life *life            # the table of a call's life in this connection's protocol
     cdef RequestTable outgoing       # calls that wait for their answers, by their ids
     cdef OutgoingCall first          # the first of all calls in the table

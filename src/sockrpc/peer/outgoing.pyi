@@ -3,14 +3,14 @@ from typing import final
 
 from sockrpc.peer.subscription import Subscription
 from sockrpc.peer.table import Entry
-from sockrpc.websocket.liveness import WatchedConnection
+from sockrpc.websocket.connection import Connection
 
 @final
 class OutgoingCall(Entry):
     @property
     def future(self) -> asyncio.Future[bytes]: ...
 
-class Caller(WatchedConnection):
+class Caller(Connection):
     @property
     def ids_in_flight(self) -> list[int]: ...
     @property

@@ -17,8 +17,8 @@ from sockrpc.peer.states cimport (
 )
 from sockrpc.peer.subscription cimport Subscription
 from sockrpc.peer.table cimport Entry, RequestTable
-from sockrpc.websocket.connection cimport STATE_OPEN, Connection
-from sockrpc.websocket.liveness cimport WatchedConnection
+from sockrpc.websocket.connection cimport Connection
+from sockrpc.websocket.input cimport STATE_OPEN
 
 from sockrpc.errors import UsageError
 
@@ -43,7 +43,7 @@ cdef class OutgoingCall(Entry):
     """A call that waits for its answer in `future`."""
 
 
-cdef class Caller(WatchedConnection):
+cdef class Caller(Connection):
     """A connection that makes calls at the other end and listens to its notifications."""
 
     def __cinit__(self, *args, **kwargs):
@@ -248,7 +248,7 @@ cdef class Caller(WatchedConnection):
         # Iterate over a copy: a listener that overflows leaves the list.
         for listener in list(listeners):
             (<Subscription> listener).add(
-                payload, self.settings.max_listener_payloads, self.settings.max_listener_bytes)
+                payload, self.settings.limits.max_listener_payloads, self.settings.limits.max_listener_bytes)
         return True
 
     # Ending

@@ -24,8 +24,8 @@ from sockrpc.peer.tally cimport (
     OUTCOME_ANSWERED, OUTCOME_FAILED, OUTCOME_LOST, OUTCOME_NONE, OUTCOME_RESET, OUTCOME_STOPPED,
 )
 from sockrpc.peer.states cimport CALLEE_IDLE, CALLEE_ON_RESET, CALLEE_WAITING, life_of, take_callee_row
-from sockrpc.websocket.connection cimport STATE_CLOSING, STATE_CONNECTING, Connection
-from sockrpc.websocket.liveness cimport WatchedConnection
+from sockrpc.websocket.connection cimport Connection
+from sockrpc.websocket.input cimport STATE_CLOSING, STATE_CONNECTING
 from sockrpc.websocket.parser cimport Parser, copy_part
 
 from sockrpc._frames import SUBPROTOCOL as _SUBPROTOCOL
@@ -80,7 +80,7 @@ cdef class PeerBase(Gate):
         self.handshake = handshake
         self.masks = self.role.masks
         self.closes_tcp_first = self.role.closes_tcp_first
-        self.parser = Parser(role, self.settings.max_message_bytes)
+        self.parser = Parser(role, self.settings.limits.max_message_bytes)
         self.incoming = RequestTable()
         self.life = life_of(_SUBPROTOCOL)
 
@@ -100,7 +100,7 @@ cdef class PeerBase(Gate):
             # A refused connection must not keep others out.
             self.is_attached = False
             self.service.attached -= 1
-        WatchedConnection.refuse(self, data, unread, early=early)
+        Connection.refuse(self, data, unread, early=early)
 
     # The application's side
 
@@ -257,21 +257,20 @@ cdef class PeerBase(Gate):
     cdef int hasten_opening(self) except -1:
         # A stalling peer gets `close_timeout`, counted from its arrival, like one that does not close; the
         # application gets all of `handshake_timeout`.
-        cdef double until = self.deadline - self.settings.handshake_timeout + self.settings.close_timeout
+        cdef double began = self.liveness.deadline - self.settings.limits.handshake_timeout
+        cdef double until = began + self.settings.limits.close_timeout
         if self.handshake.is_decided:
             if until <= self.context.loop.time():
                 return self.close_for_stop()
-            self.deadline = min(self.deadline, until)
+            self.liveness.deadline = min(self.liveness.deadline, until)
         return 0
 
-    cdef bint find_overdue(self, double now) except -1:
-        if (
+    cdef bint has_grace(self) except -1:
+        # Answers are on their way to a slow reader, which may use all of the grace.
+        return (
             self.stopped and not self.grace_over and self.state == STATE_CLOSING
-            and self.transport.get_write_buffer_size()
-        ):
-            # Answers are on their way to a slow reader, which may use all of the grace.
-            self.deadline = now + self.settings.close_timeout
-        return WatchedConnection.find_overdue(self, now)
+            and self.transport.get_write_buffer_size() > 0
+        )
 
     cdef int close_for_stop(self) except -1:
         self.stopped = True

@@ -7,7 +7,7 @@ from sockrpc.peer.handler cimport Handler
 from sockrpc.peer.names cimport NameTable
 from sockrpc.peer.tally cimport Tally
 from sockrpc.websocket.loop cimport LoopContext
-from sockrpc.websocket.output cimport Settings
+from sockrpc._limits cimport Settings
 
 cdef class Service:
     cdef Settings settings

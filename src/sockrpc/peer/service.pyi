@@ -3,6 +3,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Self, final
 
+from sockrpc._limits import Settings
 from sockrpc.peer.handler_threads import HandlerThreads
 from sockrpc.peer.names import NameTable
 from sockrpc.peer.peer import Peer
@@ -10,7 +11,6 @@ from sockrpc.peer.rate_limited_log import RateLimitedLog
 from sockrpc.peer.tally import MethodStatistics
 from sockrpc.sockets import Socket
 from sockrpc.websocket.loop import LoopContext
-from sockrpc.websocket.output import Settings
 
 @final
 class Service:

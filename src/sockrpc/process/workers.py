@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 from sockrpc.app import App
 from sockrpc.errors import UsageError
-from sockrpc.limits import ServerLimits, make_limits
+from sockrpc.limits import SERVER_KEYWORDS, make_limits
 from sockrpc.listen.serve_options import ServeOptions
 from sockrpc.listen.server_hooks import UNWINDING
 from sockrpc.listen.unix import check_uds
@@ -72,8 +72,8 @@ def run_workers(
     sock, reuse_port = given.pop("sock", None), given.pop("reuse_port", None)
     can_be_handed_over(given | {"on_started": on_started, "prepare": prepare})
     limits = make_limits(
-        {name: value for name, value in given.items() if name in ServerLimits.__optional_keys__},
-        ServerLimits.__optional_keys__,
+        {name: value for name, value in given.items() if name in SERVER_KEYWORDS},
+        SERVER_KEYWORDS,
     )
     patience = limits.stop_grace + limits.abort_grace + limits.close_timeout + LAST_CHANCE
     # For on_stop hooks.

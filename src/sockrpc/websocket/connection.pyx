@@ -1,38 +1,41 @@
 """A connection: a transport joined to the WebSocket level, with a single closing path.
 
-Output is gathered and written once per read or loop iteration. Subclasses give messages their meaning.
+Output is gathered and written once per read or loop iteration, and flow control stands here. What is overdue
+is decided in liveness.pyx and carried out here; what messages mean is for the subclasses of the two roles.
 """
 
-cimport cython
 from cpython.buffer cimport PyBUF_WRITE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 import asyncio
 
-from sockrpc._debug cimport DEBUG, free_isolated, isolate
-from sockrpc.websocket.loop cimport FAIR_SHARE, RECEIVE_BYTES
 from sockrpc.websocket.buffers cimport buffer_free
-from sockrpc.websocket.output cimport Output
-from sockrpc.websocket.parser cimport (
-    EVENT_BINARY, EVENT_CLOSE, EVENT_COMPRESSED_BINARY, EVENT_COMPRESSED_TEXT, EVENT_FAULT, EVENT_NEED_DATA,
-    EVENT_PING, EVENT_TEXT, LARGE_FRAME_BYTES, OPCODE_CLOSE, OPCODE_PONG, close_payload, utf8_fault, utf8_prefix,
+from sockrpc.websocket.input cimport STATE_CLOSED, STATE_CLOSING, STATE_CONNECTING, STATE_OPEN, Input
+from sockrpc.websocket.line cimport LINE_HAS_BYTES, LINE_HAS_ENDED, LINE_IS_QUIET, LINE_IS_UNKNOWN, look_at_line
+from sockrpc.websocket.liveness cimport (
+    VERDICT_DOES_NOT_READ, VERDICT_NONE, Facts, Verdict, close_by, hear, judge, needs_left, ping_is_due, pinged,
+    verdict_reason, watch,
 )
+from sockrpc.websocket.loop cimport RECEIVE_BYTES
+from sockrpc.websocket.output cimport Output
+from sockrpc.websocket.parser cimport LARGE_FRAME_BYTES, OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, close_payload
 
 from sockrpc.errors import ConnectionClosed, ConnectionLost, ProtocolError
+from sockrpc.websocket.line import has_nothing_to_read_but_the_end
+
+# Seconds that a connection may take to send its request when it is refused before that has come.
+cdef double LONGEST_REFUSAL = 1.0
 
 cdef enum:
     # Large frames are received directly into the parser, without a copy on the way. They are received in steps,
     # because a length alone must not reserve much memory.
     DIRECT_STEP_BYTES = 1024 * 1024
-    # Full receive buffers before other connections get their turn: while they are full, libuv reads 32 of them in
-    # one iteration, which may hold a million frames.
-    FULL_READS_AT_ONCE = 4
 
 
-cdef class Connection(Output):
+cdef class Connection(Input):
     """An asyncio protocol (BufferedProtocol) for one connection."""
 
     def __cinit__(self, *args, **kwargs):
@@ -40,15 +43,6 @@ cdef class Connection(Output):
         self.close_reason = ""
 
     # The methods of a role
-
-    cdef int on_message(self, const uint8_t *data, Py_ssize_t size) except -1:
-        raise NotImplementedError
-
-    cdef int on_text(self, const uint8_t *data, Py_ssize_t size) except -1:
-        raise NotImplementedError
-
-    cdef int on_ignored(self, const uint8_t *data, Py_ssize_t size) except -1:
-        return 0
 
     cdef int on_end(self) except -1:
         raise NotImplementedError
@@ -62,6 +56,9 @@ cdef class Connection(Output):
     cdef int on_output_open(self) except -1:
         raise NotImplementedError
 
+    cdef bint has_grace(self) except -1:
+        return False
+
     # The methods that the transport calls
 
     def connection_made(self, transport) -> None:
@@ -73,11 +70,11 @@ cdef class Connection(Output):
         # Use one less, because a transport pauses above its mark and we pause at ours.
         self.call_transport("set_write_buffer_limits", (
             # TLS pauses at its mark, so with a mark of 0 it would pause for ever.
-            max(self.settings.output_high_bytes - 1, 1),
-            min(self.settings.output_low_bytes, max(self.settings.output_high_bytes - 1, 1)),
+            max(self.settings.limits.output_high_bytes - 1, 1),
+            min(self.settings.limits.output_low_bytes, max(self.settings.limits.output_high_bytes - 1, 1)),
         ))
-        self.last_heard = self.context.loop.time()
-        self.deadline = self.last_heard + self.settings.handshake_timeout
+        self.liveness.last_heard = self.context.loop.time()
+        self.liveness.deadline = self.liveness.last_heard + self.settings.limits.handshake_timeout
         self.context.add(self, self.settings.interval)
         if self.ended:
             # The connection was given up while the transport was being made.
@@ -97,7 +94,7 @@ cdef class Connection(Output):
 
     def buffer_updated(self, Py_ssize_t size) -> None:
         """Called by the transport when `size` bytes were received."""
-        self.heard = True
+        self.liveness.heard = True
         self.read_bytes += size
         if self.state == STATE_CONNECTING:
             # The handshake may end the connection, or open it, before it returns.
@@ -163,7 +160,7 @@ cdef class Connection(Output):
         cdef bytes pong = self.pending_pong
         self.write_paused = False
         # A ping may have stood behind the blocked output; its time begins now.
-        self.pinged_at = self.context.loop.time()
+        self.liveness.pinged_at = self.context.loop.time()
         if pong is not None:
             self.pending_pong = None
             self.send_pong(pong)
@@ -190,8 +187,8 @@ cdef class Connection(Output):
         self.compression = compression
         self.parser.compression = compression is not None
         self.handshake = None
-        self.deadline = 0.0
-        self.last_heard = self.context.loop.time()
+        self.liveness.deadline = 0.0
+        self.liveness.last_heard = self.context.loop.time()
         if rest:
             # Copy it: the parser unmasks in place, and bytes objects must not change.
             memcpy(self.parser.reserve(PyBytes_GET_SIZE(rest)), PyBytes_AS_STRING(rest), PyBytes_GET_SIZE(rest))
@@ -215,139 +212,31 @@ cdef class Connection(Output):
             self.handshake.ended()
             self.handshake = None
 
+    def refuse(self, data: bytes, unread: int = 0, *, early: bool = False) -> None:
+        """Write an HTTP response that opens no WebSocket, then close.
+
+        Args:
+            unread: At most so many bytes of the request are still awaited, for `close_timeout` at most.
+            early: The request has not come, and has a second to come.
+        """
+        self.hold_handshake(False)
+        self.give_to_transport(data)
+        self.end(True, 1006, "refused in the opening handshake")
+        if not unread:
+            self.close_transport()
+            return
+        # Closing over a request that was not read would send a TCP reset, which could overtake the response.
+        self.refused = True
+        self.unread = unread
+        self.is_brief = early
+        if early:
+            self.liveness.deadline = min(self.liveness.deadline, self.context.loop.time() + LONGEST_REFUSAL)
+        self.end_output()
+
     def hold_handshake(self, hold: bool) -> None:
         """Stop reading while the application decides on the opening request."""
         if self.transport is not None:
             self.hold_reading(hold)
-
-    # Input
-
-    cdef int feed(self) except -1:
-        cdef double seen = self.context.now
-        cdef double until = self.turn_until if self.in_turn else seen + FAIR_SHARE
-        cdef int event
-        self.in_feed = True
-        try:
-            while not self.parsing_stopped:
-                event = self.parser.next()
-                if event == EVENT_NEED_DATA:
-                    break
-                if self.state == STATE_OPEN:
-                    if event == EVENT_BINARY:
-                        if DEBUG and self.parser.isolated:
-                            self.handle_isolated()
-                        else:
-                            self.on_message(self.parser.data, self.parser.size)
-                    else:
-                        self.handle_event(event)
-                    if self.ran_handler:
-                        self.ran_handler = False
-                        # An answer may have read the clock already.
-                        seen = self.context.now if self.context.now != seen else self.context.tick()
-                        if seen >= until:
-                            self.yielded = True
-                            break
-                elif event == EVENT_CLOSE or event == EVENT_FAULT:
-                    # These bytes are the answer to our close frame, or no longer matter.
-                    self.close_transport()
-                elif event == EVENT_BINARY:
-                    self.on_ignored(self.parser.data, self.parser.size)
-        finally:
-            # This holds even if a handler raised SystemExit or KeyboardInterrupt: the parser stays consistent.
-            self.in_feed = False
-            if self.state == STATE_CLOSED:
-                self.parser.release()
-            if self.full_reads >= FULL_READS_AT_ONCE:
-                self.full_reads = 0
-                self.yielded = True
-            self.parser.keep()
-            self.flush()
-            self.settle_reading()
-        return 0
-
-    cdef int handle_event(self, int event) except -1:
-        if event == EVENT_PING:
-            self.send_pong(PyBytes_FromStringAndSize(<char *> self.parser.data, self.parser.size))
-        elif event == EVENT_TEXT:
-            self.on_text(self.parser.data, self.parser.size)
-        elif event == EVENT_COMPRESSED_BINARY or event == EVENT_COMPRESSED_TEXT:
-            self.decompress(event == EVENT_COMPRESSED_TEXT)
-        elif event == EVENT_CLOSE:
-            self.answer_close()
-        elif event == EVENT_FAULT:
-            self.fail(self.parser.close_code, self.parser.close_reason)
-        return 0
-
-    cdef int decompress(self, bint is_text) except -1:
-        cdef bytes message
-        cdef const uint8_t *data
-        # A few bytes may inflate to all of `max_message_bytes`, which takes longer than most handlers.
-        self.ran_handler = True
-        try:
-            message = self.compression.decompress(
-                PyBytes_FromStringAndSize(<char *> self.parser.data, self.parser.size), self.settings.max_message_bytes)
-        except ProtocolError as error:
-            return self.fail(error.code, error.reason)
-        data = <const uint8_t *> PyBytes_AS_STRING(message)
-        if not is_text:
-            return self.on_message(data, PyBytes_GET_SIZE(message))
-        if utf8_prefix(data, PyBytes_GET_SIZE(message), True) < 0:
-            return self.fail(1007, utf8_fault())
-        return self.on_text(data, PyBytes_GET_SIZE(message))
-
-    cdef int handle_isolated(self) except -1:
-        # A block of its own lets a sanitizer catch reads beyond the message, or after it has been handled.
-        cdef Py_ssize_t size = self.parser.size
-        cdef const uint8_t *data
-        self.parser.unmask()
-        data = isolate(self.parser.data, size)
-        try:
-            return self.on_message(data, size)
-        finally:
-            free_isolated(data)  # pragma: no trace
-
-    cdef int settle_reading(self) except -1:
-        # Nothing is read while earlier input waits to be parsed: at most one receive buffer is kept that way.
-        if self.state == STATE_CLOSED or self.transport is None:
-            return 0
-        if self.state == STATE_CLOSING:
-            # The peer's close frame may stand in bytes that were read already, with nothing behind it.
-            self.yielded = self.yielded or self.parsing_stopped
-            self.parsing_stopped = False
-        self.hold_reading(self.parsing_stopped or self.yielded)
-        if self.yielded:
-            self.context.postpone(self)
-        return 0
-
-    cdef int hold_reading(self, bint hold) except -1:
-        if hold == self.reading_held or self.transport.is_closing():
-            return 0
-        self.reading_held = hold
-        if hold:
-            self.looked_at = False
-            self.context.watch(self)
-            self.call_transport("pause_reading")
-        else:
-            self.call_transport("resume_reading")
-            # No byte could be heard during the pause.
-            self.last_heard = self.context.loop.time()
-            self.awaiting_pong = False
-            self.reading_stalled_since = 0.0
-        return 0
-
-    cdef int restart_parsing(self) except -1:
-        # The caller may be deep inside a handler of this very connection.
-        if self.parsing_stopped:
-            self.parsing_stopped, self.yielded = False, True
-            self.context.postpone(self)
-
-    cdef int proceed(self) except -1:
-        if self.yielded:
-            self.yielded = False
-            if self.state == STATE_OPEN or self.state == STATE_CLOSING:
-                self.context.tick()
-                self.feed()
-        return 0
 
     # Output
 
@@ -359,7 +248,7 @@ cdef class Connection(Output):
             self.pending_pong = payload
             return 0
         self.send_control(OPCODE_PONG, payload)
-        if not self.in_feed or self.output.size >= self.settings.output_high_bytes:
+        if not self.in_feed or self.output.size >= self.settings.limits.output_high_bytes:
             self.flush()
         return 0
 
@@ -379,6 +268,72 @@ cdef class Connection(Output):
             if self.ended or not self.write_paused:
                 self.drain_waiter.set_result(None)
         return asyncio.shield(self.drain_waiter)
+
+    # Watching
+
+    cdef int sweep(self, double now) except -1:
+        cdef Facts facts
+        cdef Verdict verdict
+        if self.transport is None:
+            return 0
+        hear(&self.liveness, now)
+        facts.has_ended = self.ended
+        facts.is_brief = self.is_brief
+        facts.has_grace = self.ended and self.has_grace()
+        facts.write_paused = self.write_paused
+        facts.reading_held = self.reading_held
+        facts.parsing_stopped = self.parsing_stopped
+        facts.written = <int64_t> self.written_bytes
+        facts.left = facts.moved = 0
+        if needs_left(&self.liveness, &facts):
+            facts.left = self.left_bytes()
+            facts.moved = self.moved_bytes(facts.left)
+        facts.left_queue = self.left_queue
+        watch(&self.liveness, &facts, &self.settings.limits, now)
+        if self.fin_is_due:
+            self.end_output()
+        verdict = judge(&self.liveness, &facts, &self.settings.limits, now)
+        if verdict != VERDICT_NONE:
+            if verdict == VERDICT_DOES_NOT_READ:
+                self.on_slow()
+            self.was_given_up = not self.ended
+            self.drop(verdict_reason(verdict))
+        if self.state == STATE_OPEN and ping_is_due(&self.liveness, &facts, &self.settings.limits, now):
+            self.ping(now)
+        return 0
+
+    cdef int ping(self, double now) except -1:
+        cdef int64_t left = self.left_bytes()
+        cdef bint stands_behind = left != <int64_t> self.written_bytes + self.output.size
+        self.send_control(OPCODE_PING, b"sockrpc")
+        self.flush()
+        pinged(&self.liveness, left, <int64_t> self.written_bytes if stands_behind else 0, now)
+        return 0
+
+    cdef bint look(self) except -1:
+        cdef int descriptor, seen
+        if not self.reading_held or self.ended or self.transport is None:
+            return False
+        if not self.looked_at:
+            # Fairness pauses reading for a moment, again and again; at the second look it is no moment any more.
+            self.looked_at = True
+            return True
+        descriptor = self.descriptor()
+        seen = LINE_IS_QUIET if descriptor < 0 else look_at_line(descriptor)
+        if seen == LINE_IS_UNKNOWN:
+            line = self.call_transport("get_extra_info", ("socket",))  # pragma: only windows
+            seen = LINE_HAS_ENDED if has_nothing_to_read_but_the_end(line) else LINE_IS_QUIET  # pragma: only windows
+        if seen == LINE_HAS_ENDED:
+            self.drop("connection lost while reading was paused")
+            return False
+        if seen == LINE_HAS_BYTES and self.settings.limits.ping_interval and self.context.probes_left > 0:
+            # The peer's FIN may stand behind more than the system takes. Where the peer is gone, its system
+            # answers whatever comes by a RST.
+            self.context.probes_left -= 1
+            if self.state == STATE_OPEN and not self.write_paused:
+                self.send_control(OPCODE_PING, b"sockrpc")
+                self.flush()
+        return True
 
     # Ending
 
@@ -400,9 +355,7 @@ cdef class Connection(Output):
         try:
             if self.state != STATE_CLOSED:
                 self.state = STATE_CLOSING
-                # The first sweep determines how much output is still here.
-                self.left_mark = -1
-                self.deadline = self.context.loop.time() + self.settings.close_timeout
+                close_by(&self.liveness, self.context.loop.time() + self.settings.limits.close_timeout)
             if self.handshake is not None:
                 self.handshake.ended()
                 self.handshake = None
@@ -454,12 +407,6 @@ cdef class Connection(Output):
         """End because the peer does not answer or does not read, so that no close frame would reach it."""
         self.end(False, 1006, reason)
         self.call_transport("abort")
-        return 0
-
-    cdef int close_transport(self) except -1:
-        # Close only once: asyncio's TLS transport breaks when it is closed a second time.
-        if self.transport is not None and not self.transport.is_closing():
-            self.call_transport("close")
         return 0
 
     def close(self, code: int, reason: str) -> None:

@@ -2,9 +2,9 @@
 
 from libc.stdint cimport uint8_t
 
-from sockrpc.websocket.liveness cimport WatchedConnection
+from sockrpc.websocket.connection cimport Connection
 
-cdef class MessageConnection(WatchedConnection):
+cdef class MessageConnection(Connection):
     cdef object receiver             # called with this connection and each message
 
     cdef int pass_on(self, object message) except -1

@@ -2,11 +2,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Literal
 
-from sockrpc.websocket.liveness import WatchedConnection
+from sockrpc._limits import Settings
+from sockrpc.websocket.connection import Connection
 from sockrpc.websocket.loop import LoopContext
-from sockrpc.websocket.output import Settings
 
-class MessageConnection(WatchedConnection):
+class MessageConnection(Connection):
     """A WebSocket connection without RPC: text is `str`, binary is `bytes`.
 
     Nothing more is parsed while output is above the high-water mark. Exceptions of `receiver` go to the

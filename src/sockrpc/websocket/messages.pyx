@@ -8,15 +8,15 @@ from libc.stdint cimport uint8_t
 
 import asyncio
 
-from sockrpc.websocket.connection cimport STATE_OPEN
-from sockrpc.websocket.liveness cimport WatchedConnection
+from sockrpc.websocket.input cimport STATE_OPEN
+from sockrpc.websocket.connection cimport Connection
 from sockrpc.websocket.loop cimport LoopContext
-from sockrpc.websocket.output cimport Settings
+from sockrpc._limits cimport Settings
 from sockrpc.websocket.parser cimport OPCODE_BINARY, OPCODE_TEXT, Parser, copy_part
 
 
 # MessageProtocol, at the end of this file, joins it to asyncio.BufferedProtocol.
-cdef class MessageConnection(WatchedConnection):
+cdef class MessageConnection(Connection):
     """A WebSocket connection without RPC: text is `str`, binary is `bytes`.
 
     Nothing more is parsed while output is above the high-water mark. Exceptions of `receiver` go to the
@@ -31,7 +31,7 @@ cdef class MessageConnection(WatchedConnection):
     """
 
     def __init__(self, str role, Settings settings, LoopContext context, receiver, handshake=None):
-        self.parser = Parser(role, settings.max_message_bytes)
+        self.parser = Parser(role, settings.limits.max_message_bytes)
         self.masks = role == "client"
         self.closes_tcp_first = role == "server"
         self.settings = settings

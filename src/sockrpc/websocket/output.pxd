@@ -2,27 +2,9 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from sockrpc._limits cimport Settings
 from sockrpc.websocket.loop cimport LoopContext, Member
 from sockrpc.websocket.buffers cimport Buffer
-
-# A copy of sockrpc.limits.Limits in C types; times in seconds, 0 is off.
-cdef class Settings:
-    cdef Py_ssize_t max_message_bytes
-    cdef Py_ssize_t max_in_flight
-    cdef Py_ssize_t max_waiting_calls
-    cdef Py_ssize_t max_held_bytes
-    cdef Py_ssize_t max_notifications
-    cdef Py_ssize_t output_high_bytes
-    cdef Py_ssize_t output_low_bytes
-    cdef Py_ssize_t output_max_bytes
-    cdef Py_ssize_t max_listener_payloads
-    cdef Py_ssize_t max_listener_bytes
-    cdef double stall_timeout
-    cdef double ping_interval
-    cdef double ping_timeout
-    cdef double handshake_timeout
-    cdef double close_timeout
-    cdef double interval             # how often the sweep must look
 
 cdef class Output(Member):
     cdef readonly object transport   # None before connection_made and after connection_lost
@@ -33,7 +15,7 @@ cdef class Output(Member):
     cdef object compression          # sockrpc.websocket.deflate.Compression, None where none was agreed on
     cdef bint vectored               # the transport's writelines can be relied on
     cdef bint write_paused           # the transport holds more than output_high_bytes
-    cdef Py_ssize_t buffered_bytes   # of what the transport still holds: an upper bound
+    cdef Py_ssize_t buffered_bytes   # upper bound of what the transport still holds
     cdef uint64_t written_bytes      # given to the transport so far
     cdef bint fin_is_due             # `end_output` was called, and the transport still holds something
 
@@ -51,8 +33,9 @@ cdef class Output(Member):
     # Calls a method of the transport, which may be dead already; None then, and where there is no transport.
     cdef object call_transport(self, str method, tuple arguments=*)
     cdef int end_output(self) except -1   # by a FIN behind what was written; without one under TLS, which has none
-    cdef int descriptor(self) except -2   # of the socket; -1: there is none any more
-    # How many of `written_bytes` have left this host for good, as far as the system tells.
+    cdef int close_transport(self) except -1
+    cdef int descriptor(self) except -2   # the file descriptor of the socket, or -1 if it is gone
+    # Returns how many of `written_bytes` have left this host for good, as far as the system knows.
     cdef int64_t left_bytes(self) except? -1
     cdef int64_t moved_bytes(self, int64_t left) except? -1
     cdef int append_frame(self, bytes frame) except -1

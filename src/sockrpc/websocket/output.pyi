@@ -1,11 +1,6 @@
-from typing import Any, Self, final
+from typing import Any
 
-from sockrpc.limits import Limits
 from sockrpc.websocket.loop import Member
-
-@final
-class Settings:
-    def __new__(cls, limits: Limits) -> Self: ...
 
 class Output(Member):
     @property

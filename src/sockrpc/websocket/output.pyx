@@ -1,71 +1,14 @@
 """The output of one connection: gathered frames, and what the transport has not sent yet."""
 
-cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy
 
-from sockrpc._debug cimport DEBUG, count_created, count_freed
+from sockrpc.websocket.line cimport acknowledged, unacknowledged
 from sockrpc.websocket.loop cimport LoopContext, Member
 from sockrpc.websocket.masking cimport apply_mask, fresh_mask
 from sockrpc.websocket.buffers cimport Buffer, buffer_append, buffer_free, buffer_reserve
 from sockrpc.websocket.parser cimport MAX_HEADER_BYTES, OPCODE_BINARY, RESERVED_1, write_header
-
-cdef extern from *:
-    """
-    #if defined(__linux__)
-    #include <string.h>
-    #include <sys/ioctl.h>
-    #include <sys/socket.h>
-    #include <netinet/in.h>
-    #include <netinet/tcp.h>
-    #include <linux/sockios.h>
-    #elif defined(__APPLE__)
-    #include <sys/socket.h>
-    #include <netinet/in.h>
-    #include <netinet/tcp.h>
-    #endif
-    /* What the system holds of a socket's output: of TCP, what the peer's system has not acknowledged.
-       0 where it does not tell. */
-    static Py_ssize_t sockrpc_unacknowledged(long long descriptor) {
-        int bytes = 0;
-    #if defined(__linux__)
-        if (descriptor < 0 || ioctl((int) descriptor, SIOCOUTQ, &bytes) < 0)
-            return 0;
-    #elif defined(__APPLE__)
-        socklen_t size = sizeof bytes;
-        if (descriptor < 0 || getsockopt((int) descriptor, SOL_SOCKET, SO_NWRITE, &bytes, &size) < 0)
-            return 0;
-    #else
-        (void) descriptor;
-    #endif
-        return bytes;
-    }
-    /* What the peer's system has acknowledged of TCP's bytes since the beginning; of macOS, what was sent at all.
-       -1 where the system does not tell. */
-    static int64_t sockrpc_acknowledged(long long descriptor) {
-        int64_t bytes = -1;
-    #if defined(__linux__)
-        /* tcpi_bytes_acked of linux/tcp.h, which the C libraries do not declare. */
-        unsigned char info[128];
-        socklen_t size = sizeof info;
-        if (descriptor >= 0 && getsockopt((int) descriptor, IPPROTO_TCP, TCP_INFO, info, &size) == 0
-                && size == sizeof info)
-            memcpy(&bytes, info + 120, sizeof bytes);
-    #elif defined(__APPLE__) && defined(TCP_CONNECTION_INFO)
-        struct tcp_connection_info info;
-        socklen_t size = sizeof info;
-        if (descriptor >= 0 && getsockopt((int) descriptor, IPPROTO_TCP, TCP_CONNECTION_INFO, &info, &size) == 0)
-            bytes = (int64_t) info.tcpi_txbytes;
-    #else
-        (void) descriptor;
-    #endif
-        return bytes;
-    }
-    """
-    Py_ssize_t sockrpc_unacknowledged(long long descriptor) noexcept nogil
-    int64_t sockrpc_acknowledged(long long descriptor) noexcept nogil
 
 # Raised by methods of transports whose socket is dead: OSError by asyncio's (ENOTCONN by write_eof),
 # RuntimeError by uvloop's, AttributeError by those of TLS and by uvloop's get_extra_info.
@@ -78,45 +21,8 @@ cdef enum:
     SPARE_OUTPUT_BYTES = 1024 * 1024
 
 
-@cython.final
-cdef class Settings:
-    """The limits of a connection, as C types.
-
-    Args:
-        limits: A `sockrpc.limits.Limits`.
-    """
-
-    def __cinit__(self, limits):
-        if DEBUG:
-            count_created(<PyObject *> self)
-        self.max_message_bytes = limits.max_message_bytes
-        self.max_in_flight = limits.max_in_flight
-        self.max_waiting_calls = limits.max_waiting_calls
-        self.max_held_bytes = limits.max_held_bytes
-        self.max_notifications = limits.max_notifications
-        self.output_high_bytes = limits.output_high_bytes
-        self.output_low_bytes = limits.output_low_bytes
-        self.output_max_bytes = limits.output_max_bytes
-        self.max_listener_payloads = limits.max_listener_payloads
-        self.max_listener_bytes = limits.max_listener_bytes
-        self.stall_timeout = limits.stall_timeout or 0.0
-        self.ping_interval = limits.ping_interval or 0.0
-        self.ping_timeout = limits.ping_timeout or 0.0
-        self.handshake_timeout = limits.handshake_timeout
-        self.close_timeout = limits.close_timeout
-        # A verdict needs two sweeps, so an eighth keeps it within a quarter of the time it is about.
-        self.interval = min(
-            [t for t in (self.stall_timeout, self.ping_interval, self.ping_timeout, self.handshake_timeout,
-                         self.close_timeout) if t > 0.0]
-        ) / 8
-
-    def __dealloc__(self):
-        if DEBUG:
-            count_freed(<PyObject *> self)
-
-
 cdef class Output(Member):
-    """What a connection writes. A server's frames are plain, a client's are masked."""
+    """The writing side of a connection. A server's frames are plain, a client's are masked."""
 
     def __dealloc__(self):
         buffer_free(&self.output)
@@ -151,7 +57,7 @@ cdef class Output(Member):
         self.output.size += n + size
         # The transport decides whether this is too much; it calls pause_writing if it is. Not the role's
         # own flush, which may be what calls this.
-        if self.output.size + self.buffered_bytes >= self.settings.output_high_bytes:
+        if self.output.size + self.buffered_bytes >= self.settings.limits.output_high_bytes:
             Output.flush(self)
         return 0
 
@@ -190,7 +96,7 @@ cdef class Output(Member):
         size = PyBytes_GET_SIZE(message)
         if size < LARGE_PAYLOAD_BYTES or self.masks:
             self.send_control(opcode, message)
-            if self.output.size + self.buffered_bytes >= self.settings.output_high_bytes:
+            if self.output.size + self.buffered_bytes >= self.settings.limits.output_high_bytes:
                 Output.flush(self)
             return 0
         n = write_header(header, opcode, size, NULL)
@@ -200,11 +106,11 @@ cdef class Output(Member):
     cdef int append_frame(self, bytes frame) except -1:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(frame)
         if size >= LARGE_PAYLOAD_BYTES:
-            # Not copied, as many connections may share it.
+            # Write it without a copy, because many connections may share it.
             Output.flush(self)
             return self.give_to_transport(frame)
         buffer_append(&self.output, <const uint8_t *> PyBytes_AS_STRING(frame), size)
-        if self.output.size + self.buffered_bytes >= self.settings.output_high_bytes:
+        if self.output.size + self.buffered_bytes >= self.settings.limits.output_high_bytes:
             Output.flush(self)
         return 0
 
@@ -238,7 +144,7 @@ cdef class Output(Member):
     cdef int count_written(self, Py_ssize_t size) except -1:
         # An upper bound, so the transport need not be asked after each write.
         self.buffered_bytes += size
-        if 2 * self.buffered_bytes >= self.settings.output_high_bytes:
+        if 2 * self.buffered_bytes >= self.settings.limits.output_high_bytes:
             self.buffered_bytes = self.transport.get_write_buffer_size()
         return 0
 
@@ -281,15 +187,21 @@ cdef class Output(Member):
             # runs in for connection_lost: it must not be a handler's.
             return self.context.variables.copy().run(getattr(self.transport, method), *arguments)
         except DEAD_LINE:
-            # connection_lost is on its way, and tells of it.
+            # connection_lost is on its way and reports it.
             return None
 
     cdef int end_output(self) except -1:
-        # Not while something is unsent: the loop would call shutdown later by itself, and there is nobody
-        # then to catch what that raises on a dead line. A sweep comes back to it.
+        # Wait while output is unsent: the loop would call shutdown later by itself, and nothing would catch what that
+        # raises on a dead connection. A sweep calls this again.
         self.fin_is_due = self.transport is not None and self.transport.get_write_buffer_size() > 0
         if not self.fin_is_due and self.call_transport("can_write_eof"):
             self.call_transport("write_eof")
+        return 0
+
+    cdef int close_transport(self) except -1:
+        # Close only once: asyncio's TLS transport breaks when it is closed a second time.
+        if self.transport is not None and not self.transport.is_closing():
+            self.call_transport("close")
         return 0
 
     cdef int descriptor(self) except -2:
@@ -300,17 +212,17 @@ cdef class Output(Member):
         # Through TLS it is an estimate: the system counts what was encrypted.
         return (
             <int64_t> self.written_bytes - <Py_ssize_t> self.transport.get_write_buffer_size()
-            - sockrpc_unacknowledged(self.descriptor())
+            - unacknowledged(self.descriptor())
         )
 
     cdef int64_t moved_bytes(self, int64_t left) except? -1:
-        # Transports of TLS do not tell what they have encrypted and not written, so of their `left_bytes`, which
-        # are passed here, nothing moves while that goes out.
-        cdef int64_t acknowledged = sockrpc_acknowledged(self.descriptor())
-        return left if acknowledged < 0 else acknowledged
+        # `left_bytes`, passed as `left`, is not enough for TLS: its transports do not count what they have encrypted
+        # and not written, so `left` stands still while that goes out.
+        cdef int64_t number = acknowledged(self.descriptor())
+        return left if number < 0 else number
 
     def extra_info(self, name: str) -> object:
-        """What the transport knows by this name; None where it does not, or is gone."""
+        """Return what the transport knows by this name, or None if it knows nothing or is gone."""
         return self.call_transport("get_extra_info", (name,))
 
     def is_writable(self) -> bool:
@@ -320,8 +232,8 @@ cdef class Output(Member):
     @property
     def output_max_bytes(self) -> int:
         """The limit, in bytes."""
-        return self.settings.output_max_bytes
+        return self.settings.limits.output_max_bytes
 
     def is_full(self) -> bool:
         """True while the unsent output is above `output_max_bytes`."""
-        return self.write_paused and self.unsent() > self.settings.output_max_bytes
+        return self.write_paused and self.unsent() > self.settings.limits.output_max_bytes

@@ -1,0 +1,3 @@
+from sockrpc.websocket.output import Output
+
+class Input(Output): ...

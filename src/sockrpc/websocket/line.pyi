@@ -1,0 +1,3 @@
+import socket
+
+def has_nothing_to_read_but_the_end(line: socket.socket) -> bool: ...
