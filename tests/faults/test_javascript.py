@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.faults.proxy import How, Proxy
-from tests.faults.test_javascript import CLIENT, node
 from tests.kit.command import Served
 from tests.kit.support import PATIENCE
+from tests.test_javascript import CLIENT, node
 
 pytestmark = pytest.mark.node
 
