@@ -202,7 +202,7 @@ def test_imports_go_to_the_left_only(name: str) -> None:
     [
         ("websocket/connection.pxd", "from sockrpc.peer.table cimport RequestTable"),
         ("peer/call.pyx", "from sockrpc.sockets import Socket"),
-        ("listen/server_opening.py", "from sockrpc.server import Server"),
+        ("listen/admission.py", "from sockrpc.server import Server"),
         ("observe/statistics.py", "from sockrpc import app"),
         ("sockets.py", "import sockrpc.rooms"),
         ("server.py", "from sockrpc.process.event_loop import loop_factory"),
@@ -294,7 +294,7 @@ def test_files_are_short_enough_to_be_read(name: str) -> None:
 
 def test_the_imports_are_found() -> None:
     edges = graph()
-    assert edges["server"] >= {"app", "limits", "listen.server_opening", "peer.peer", "peer.service"}
+    assert edges["server"] >= {"app", "limits", "listen.admission", "peer.peer", "peer.service"}
     assert edges["peer.outgoing"] >= {
         "websocket.connection",
         "_frames",

@@ -15,6 +15,7 @@ from sockrpc.app import App
 from sockrpc.errors import UsageError
 from sockrpc.limits import SERVER_KEYWORDS, Limits, ServerLimits, make_limits
 from sockrpc.listen.acceptor import descriptors_for_connections
+from sockrpc.listen.admission import Admission, AdmissionPolicy, ProcessRequest
 from sockrpc.listen.pending_openings import PendingOpenings
 from sockrpc.listen.refusal_log import RefusalLog
 from sockrpc.listen.server_hooks import (
@@ -25,7 +26,6 @@ from sockrpc.listen.server_hooks import (
     run_start_hooks,
     run_stop_hooks,
 )
-from sockrpc.listen.server_opening import OpeningPolicy, ProcessRequest, ServerOpening
 from sockrpc.listen.server_sockets import Address, Queue, ServerSockets, tls_options
 from sockrpc.listen.unix import check_uds
 from sockrpc.observe.inspector import Inspector
@@ -284,7 +284,7 @@ class serve:
         tls = tls_options(context, self._limits.handshake_timeout)
         max_connections = self._limits.max_connections or descriptors_for_connections()
         self._address = Address(host, port, uds, sockets, backlog, reuse_port, tls, max_connections)
-        self._policy = OpeningPolicy(
+        self._policy = AdmissionPolicy(
             path=check_path(path),
             origins=check_origins(origins),
             process_request=process_request,
@@ -338,7 +338,7 @@ class serve:
         def accept(crowded: bool = False) -> Peer:
             if server._watch is not None:
                 server._watch.start()
-            return Peer("server", service, ServerOpening(service, self._policy, server._openings, crowded))
+            return Peer("server", service, Admission(service, self._policy, server._openings, crowded))
 
         return server, accept
 

@@ -17,8 +17,9 @@ from tests.kit.work import Work
 LARGE = bytes(16 * 1024 * 1024)
 
 
+@pytest.mark.row(17)
 async def test_a_timeout_is_a_timeout_error_and_one_reset() -> None:
-    """Row 17: the caller's own timeout."""
+    """The caller's own timeout."""
     async with connected() as (client, peer):
         with pytest.raises(TimeoutError):
             await client.call("slow", b"x", timeout=0.05)
@@ -34,8 +35,9 @@ async def test_a_timeout_is_a_timeout_error_and_one_reset() -> None:
         await peer.synchronize()
 
 
+@pytest.mark.row(17)
 async def test_a_timeout_of_zero() -> None:
-    """Row 17: what was sent is reset, all the same."""
+    """What was sent is reset, all the same."""
     async with connected() as (client, peer):
         with pytest.raises(TimeoutError):
             await client.call("slow", timeout=0)
@@ -43,8 +45,9 @@ async def test_a_timeout_of_zero() -> None:
         await peer.synchronize()
 
 
+@pytest.mark.row(6, 13)
 async def test_a_waiter_that_is_cancelled_is_one_reset_at_once() -> None:
-    """Row 13: nothing else has to be written for the reset to leave; row 6: and there is one."""
+    """Nothing else has to be written for the reset to leave; row 6: and there is one."""
     async with connected() as (client, peer):
         waiting = [await started(client.call("slow")) for _ in range(3)]
         assert [await peer.request() for _ in range(3)] == [1, 2, 3]
@@ -61,8 +64,9 @@ async def test_a_waiter_that_is_cancelled_is_one_reset_at_once() -> None:
         await peer.synchronize()
 
 
+@pytest.mark.row(13)
 async def test_the_reset_is_written_in_the_iteration_in_which_the_call_is_cancelled() -> None:
-    """Row 13: it is on the line although the loop does nothing more."""
+    """It is on the line although the loop does nothing more."""
     async with connected() as (client, peer):
         waiting = await started(client.call("slow"))
         assert await peer.request() == 1
@@ -80,9 +84,10 @@ async def test_the_reset_is_written_in_the_iteration_in_which_the_call_is_cancel
         await asyncio.wait([waiting])
 
 
+@pytest.mark.row(17)
 @pytest.mark.parametrize("call_timeout", [None, PATIENCE])
 async def test_a_timeout_around_the_call(call_timeout: float | None) -> None:
-    """Row 17: asyncio.timeout is a cancellation like any other, and stays the one who says so."""
+    """Asyncio.timeout is a cancellation like any other, and stays the one who says so."""
     async with connected() as (client, peer):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05) as around:
@@ -95,8 +100,9 @@ async def test_a_timeout_around_the_call(call_timeout: float | None) -> None:
         assert task.cancelling() == 0
 
 
+@pytest.mark.row(17)
 async def test_a_task_group_that_fails_resets_the_calls_of_its_other_tasks() -> None:
-    """Row 17: the group's exception comes out, and each call was reset once."""
+    """The group's exception comes out, and each call was reset once."""
     async with connected() as (client, peer):
 
         async def fail() -> None:
@@ -117,8 +123,9 @@ async def test_a_task_group_that_fails_resets_the_calls_of_its_other_tasks() -> 
         await peer.synchronize()
 
 
+@pytest.mark.row(17)
 async def test_cancelled_error_is_not_replaced_by_the_timeout_that_comes_with_it() -> None:
-    """Row 17: whoever cancels the task gets a cancelled task."""
+    """Whoever cancels the task gets a cancelled task."""
     async with connected() as (client, peer):
         loop = asyncio.get_running_loop()
         waiting = await started(client.call("slow", timeout=0.05))
@@ -133,8 +140,9 @@ async def test_cancelled_error_is_not_replaced_by_the_timeout_that_comes_with_it
         await peer.synchronize()
 
 
+@pytest.mark.row(2)
 async def test_a_cancel_that_lands_between_the_answer_and_the_waiter() -> None:
-    """Row 2: the waiter is cancelled, as it was told; but a call that was answered is not reset."""
+    """The waiter is cancelled, as it was told; but a call that was answered is not reset."""
     async with connected() as (client, peer):
         waiting = await started(client.call("race"))
         assert await peer.request() == 1
@@ -149,8 +157,9 @@ async def test_a_cancel_that_lands_between_the_answer_and_the_waiter() -> None:
         await peer.synchronize()
 
 
+@pytest.mark.row(1)
 async def test_an_answer_that_crosses_the_reset_is_dropped() -> None:
-    """Row 1: it is no error, and no later call gets it."""
+    """It is no error, and no later call gets it."""
     async with connected() as (client, peer):
         waiting = await started(client.call("slow"))
         assert await peer.request() == 1
@@ -163,8 +172,9 @@ async def test_an_answer_that_crosses_the_reset_is_dropped() -> None:
         assert waiting.cancelled()
 
 
+@pytest.mark.row(1)
 async def test_an_answer_to_what_was_never_asked_is_dropped() -> None:
-    """Row 1: the same."""
+    """The same."""
     async with connected() as (client, peer):
         waiting = await started(client.call("slow"))
         assert await peer.request() == 1
@@ -213,8 +223,9 @@ async def block_output(client: sockrpc.Client, peer: Peer) -> asyncio.Task[bytes
     return waiting
 
 
+@pytest.mark.row(13)
 async def test_a_call_that_is_cancelled_while_output_is_blocked_sends_nothing() -> None:
-    """Row 13: while the reset of one that was sent waits for nothing, not even for other requests."""
+    """While the reset of one that was sent waits for nothing, not even for other requests."""
     async with connected(output_high_bytes=65536, output_low_bytes=0) as (client, peer):
         first = await started(client.call("first"))
         large = await block_output(client, peer)
@@ -237,8 +248,9 @@ async def test_a_call_that_is_cancelled_while_output_is_blocked_sends_nothing() 
         assert [await large, await last] == [b"2", b"6"]
 
 
+@pytest.mark.row(13)
 async def test_a_timeout_is_not_held_up_by_blocked_output() -> None:
-    """Row 13: neither of a call whose request is on its way, nor of one whose request waits."""
+    """Neither of a call whose request is on its way, nor of one whose request waits."""
     async with connected(output_high_bytes=65536, output_low_bytes=0) as (client, peer):
         large = await block_output(client, peer)
         with pytest.raises(TimeoutError):
@@ -251,8 +263,9 @@ async def test_a_timeout_is_not_held_up_by_blocked_output() -> None:
         await peer.synchronize()
 
 
+@pytest.mark.row(3)
 async def test_ids_count_up_from_one_and_wrap_past_those_in_flight() -> None:
-    """Row 3: an id in flight is never used again, and one that was just reset is not for long."""
+    """An id in flight is never used again, and one that was just reset is not for long."""
     async with connected() as (client, peer):
         first = await started(client.call("x"))
         assert await peer.request() == 1
@@ -276,6 +289,7 @@ async def test_ids_count_up_from_one_and_wrap_past_those_in_flight() -> None:
         assert answers == [b"1", b"4294967295", b"2", b"4294967294", b"3", b"4"]
 
 
+@pytest.mark.row(3, 6)
 async def test_both_ends_agree_that_a_cancelled_call_is_over() -> None:
     """Row 3, row 6: a flood of calls that give up, against a server of ours."""
     work = Work()
@@ -293,8 +307,9 @@ async def test_both_ends_agree_that_a_cancelled_call_is_over() -> None:
     assert work.cancels == [1] * 100
 
 
+@pytest.mark.row(22)
 async def test_a_waiter_that_nobody_refers_to_has_its_answer() -> None:
-    """Row 22: the connection refers to its calls, and so to the tasks that wait for them."""
+    """The connection refers to its calls, and so to the tasks that wait for them."""
     answers: list[bytes] = []
 
     async def call(client: sockrpc.Client) -> None:

@@ -31,11 +31,12 @@ async def rst(peer: Peer) -> None:
     peer.reset_line()
 
 
+@pytest.mark.row(14, 15)
 @pytest.mark.parametrize(
     ("lose", "code"), [(close_frame, 1001), (empty_close_frame, 1005), (fin, 1006), (rst, 1006)]
 )
 async def test_all_calls_in_flight_fail_at_once(lose: Loss, code: int) -> None:
-    """Row 15: with an error of their own each, those that could not be written too; and row 14."""
+    """With an error of their own each, those that could not be written too; and row 14."""
     async with connected(output_high_bytes=65536, output_low_bytes=0) as (client, peer):
         waiting = [await started(client.call("slow", timeout=timeout)) for timeout in (None, PATIENCE)]
         assert [await peer.request(), await peer.request()] == [1, 2]
@@ -59,9 +60,10 @@ async def test_all_calls_in_flight_fail_at_once(lose: Loss, code: int) -> None:
         assert lost.value.code == code
 
 
+@pytest.mark.row(15)
 @pytest.mark.parametrize("garbage", ["unknown opcode", "text message"])
 async def test_calls_fail_with_what_the_server_did_wrong(garbage: str) -> None:
-    """Row 15: where it is the peer's bytes that end the connection, the error says so."""
+    """Where it is the peer's bytes that end the connection, the error says so."""
     async with connected() as (client, peer):
         waiting = [await started(client.call("slow")) for _ in range(3)]
         assert [await peer.request() for _ in range(3)] == [1, 2, 3]
@@ -78,6 +80,7 @@ async def test_calls_fail_with_what_the_server_did_wrong(garbage: str) -> None:
             assert error.value.code == (1003 if garbage == "text message" else 1002)
 
 
+@pytest.mark.row(14, 15)
 async def test_calls_fail_when_the_server_stops_answering_pings() -> None:
     """Row 15, row 14: a half-open line is found by keepalive, on this side too."""
     async with connected(ping_interval=0.1, ping_timeout=0.1, close_timeout=30) as (client, peer):
@@ -88,8 +91,9 @@ async def test_calls_fail_when_the_server_stops_answering_pings() -> None:
         assert lost.value.code == 1006
 
 
+@pytest.mark.row(15)
 async def test_calls_fail_with_connection_closed_when_we_close() -> None:
-    """Row 15: our own doing is not a loss."""
+    """Our own doing is not a loss."""
     work = Work()
     async with serving(work.app()) as here:
         client = await here.connect()
@@ -104,6 +108,7 @@ async def test_calls_fail_with_connection_closed_when_we_close() -> None:
     assert work.reasons == ["lost", "lost"]
 
 
+@pytest.mark.row(15, 21)
 async def test_calls_fail_when_the_server_stops() -> None:
     """Row 15, row 21: the caller hears of it before the work has unwound."""
     work = Work()
@@ -120,9 +125,10 @@ async def test_calls_fail_when_the_server_stops() -> None:
     assert work.ended == 1
 
 
+@pytest.mark.row(17)
 @pytest.mark.parametrize("first", ["cancel", "loss"])
 async def test_cancelled_error_is_not_replaced_by_the_loss_that_comes_with_it(first: str) -> None:
-    """Row 17: whoever cancels the task gets a cancelled task, not a ConnectionLost."""
+    """Whoever cancels the task gets a cancelled task, not a ConnectionLost."""
     async with connected() as (client, peer):
         waiting = await started(client.call("slow", timeout=PATIENCE))
         assert await peer.request() == 1
@@ -136,8 +142,9 @@ async def test_cancelled_error_is_not_replaced_by_the_loss_that_comes_with_it(fi
         assert waiting.cancelled()
 
 
+@pytest.mark.row(2)
 async def test_answers_before_the_loss_in_the_same_read_count() -> None:
-    """Row 2: what stood before the close frame has been received, what stands after it has not."""
+    """What stood before the close frame has been received, what stands after it has not."""
     async with connected() as (client, peer):
         waiting = [await started(client.call("slow")) for _ in range(3)]
         assert [await peer.request() for _ in range(3)] == [1, 2, 3]
@@ -148,6 +155,7 @@ async def test_answers_before_the_loss_in_the_same_read_count() -> None:
             assert isinstance(task.exception(), sockrpc.ConnectionLost)
 
 
+@pytest.mark.row(1, 17)
 async def test_no_reset_follows_our_own_close_frame() -> None:
     """Row 1, row 17: the close has reset the call already; and the waiter is cancelled, as it was told."""
     async with connected() as (client, peer):
@@ -163,8 +171,9 @@ async def test_no_reset_follows_our_own_close_frame() -> None:
         assert await peer.wait(peer.reader.read()) == b""
 
 
+@pytest.mark.row(15)
 async def test_calls_are_never_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 15: the connection is made again, the calls are not."""
+    """The connection is made again, the calls are not."""
     monkeypatch.setattr("sockrpc.dial.reconnecting.FIRST_DELAY", 0.01)
     lost: list[sockrpc.ConnectionLost] = []
 

@@ -12,9 +12,10 @@ from tests.kit.support import CLOSE, frame, request, reset, serving, until
 from tests.kit.work import Work
 
 
+@pytest.mark.row(18)
 @pytest.mark.parametrize("ending", ["reset", "lost", "closed"])
 async def test_work_that_runs_to_completion_ignores_resets_and_losses(ending: str) -> None:
-    """Row 18: what must finish finishes; only its answer is dropped."""
+    """What must finish finishes; only its answer is dropped."""
     work = Work()
     app = sockrpc.App()
     said: list[bool] = []
@@ -64,6 +65,7 @@ async def test_work_that_runs_to_completion_is_answered_if_nobody_resets_it() ->
         await raw.synchronize()
 
 
+@pytest.mark.row(18, 21)
 @pytest.mark.parametrize("line", ["open", "reset", "lost"])
 async def test_a_stop_waits_for_work_that_runs_to_completion(line: str) -> None:
     """Row 18, row 21: within the grace, also where its connection is gone."""
@@ -95,9 +97,10 @@ async def test_a_stop_waits_for_work_that_runs_to_completion(line: str) -> None:
     assert (work.ended, work.cancels) == (1, [])
 
 
+@pytest.mark.row(18)
 @pytest.mark.parametrize("line", ["open", "reset", "lost"])
 async def test_the_end_of_the_grace_aborts_work_that_runs_to_completion(line: str) -> None:
-    """Row 18: that it does not ignore; one cancel, and time to unwind."""
+    """That it does not ignore; one cancel, and time to unwind."""
     work = Work()
     work.may_unwind.clear()
     async with serving(work.app(run_to_completion=True), stop_grace=0.05, abort_grace=60) as here:
@@ -120,9 +123,10 @@ async def test_the_end_of_the_grace_aborts_work_that_runs_to_completion(line: st
     assert (work.ended, work.cancels, work.reasons) == (1, [1], ["stop"])
 
 
+@pytest.mark.row(18)
 @pytest.mark.parametrize("completes", [False, True], ids=["ordinary", "run to completion"])
 async def test_the_timeout_of_a_method(completes: bool) -> None:
-    """Row 18: its own timeout aborts work that runs to completion too, with one cancel."""
+    """Its own timeout aborts work that runs to completion too, with one cancel."""
     work = Work()
     work.may_unwind.clear()
     async with (
@@ -154,8 +158,9 @@ async def test_a_timeout_that_is_not_over_does_nothing() -> None:
     assert work.cancels == []
 
 
+@pytest.mark.row(18)
 async def test_the_timeout_goes_on_after_a_reset_of_work_that_runs_to_completion() -> None:
-    """Row 18: a reset does not take its timeout away."""
+    """A reset does not take its timeout away."""
     work = Work()
     async with (
         serving(work.app(timeout=0.2, run_to_completion=True)) as here,
@@ -173,8 +178,9 @@ async def test_the_timeout_goes_on_after_a_reset_of_work_that_runs_to_completion
     assert (work.cancels, work.reasons) == ([1], ["timeout"])
 
 
+@pytest.mark.row(6)
 async def test_a_timeout_does_not_cancel_what_a_reset_has_cancelled() -> None:
-    """Row 6: the clean-up may outlast the timeout of the method."""
+    """The clean-up may outlast the timeout of the method."""
     work = Work()
     work.may_unwind.clear()
     async with serving(work.app(timeout=0.15)) as here, await here.raw() as raw:

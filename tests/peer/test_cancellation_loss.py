@@ -84,9 +84,10 @@ LOSSES = [
 ]
 
 
+@pytest.mark.row(14)
 @pytest.mark.parametrize("lose", LOSSES)
 async def test_a_lost_connection_aborts_every_call_on_it(lose: Loss) -> None:
-    """Row 14: running and waiting ones, each once; no other connection notices."""
+    """Running and waiting ones, each once; no other connection notices."""
     work = Work()
     work.may_unwind.clear()
     async with serving(work.app(), max_in_flight=3) as here, await here.raw() as other:
@@ -112,8 +113,9 @@ async def test_a_lost_connection_aborts_every_call_on_it(lose: Loss) -> None:
     assert [call.abort_reason for call in work.calls] == [None, *["lost"] * 3]
 
 
+@pytest.mark.row(14)
 async def test_a_peer_that_stops_answering_is_found_and_aborted_not_politely_closed() -> None:
-    """Row 14: half-open; keepalive finds it, and no close frame waits for an answer."""
+    """Half-open; keepalive finds it, and no close frame waits for an answer."""
     work = Work()
     async with serving(work.app(), ping_interval=0.1, ping_timeout=0.1, close_timeout=30) as here:
         raw = await here.raw()
@@ -140,8 +142,9 @@ async def everything(raw: RawClient) -> list[int]:
         opcodes.append(opcode)
 
 
+@pytest.mark.row(14)
 async def test_a_peer_that_answers_pings_is_not_taken_for_lost() -> None:
-    """Row 14: the work may take many times longer than the keepalive."""
+    """The work may take many times longer than the keepalive."""
     work = Work()
     async with (
         serving(work.app(), ping_interval=0.05, ping_timeout=1.0) as here,
@@ -155,6 +158,7 @@ async def test_a_peer_that_answers_pings_is_not_taken_for_lost() -> None:
         assert await waiting == b"answer"
 
 
+@pytest.mark.row(4, 14)
 async def test_calls_in_the_same_read_as_the_loss() -> None:
     """Row 14, row 4: what was received before the close frame is started, then aborted."""
     work = Work()
@@ -194,8 +198,9 @@ async def test_what_starts_after_the_loss_finds_all_calls_aborted(id: int) -> No
         await until(lambda: seen == ["lost"] * len(running))
 
 
+@pytest.mark.row(14)
 async def test_work_that_goes_on_after_its_answer_ends_with_the_connection() -> None:
-    """Row 14: nothing outlives its connection by accident; but that is no abort of the call."""
+    """Nothing outlives its connection by accident; but that is no abort of the call."""
     app = sockrpc.App()
     log: list[object] = []
 
@@ -218,8 +223,9 @@ async def test_work_that_goes_on_after_its_answer_ends_with_the_connection() -> 
     assert log == [(False, None)]
 
 
+@pytest.mark.row(18)
 async def test_a_notification_handler_goes_on_after_the_loss() -> None:
-    """Row 18: its client was not waiting."""
+    """Its client was not waiting."""
     app = sockrpc.App()
     may_end, running = asyncio.Event(), asyncio.Event()
     log: list[str] = []
@@ -243,10 +249,11 @@ async def test_a_notification_handler_goes_on_after_the_loss() -> None:
     assert log == ["handled"]
 
 
+@pytest.mark.row(10, 14)
 @pytest.mark.parametrize("kind", ["coroutine", "thread"])
 @pytest.mark.parametrize("reason", ["reset", "lost", "timeout", "stop"])
 async def test_the_reason_of_an_abort(reason: str, kind: str) -> None:
-    """Row 10: in a thread as in a coroutine; and row 14: whatever it was, the call is reset."""
+    """In a thread as in a coroutine; and row 14: whatever it was, the call is reset."""
     app = sockrpc.App()
     began = threading.Event()
     seen: list[tuple[bool, str | None]] = []

@@ -13,8 +13,9 @@ from tests.kit.support import notify, request, reset, serving, until
 from tests.kit.work import Stubborn, Work
 
 
+@pytest.mark.row(1)
 async def test_a_reset_of_an_id_that_is_not_in_flight_has_no_effect() -> None:
-    """Row 1: unknown, answered, already reset; none is an error."""
+    """Unknown, answered, already reset; none is an error."""
     work = Work()
     async with serving(work.app()) as here, await here.raw() as raw:
         await raw.send(reset(0), reset(2**32 - 1))
@@ -45,8 +46,9 @@ async def test_a_reset_of_the_call_that_waits_first_lets_start_what_waits_behind
         assert here.server.statistics().calls_running == 1
 
 
+@pytest.mark.row(2)
 async def test_a_reset_that_lands_between_the_return_and_the_answer() -> None:
-    """Row 2: one state change decides; either there is an answer or the call counts as reset."""
+    """One state change decides; either there is an answer or the call counts as reset."""
     app = sockrpc.App()
     may_return = asyncio.Event()
 
@@ -76,8 +78,9 @@ async def test_a_reset_that_lands_between_the_return_and_the_answer() -> None:
         assert here.server.statistics().calls_failed == 0
 
 
+@pytest.mark.row(3)
 async def test_an_id_that_is_used_again_while_the_old_work_unwinds() -> None:
-    """Row 3: the second work answers the second call, whenever and however the first one ends."""
+    """The second work answers the second call, whenever and however the first one ends."""
     app = sockrpc.App()
     ended: list[bytes] = []
     may_end = {b"first": asyncio.Event(), b"second": asyncio.Event(), b"third": asyncio.Event()}
@@ -112,8 +115,9 @@ async def test_an_id_that_is_used_again_while_the_old_work_unwinds() -> None:
     assert ended.count(b"second") == 1
 
 
+@pytest.mark.row(5)
 async def test_a_reset_takes_a_call_out_of_the_queue_wherever_it_stands() -> None:
-    """Row 5: the first, the last and one in the middle; the others start in order."""
+    """The first, the last and one in the middle; the others start in order."""
     work = Work()
     async with serving(work.app(), max_in_flight=1) as here, await here.raw() as raw:
         await raw.send(request(0, "work"), *(request(id, "echo", b"%d" % id) for id in range(1, 8)))
@@ -130,8 +134,9 @@ async def test_a_reset_takes_a_call_out_of_the_queue_wherever_it_stands() -> Non
         assert here.server.statistics().calls_started == 6
 
 
+@pytest.mark.row(5)
 async def test_a_reset_takes_a_call_that_waits_for_on_connect() -> None:
-    """Row 5: before the application has let the connection in."""
+    """Before the application has let the connection in."""
     work = Work()
     app = work.app()
     may_connect = asyncio.Event()
@@ -151,6 +156,7 @@ async def test_a_reset_takes_a_call_that_waits_for_on_connect() -> None:
     assert work.calls == []
 
 
+@pytest.mark.row(5, 12)
 async def test_resets_are_acted_on_while_output_is_blocked() -> None:
     """Row 12, row 5: of running calls and of those that wait because nobody reads their answers."""
     work = Work()
@@ -171,8 +177,9 @@ async def test_resets_are_acted_on_while_output_is_blocked() -> None:
         await raw.synchronize()
 
 
+@pytest.mark.row(12)
 async def test_a_handler_that_does_not_end_delays_no_reset() -> None:
-    """Row 12: the receive loop waits for nobody, and data before the reset does not hide it."""
+    """The receive loop waits for nobody, and data before the reset does not hide it."""
     work, stubborn = Work(), Stubborn()
     app = work.app()
     app.method("stubborn")(stubborn)
@@ -186,8 +193,9 @@ async def test_a_handler_that_does_not_end_delays_no_reset() -> None:
         stubborn.may_unwind.set()
 
 
+@pytest.mark.row(6)
 async def test_one_reset_is_one_cancel_whatever_else_happens_meanwhile() -> None:
-    """Row 6: resets, the loss of the connection and the end of the server add no second one."""
+    """Resets, the loss of the connection and the end of the server add no second one."""
     work = Work()
     work.may_unwind.clear()
     async with serving(work.app()) as here:
@@ -210,8 +218,9 @@ async def test_one_reset_is_one_cancel_whatever_else_happens_meanwhile() -> None
     assert work.calls[0].abort_reason == "reset"
 
 
+@pytest.mark.row(6)
 async def test_timeouts_and_task_groups_inside_the_handler_are_not_misled() -> None:
-    """Row 6: a group ends its children, and a timeout in the clean-up is its own."""
+    """A group ends its children, and a timeout in the clean-up is its own."""
     app = sockrpc.App()
     log: list[object] = []
     running = asyncio.Event()
@@ -287,13 +296,14 @@ async def cancels_itself(call: sockrpc.Call) -> None:
     await asyncio.sleep(0)
 
 
+@pytest.mark.row(7)
 @pytest.mark.parametrize(
     "handler", [awaits_a_cancelled_task, raises_at_once, raises_later, raises_inline, cancels_itself]
 )
 async def test_a_cancelled_error_without_an_abort_is_a_failure(
     handler: Callable[[sockrpc.Call], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 7: logged and counted, not silence taken for an abort."""
+    """Logged and counted, not silence taken for an abort."""
     app = sockrpc.App()
     app.method("guilty")(handler)
     async with serving(app) as here, await here.raw() as raw:
@@ -306,11 +316,12 @@ async def test_a_cancelled_error_without_an_abort_is_a_failure(
     assert "'guilty'" in record.getMessage()
 
 
+@pytest.mark.row(8)
 @pytest.mark.parametrize("how", ["returns", "raises"])
 async def test_work_that_swallows_its_cancel_is_not_answered(
     how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 8: the value is dropped, an exception only logged; the slot is held until the task ends."""
+    """The value is dropped, an exception only logged; the slot is held until the task ends."""
     stubborn = Stubborn()
     app = stubborn.app()
 
@@ -334,8 +345,9 @@ async def test_work_that_swallows_its_cancel_is_not_answered(
     assert ("in the clean-up" in caplog.text) == (how == "raises")
 
 
+@pytest.mark.row(9)
 async def test_clean_up_may_wait() -> None:
-    """Row 9: one cancel, and then it takes the time it needs."""
+    """One cancel, and then it takes the time it needs."""
     work = Work()
     work.may_unwind.clear()
     async with serving(work.app()) as here, await here.raw() as raw:
@@ -353,8 +365,9 @@ async def test_clean_up_may_wait() -> None:
     assert (work.cancels, work.ended) == ([1], 1)
 
 
+@pytest.mark.row(11)
 async def test_a_flood_of_requests_and_resets_is_bounded() -> None:
-    """Row 11: aborted work counts until it has ended, so no more than max_in_flight ever runs."""
+    """Aborted work counts until it has ended, so no more than max_in_flight ever runs."""
     stubborn = Stubborn()
     async with serving(stubborn.app(), max_in_flight=8) as here, await here.raw() as raw:
         for first in range(0, 1000, 100):

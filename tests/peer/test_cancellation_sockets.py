@@ -38,8 +38,9 @@ def for_each(handle: Handle) -> Callable[[sockrpc.Socket], Awaitable[None]]:
     return handle_socket
 
 
+@pytest.mark.row(4, 6)
 async def test_the_tutorial_s_form() -> None:
-    """Row 4: resettable from the start, in tasks of its own; row 6: cancelled once."""
+    """Resettable from the start, in tasks of its own; row 6: cancelled once."""
     work = Work()
 
     async def long_task(call: sockrpc.Call) -> None:
@@ -161,8 +162,9 @@ async def test_abort_on_reset_and_then_an_answer() -> None:
         assert (statistics.calls_failed, statistics.calls_running) == (0, 0)
 
 
+@pytest.mark.row(1)
 async def test_wait_reset_and_respond_on_a_call_that_is_held() -> None:
-    """Row 1: whoever comes second, the answer or the reset, has no effect."""
+    """Whoever comes second, the answer or the reset, has no effect."""
     calls: list[sockrpc.Call] = []
     log: list[object] = []
     tasks: set[asyncio.Task[None]] = set()
@@ -194,8 +196,9 @@ async def test_wait_reset_and_respond_on_a_call_that_is_held() -> None:
     assert log == [(1, "reset", False), (3, "lost", False)]
 
 
+@pytest.mark.row(5)
 async def test_a_call_that_is_reset_before_it_is_taken_is_not_delivered() -> None:
-    """Row 5: and taking procedures slowly never stops reading."""
+    """And taking procedures slowly never stops reading."""
     delivered: list[int] = []
     may_take = asyncio.Event()
 
@@ -220,9 +223,10 @@ async def test_a_call_that_is_reset_before_it_is_taken_is_not_delivered() -> Non
     assert delivered == [1, 3]
 
 
+@pytest.mark.row(14)
 @pytest.mark.parametrize("ending", ["close frame", "fin", "rst"])
 async def test_the_iterator_ends_with_the_connection_after_what_was_received(ending: str) -> None:
-    """Row 14: calls are aborted, of course; notifications are still delivered."""
+    """Calls are aborted, of course; notifications are still delivered."""
     delivered: list[object] = []
     may_take, ended = asyncio.Event(), asyncio.Event()
 
@@ -247,8 +251,9 @@ async def test_the_iterator_ends_with_the_connection_after_what_was_received(end
     assert delivered == ["1", "3", "4"]
 
 
+@pytest.mark.row(14)
 async def test_an_iterator_that_waits_ends_at_once_with_the_connection() -> None:
-    """Row 14: nobody polls for it; and the coroutine itself is not cancelled."""
+    """Nobody polls for it; and the coroutine itself is not cancelled."""
     log: list[object] = []
 
     async def handle_socket(socket: sockrpc.Socket) -> None:
@@ -266,11 +271,12 @@ async def test_an_iterator_that_waits_ends_at_once_with_the_connection() -> None
     assert log == [0]
 
 
+@pytest.mark.row(7, 14)
 @pytest.mark.parametrize("how", ["returns", "raises", "raises CancelledError", "is cancelled"])
 async def test_the_end_of_the_coroutine_closes_the_connection_and_aborts_its_calls(
     how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 14: one more way to lose the connection; row 7: CancelledError is no success there either."""
+    """One more way to lose the connection; row 7: CancelledError is no success there either."""
     work = Work()
 
     async def handle_socket(socket: sockrpc.Socket) -> None:
@@ -295,8 +301,9 @@ async def test_the_end_of_the_coroutine_closes_the_connection_and_aborts_its_cal
     assert (caplog.records == []) == (how == "returns")
 
 
+@pytest.mark.row(17)
 async def test_cancelling_the_iteration_loses_nothing() -> None:
-    """Row 17: a timeout around it is the application's own affair."""
+    """A timeout around it is the application's own affair."""
     log: list[object] = []
 
     async def handle_socket(socket: sockrpc.Socket) -> None:
@@ -319,6 +326,7 @@ async def test_cancelling_the_iteration_loses_nothing() -> None:
     assert log == ["nothing yet", 1, 2]
 
 
+@pytest.mark.row(14, 21)
 async def test_a_stop_waits_for_calls_that_were_taken_and_aborts_the_others() -> None:
     """Row 14, row 21: within the grace; then it ends the iteration."""
     calls: list[sockrpc.Call] = []
@@ -349,8 +357,9 @@ async def test_a_stop_waits_for_calls_that_were_taken_and_aborts_the_others() ->
         calls.clear()
 
 
+@pytest.mark.row(14)
 async def test_the_end_of_the_grace_aborts_calls_that_were_taken() -> None:
-    """Row 14: those without work too."""
+    """Those without work too."""
     work = Work()
     calls: list[sockrpc.Call] = []
 

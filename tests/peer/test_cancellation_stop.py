@@ -19,8 +19,9 @@ from tests.kit.support import CLOSE, PATIENCE, TEXT, frame, notify, request, res
 from tests.kit.work import Stubborn, Work
 
 
+@pytest.mark.row(14)
 async def test_calls_in_flight_are_answered_before_the_close() -> None:
-    """Row 14: a graceful stop aborts nothing that ends within the grace."""
+    """A graceful stop aborts nothing that ends within the grace."""
     work = Work()
     async with serving(work.app(), stop_grace=60) as here, await here.raw() as raw:
         await raw.send(request(1, "work"), request(2, "work"))
@@ -53,8 +54,9 @@ async def test_idle_connections_are_closed_at_once() -> None:
         assert await busy.closing() == (1001, "server stopping")
 
 
+@pytest.mark.row(5)
 async def test_no_call_starts_while_the_server_stops() -> None:
-    """Row 5: what waits is taken out of the queue, and what comes now is not begun."""
+    """What waits is taken out of the queue, and what comes now is not begun."""
     work = Work()
     async with serving(work.app(), stop_grace=60, max_in_flight=1) as here, await here.raw() as raw:
         await raw.send(request(1, "work"), request(2, "work"))
@@ -70,8 +72,9 @@ async def test_no_call_starts_while_the_server_stops() -> None:
     assert len(work.calls) == 1
 
 
+@pytest.mark.row(14)
 async def test_the_close_does_not_wait_for_work_that_goes_on_after_its_answer() -> None:
-    """Row 14: nothing is in flight any more, and the end cancels it."""
+    """Nothing is in flight any more, and the end cancels it."""
     app = sockrpc.App()
     work = Work()
 
@@ -122,8 +125,9 @@ async def test_notifications_that_wait_do_not_start_after_the_grace() -> None:
     assert begun == [b"0"]
 
 
+@pytest.mark.row(9, 14)
 async def test_one_cancel_when_the_grace_is_over() -> None:
-    """Row 14: the stop is one more kind of loss; and row 9: clean-up may wait after it."""
+    """The stop is one more kind of loss; and row 9: clean-up may wait after it."""
     work = Work()
     work.may_unwind.clear()
     async with serving(work.app(), stop_grace=0.05, abort_grace=60) as here, await here.raw() as raw:
@@ -145,8 +149,9 @@ async def test_one_cancel_when_the_grace_is_over() -> None:
     assert (work.cancels, work.ended) == ([1], 1)
 
 
+@pytest.mark.row(21)
 async def test_the_stop_waits_for_work_that_unwinds() -> None:
-    """Row 21: also for work that was reset or lost before the stop began."""
+    """Also for work that was reset or lost before the stop began."""
     work = Work()
     work.may_unwind.clear()
     async with serving(work.app(), stop_grace=60) as here:
@@ -167,10 +172,11 @@ async def test_the_stop_waits_for_work_that_unwinds() -> None:
     assert (work.cancels, work.reasons) == ([1, 1], ["reset", "lost"])
 
 
+@pytest.mark.row(9, 21)
 async def test_work_that_does_not_end_is_cancelled_again_named_and_left_behind(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Row 9: a second cancel only at a forced close; and row 21: then the stop ends regardless."""
+    """A second cancel only at a forced close; and row 21: then the stop ends regardless."""
     stubborn = Stubborn()
     app = sockrpc.App()
     app.method("mule")(stubborn)
@@ -279,8 +285,9 @@ async def test_a_stop_without_grace() -> None:
     assert (work.cancels, work.reasons, work.ended) == ([1], ["stop"], 1)
 
 
+@pytest.mark.row(14)
 async def test_a_loss_while_the_server_stops_is_a_loss() -> None:
-    """Row 14: the reason says what happened to the call."""
+    """The reason says what happened to the call."""
     work = Work()
     async with serving(work.app(), stop_grace=60) as here:
         async with await here.raw() as raw:
@@ -291,10 +298,11 @@ async def test_a_loss_while_the_server_stops_is_a_loss() -> None:
     assert (work.cancels, work.reasons) == ([1], ["lost"])
 
 
+@pytest.mark.row(14, 18)
 @pytest.mark.parametrize("completes", [False, True], ids=["aborted", "run to completion"])
 @pytest.mark.parametrize("why", ["protocol error", "application"])
 async def test_a_loss_by_our_own_close_while_the_server_stops_is_a_loss(why: str, completes: bool) -> None:
-    """Row 14: where it is our side that closes; and row 18: within the grace such work is not aborted."""
+    """Where it is our side that closes; and row 18: within the grace such work is not aborted."""
     work = Work()
     async with serving(work.app(run_to_completion=completes), stop_grace=60) as here, await here.raw() as raw:
         await raw.send(request(1, "work"))
@@ -316,8 +324,9 @@ async def test_a_loss_by_our_own_close_while_the_server_stops_is_a_loss(why: str
     assert work.cancels == ([] if completes else [1])
 
 
+@pytest.mark.row(21)
 async def test_the_end_of_the_grace_aborts_notification_handlers() -> None:
-    """Row 21: they are waited for within the grace, and ended after it."""
+    """They are waited for within the grace, and ended after it."""
     app = sockrpc.App()
     cancels: list[int] = []
     running = asyncio.Event()
@@ -346,8 +355,9 @@ async def test_the_end_of_the_grace_aborts_notification_handlers() -> None:
     assert cancels == [1]
 
 
+@pytest.mark.row(21)
 async def test_cancelling_wait_closed_does_not_end_the_stopping() -> None:
-    """Row 21: who waits may give up; the server still waits for the work."""
+    """Who waits may give up; the server still waits for the work."""
     work = Work()
     work.may_unwind.clear()
     async with serving(work.app(), stop_grace=0.01, abort_grace=60) as here, await here.raw() as raw:
@@ -392,9 +402,10 @@ print("stopped", flush=True)
 """
 
 
+@pytest.mark.row(10, 21)
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM to send")
 async def test_neither_a_stuck_thread_nor_a_stubborn_task_keeps_a_stopped_process(loop_kind: str) -> None:
-    """Row 10: the threads are daemonic; and row 21: the process ends regardless."""
+    """The threads are daemonic; and row 21: the process ends regardless."""
     source = Path(sockrpc.__file__).parent.parent
     process = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -16,8 +16,9 @@ from tests.kit.support import RawClient, notify, request, reset, serving, until
 from tests.kit.work import Work
 
 
+@pytest.mark.row(17)
 async def test_a_handler_s_own_timeout_is_its_failure_not_an_abort(caplog: pytest.LogCaptureFixture) -> None:
-    """Row 17: and an abort reaches it as CancelledError, through a timeout of its own."""
+    """And an abort reaches it as CancelledError, through a timeout of its own."""
     app = sockrpc.App()
     seen: list[type[BaseException]] = []
 
@@ -44,11 +45,12 @@ async def test_a_handler_s_own_timeout_is_its_failure_not_an_abort(caplog: pytes
     assert len(caplog.records) == 1
 
 
+@pytest.mark.row(8)
 @pytest.mark.parametrize("form", ["handler", "abort_on_reset", "spawn_and_abort_on_reset"])
 async def test_an_error_of_work_that_unwinds_is_logged_and_is_no_second_failure(
     form: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 8: the call was reset, and is counted as that only."""
+    """The call was reset, and is counted as that only."""
     app = sockrpc.App()
     running = asyncio.Event()
 
@@ -81,8 +83,9 @@ async def test_an_error_of_work_that_unwinds_is_logged_and_is_no_second_failure(
     assert "in the clean-up" in caplog.text
 
 
+@pytest.mark.row(19)
 async def test_a_loss_reaches_work_below_middleware_without_polling() -> None:
-    """Row 19: nothing between the connection and the work can hide it."""
+    """Nothing between the connection and the work can hide it."""
     work = Work()
     app = sockrpc.App()
 
@@ -110,8 +113,9 @@ async def test_a_loss_reaches_work_below_middleware_without_polling() -> None:
     assert (work.cancels, work.reasons) == ([1], ["lost"])
 
 
+@pytest.mark.row(20)
 async def test_a_call_is_one_plain_task_and_a_connection_none() -> None:
-    """Row 20: no task group, no reader task, no writer task."""
+    """No task group, no reader task, no writer task."""
     app = sockrpc.App()
     tasks: set[Any] = set()
     may_answer = asyncio.Event()
@@ -134,8 +138,9 @@ async def test_a_call_is_one_plain_task_and_a_connection_none() -> None:
                 assert sorted([(await raw.answer())[0] for _ in range(5)]) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.row(22)
 async def test_work_that_nobody_refers_to_is_not_collected() -> None:
-    """Row 22: calls, spawned work, undo hooks and notification handlers are held until they end."""
+    """Calls, spawned work, undo hooks and notification handlers are held until they end."""
     app = sockrpc.App()
     waits: weakref.WeakSet[asyncio.Future[None]] = weakref.WeakSet()
     log: list[str] = []
@@ -193,11 +198,12 @@ async def test_work_that_nobody_refers_to_is_not_collected() -> None:
     assert sorted(log) == ["handled", "undone"]
 
 
+@pytest.mark.row(7)
 @pytest.mark.parametrize("how", ["raises CancelledError", "is cancelled"])
 async def test_an_on_connect_hook_that_ends_by_cancelled_error_has_failed(
     how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 7: else the connection would stay open, and nobody would ever serve it."""
+    """Else the connection would stay open, and nobody would ever serve it."""
     app = sockrpc.App()
     app.method("echo")(lambda call: call.payload)
 
@@ -241,8 +247,9 @@ async def test_what_is_spawned_after_the_work_of_an_answered_call_was_cancelled_
         await until(lambda: here.server.statistics().calls_running == 0)
 
 
+@pytest.mark.row(4)
 async def test_an_abort_in_the_middle_of_the_handler_s_first_step() -> None:
-    """Row 4: the handler itself may be what ends the connection, before its task is known to the call."""
+    """The handler itself may be what ends the connection, before its task is known to the call."""
     app = sockrpc.App()
     log: list[object] = []
 

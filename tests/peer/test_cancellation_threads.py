@@ -48,8 +48,9 @@ class ThreadWork:
         return app
 
 
+@pytest.mark.row(10)
 async def test_the_slot_is_taken_until_the_thread_has_ended() -> None:
-    """Row 10: cancelling does not stop it, so it goes on to count."""
+    """Cancelling does not stop it, so it goes on to count."""
     work = ThreadWork()
     async with serving(work.app(), max_in_flight=1) as here, await here.raw() as raw:
         await raw.send(request(1, "work", b"a"))
@@ -65,8 +66,9 @@ async def test_the_slot_is_taken_until_the_thread_has_ended() -> None:
         await raw.synchronize()
 
 
+@pytest.mark.row(10)
 async def test_raise_if_reset_ends_the_thread_silently() -> None:
-    """Row 10: it raises asyncio.CancelledError, and only once the call is aborted."""
+    """It raises asyncio.CancelledError, and only once the call is aborted."""
     app = sockrpc.App()
     log: list[str] = []
     began = threading.Event()
@@ -94,10 +96,11 @@ async def test_raise_if_reset_ends_the_thread_silently() -> None:
     assert log == ["cancelled"]
 
 
+@pytest.mark.row(7)
 async def test_a_thread_that_raises_cancelled_error_by_itself_has_failed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Row 7: in a thread as on the loop."""
+    """In a thread as on the loop."""
     app = sockrpc.App()
 
     @app.method("guilty", thread=True)
@@ -113,6 +116,7 @@ async def test_a_thread_that_raises_cancelled_error_by_itself_has_failed(
     assert "'guilty'" in record.getMessage()
 
 
+@pytest.mark.row(3, 10)
 async def test_an_id_that_is_used_again_while_the_old_thread_runs() -> None:
     """Row 3, row 10: whichever ends first, the second thread answers the second call."""
     work = ThreadWork()
@@ -134,8 +138,9 @@ async def test_an_id_that_is_used_again_while_the_old_thread_runs() -> None:
             await raw.synchronize()
 
 
+@pytest.mark.row(5)
 async def test_a_reset_withdraws_a_call_that_waits_for_a_thread() -> None:
-    """Row 5: the queue of the threads is one too; and its slot is free at once."""
+    """The queue of the threads is one too; and its slot is free at once."""
     work = ThreadWork()
     async with serving(work.app(), max_threads=1, max_in_flight=3) as here, await here.raw() as raw:
         await raw.send(*(request(id, "work", b"%d" % id) for id in range(1, 4)))
@@ -221,8 +226,9 @@ def test_what_waits_for_a_thread_is_withdrawn_in_the_same_time_however_much_wait
     assert many < 64 * few
 
 
+@pytest.mark.row(14)
 async def test_the_loss_withdraws_calls_that_wait_for_a_thread() -> None:
-    """Row 14: and the thread that runs sees it."""
+    """And the thread that runs sees it."""
     work = ThreadWork()
     async with serving(work.app(), max_threads=1) as here:
         async with await here.raw() as raw:
@@ -252,8 +258,9 @@ async def test_at_most_max_threads_run_at_once_and_the_rest_in_order() -> None:
     assert work.most == 2
 
 
+@pytest.mark.row(10)
 async def test_the_timeout_of_a_thread_begins_when_a_thread_takes_the_call() -> None:
-    """Row 10: its time is over, but it ends when the thread does."""
+    """Its time is over, but it ends when the thread does."""
     work = ThreadWork()
     async with serving(work.app(timeout=0.5), max_threads=1) as here, await here.raw() as raw:
         await raw.send(request(1, "work", b"1"), request(2, "work", b"2"))
@@ -268,9 +275,10 @@ async def test_the_timeout_of_a_thread_begins_when_a_thread_takes_the_call() -> 
         assert not work.calls[1].is_reset
 
 
+@pytest.mark.row(18)
 @pytest.mark.parametrize("ending", ["reset", "lost", "timeout", "stop"])
 async def test_a_thread_that_runs_to_completion(ending: str) -> None:
-    """Row 18: a reset and a loss leave it alone, also while it waits for its thread."""
+    """A reset and a loss leave it alone, also while it waits for its thread."""
     work = ThreadWork()
     app = work.app(run_to_completion=True, timeout=0.25 if ending == "timeout" else None)
     async with serving(app, max_threads=1, stop_grace=0.1, abort_grace=PATIENCE) as here:
@@ -301,8 +309,9 @@ async def test_a_thread_that_runs_to_completion(ending: str) -> None:
     assert len(work.calls) == (1 if ending == "stop" else 2)
 
 
+@pytest.mark.row(10, 21)
 async def test_a_stuck_thread_does_not_keep_the_stopped_server(caplog: pytest.LogCaptureFixture) -> None:
-    """Row 10: it is named and left behind; and row 21: the stop has waited as long as it may."""
+    """It is named and left behind; and row 21: the stop has waited as long as it may."""
     work = ThreadWork()
     began = asyncio.get_running_loop().time()
     async with serving(work.app(), stop_grace=0.05, abort_grace=0.1) as here:

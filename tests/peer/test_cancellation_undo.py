@@ -101,8 +101,9 @@ async def test_hooks_run_when_the_handler_has_swallowed_the_cancel() -> None:
     assert log == [1]
 
 
+@pytest.mark.row(10)
 async def test_hooks_run_after_the_thread_has_ended() -> None:
-    """Row 10: and on the loop, not in the thread."""
+    """And on the loop, not in the thread."""
     app = sockrpc.App()
     began, may_end = threading.Event(), threading.Event()
     log: list[object] = []
@@ -145,11 +146,12 @@ async def awaits_a_cancelled_task() -> None:
     await task
 
 
+@pytest.mark.row(7)
 @pytest.mark.parametrize("hook", [raises, raises_later, raises_cancelled, awaits_a_cancelled_task])
 async def test_a_hook_that_raises_is_logged_and_does_not_stop_the_next(
     hook: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 7: a CancelledError that is no abort is an exception like any other."""
+    """A CancelledError that is no abort is an exception like any other."""
     app = sockrpc.App()
     log: list[str] = []
     running = asyncio.Event()
@@ -283,9 +285,10 @@ async def test_a_late_hook_does_not_run_for_a_call_that_was_answered() -> None:
     assert log == []
 
 
+@pytest.mark.row(18)
 @pytest.mark.parametrize("ending", ["reset", "lost"])
 async def test_hooks_of_work_that_runs_to_completion_do_not_run_on_reset_or_loss(ending: str) -> None:
-    """Row 18: it was not aborted, so there is nothing to undo, not even for a hook that comes late."""
+    """It was not aborted, so there is nothing to undo, not even for a hook that comes late."""
     work = Work()
     app = sockrpc.App()
     log: list[str] = []
@@ -313,12 +316,13 @@ async def test_hooks_of_work_that_runs_to_completion_do_not_run_on_reset_or_loss
         assert log == []
 
 
+@pytest.mark.row(18)
 @pytest.mark.parametrize("reset_before", [False, True], ids=["in flight", "reset before"])
 @pytest.mark.parametrize("reason", ["timeout", "stop"])
 async def test_hooks_of_work_that_runs_to_completion_run_when_it_is_aborted(
     reason: str, reset_before: bool
 ) -> None:
-    """Row 18: by its own timeout, and by the end of the stop grace."""
+    """By its own timeout, and by the end of the stop grace."""
     work = Work()
     app = sockrpc.App()
     log: list[str | None] = []
@@ -341,9 +345,10 @@ async def test_hooks_of_work_that_runs_to_completion_run_when_it_is_aborted(
     assert (work.cancels, work.reasons, log) == ([1], [reason], [reason])
 
 
+@pytest.mark.row(21)
 @pytest.mark.parametrize("how", ["unwinds", "raises"])
 async def test_the_end_of_the_grace_ends_a_hook(how: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Row 21: what was not undone by then never will be; an error of the hook is logged, as ever."""
+    """What was not undone by then never will be; an error of the hook is logged, as ever."""
     app = sockrpc.App()
     log: list[str] = []
     running = asyncio.Event()

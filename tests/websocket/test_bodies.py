@@ -12,7 +12,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 import sockrpc
-from sockrpc.listen.server_opening import MAX_UNREAD_BYTES
+from sockrpc.listen.admission import MAX_UNREAD_BYTES
 from sockrpc.websocket.bodies import Framed, Refusal, take_framing
 from tests.kit.http_peer import Answer, ask, line_to, parse_answer
 from tests.kit.support import PATIENCE, PING, PONG, frame, has_ended, opening, serving, until

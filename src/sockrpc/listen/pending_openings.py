@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sockrpc.listen.server_opening import ServerOpening
+    from sockrpc.listen.admission import Admission
 
 __all__ = ["PendingOpenings"]
 
@@ -29,20 +29,20 @@ class PendingOpenings:
     def __init__(self) -> None:
         self.closed = False
         # Openings whose request waits for a later iteration; `_until` ends the time for answers in this one.
-        self._postponed: deque[ServerOpening] = deque()
+        self._postponed: deque[Admission] = deque()
         self._until: float | None = None
-        self._left: dict[weakref.ref[ServerOpening], float] = {}
+        self._left: dict[weakref.ref[Admission], float] = {}
         self._waiter: asyncio.Future[None] | None = None
 
-    def add(self, opening: ServerOpening) -> None:
+    def add(self, opening: Admission) -> None:
         """Add an accepted connection."""
         self._left[weakref.ref(opening, self._gone)] = time.monotonic()
 
-    def discard(self, opening: ServerOpening) -> None:
+    def discard(self, opening: Admission) -> None:
         """Remove a connection that was admitted, refused or lost, before the garbage collector would."""
         self._gone(weakref.ref(opening))
 
-    def _gone(self, opening: weakref.ref[ServerOpening]) -> None:
+    def _gone(self, opening: weakref.ref[Admission]) -> None:
         self._left.pop(opening, None)
         if not self._left and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -56,7 +56,7 @@ class PendingOpenings:
             return True
         return time.monotonic() < self._until
 
-    def postpone(self, opening: ServerOpening) -> None:
+    def postpone(self, opening: Admission) -> None:
         """Continue an opening in a later iteration."""
         self._postponed.append(opening)
 

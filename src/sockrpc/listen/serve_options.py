@@ -7,7 +7,7 @@ import ssl as ssl_module
 from collections.abc import Callable, Sequence
 
 from sockrpc.limits import ServerLimits
-from sockrpc.listen.server_opening import ProcessRequest
+from sockrpc.listen.admission import ProcessRequest
 from sockrpc.websocket.deflate import CompressionName
 from sockrpc.websocket.origins import Origins
 

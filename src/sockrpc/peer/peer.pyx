@@ -187,6 +187,7 @@ cdef class PeerBase(Gate):
         return self.arrive(call)
 
     cdef int on_reset(self, Frame *frame) except -1:
+        # Call.abort (call.pyx) acts on it.
         cdef PyObject *entry = self.incoming.find(frame.id)
         cdef Call call
         if entry != NULL:

@@ -4,6 +4,8 @@ SIGINT and SIGTERM stop: the first gracefully, the second at once, and the third
 workers the supervisor receives them; SIGTERM to a worker asks the supervisor for a successor, SIGINT is left
 to the supervisor, and SIGHUP to the supervisor replaces all workers. At the end the handlers of the program
 are what they were.
+
+run.py (`Running`) and supervisor.py decide what a signal does; this file receives and restores.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from sockrpc.client import Client
 from sockrpc.connect import connect as connect_by_socket
 from sockrpc.dial.redirects import Target
 from sockrpc.limits import ClientLimits, ServerLimits
-from sockrpc.listen.server_opening import ProcessRequest
+from sockrpc.listen.admission import ProcessRequest
 from sockrpc.peer.peer import Peer
 from sockrpc.server import Server
 from sockrpc.server import serve as serve_by_socket

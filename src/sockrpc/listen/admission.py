@@ -1,4 +1,7 @@
-"""The steps of a server's connection from accepted to open: the application's decision, then the response."""
+"""Decides who is let in: a server's connection from accepted to open, or to the response that refuses it (503).
+
+The application decides, after the limits; websocket/server_handshake.py checks the request itself.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from sockrpc.websocket.deflate import CompressionName
 from sockrpc.websocket.origins import Origins
 from sockrpc.websocket.server_handshake import ServerHandshake, plain_response, serialize_response
 
-__all__ = ["OpeningPolicy", "ProcessRequest", "ServerOpening"]
+__all__ = ["Admission", "AdmissionPolicy", "ProcessRequest"]
 
 LOG = logging.getLogger("sockrpc.server")
 
@@ -36,7 +39,7 @@ MAX_UNREAD_BYTES = 16 * 1024 * 1024
 ProcessRequest = Callable[[Socket, Request], Awaitable[Response | None] | Response | None]
 
 
-class OpeningPolicy(NamedTuple):
+class AdmissionPolicy(NamedTuple):
     """The rules by which a server admits connections."""
 
     path: str | None
@@ -49,7 +52,7 @@ class OpeningPolicy(NamedTuple):
     refused: RateLimitedLog
 
 
-class ServerOpening:
+class Admission:
     """Drives the opening handshake of one connection."""
 
     # Only its connection refers to this object, and only the transport to that: see PendingOpenings.
@@ -66,7 +69,7 @@ class ServerOpening:
     )
 
     def __init__(
-        self, service: Service, policy: OpeningPolicy, pending: PendingOpenings, crowded: bool = False
+        self, service: Service, policy: AdmissionPolicy, pending: PendingOpenings, crowded: bool = False
     ) -> None:
         self.service = service
         self.crowded = crowded  # file descriptors are nearly exhausted
