@@ -1,4 +1,4 @@
-"""Decides who is let in: a server's connection from accepted to open, or to the response that refuses it (503).
+"""Decides who is let in: from an accepted connection to an open one, or to the response that refuses it (503).
 
 The application decides, after the limits; websocket/server_handshake.py checks the request itself.
 """
