@@ -73,7 +73,7 @@ def test_everything_that_was_created_is_freed_after_connections_of_all_kinds(kin
     created = {name: counters()[name][0] - made[name][0] for name in made}
     for name in (
         "Call",
-        "Pending",
+        "OutgoingCall",
         "Notification",
         "Parser",
         "Peer",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -127,6 +128,9 @@ async def test_one_task_takes_in_one_iteration_what_its_turn_admits(line: str) -
             await until(lambda: left)
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="first steps of tasks come in the next iteration, whatever starts them"
+)
 @pytest.mark.parametrize("end", ["reset", "lost"])
 async def test_undo_hooks_of_many_take_several_turns(end: str) -> None:
     there = Iterations()
