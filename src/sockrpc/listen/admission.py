@@ -1,4 +1,4 @@
-"""Decides who is let in: the way of an accepted connection to an open one, or to the response that refuses it.
+"""Decides who is let in: the way of an accepted connection to an open one, or to a response that refuses it.
 
 The application decides, after the limits; websocket/server_handshake.py checks the request itself.
 """
