@@ -312,3 +312,17 @@ async def test_more_calls_than_are_aborted_at_once_are_all_aborted_by_one_loss()
         await until(lambda: not here.server.statistics().calls_running)
         statistics = here.server.statistics()
     assert (statistics.calls_lost, statistics.calls_in_flight) == (count, 0)
+
+
+async def test_a_loss_within_a_large_message() -> None:
+    # The transport has asked for room for the rest of the message, which may have moved what came before.
+    work = Work()
+    begun = frame(2, bytes(1 << 20))[: 64 * 1024]
+    async with serving(work.app()) as here:
+        for _ in range(20):
+            async with await here.raw() as raw:
+                await raw.send(request(1, "work"), begun)
+                await until(lambda: here.server.statistics().calls_running == 1)
+                raw.reset_line()
+                await until(lambda: not here.server.statistics().calls_running)
+        assert here.server.statistics().calls_lost == 20

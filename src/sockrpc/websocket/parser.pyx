@@ -140,7 +140,11 @@ cdef class Parser:
 
     cdef uint8_t *reserve(self, Py_ssize_t size) except NULL:
         buffer_reserve(&self.tail, size)
-        return self.tail.data + self.tail.size
+        # The tail may have moved, and the connection may be lost before anything is received into it.
+        self.cursor = self.tail.data
+        self.end = self.tail.data + self.tail.size
+        self.window_is_tail = True
+        return self.end
 
     cdef int received(self, Py_ssize_t size) except -1:
         # This catches a caller that writes more than it reserved.
