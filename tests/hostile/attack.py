@@ -28,8 +28,6 @@ KIB = 1 << 10
 SLOWEST = 0.05
 # 99 % of the answers take this part of it at the most.
 USUAL = 0.4
-# Calls of the witness from which 99 % are not simply all of them.
-ENOUGH = 200
 ENOUGH_FOR_PERCENTILES = 200
 
 # An interpreter asks the system for memory in arenas of this size, and seldom gives one back.
@@ -234,6 +232,6 @@ def attack(
     assert measured.seconds <= within
     assert measured.grown <= grows + YOUNG_GARBAGE
     assert measured.slowest <= slowest
-    assert measured.usual <= slowest * USUAL or measured.calls < ENOUGH
+    assert measured.usual <= slowest * USUAL or measured.calls < ENOUGH_FOR_PERCENTILES
     # It has not just been waiting; ten of them are made after the attack.
     assert measured.calls >= 10 + int(measured.seconds * CALLS_A_SECOND)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descriptors are
 
 # The longest iteration of the loop, in milliseconds, and how often a noisy machine may try.
 LONGEST = 10.0
-# The processor is slower for seconds at a time where others share the machine; the least is what the work takes.
+# Where others share the machine it is slower for seconds at a time; the least is what the work takes.
 TIMES = 12
 
 
