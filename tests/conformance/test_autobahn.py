@@ -32,7 +32,7 @@ def test_every_case_passes(role: str) -> None:
         folders = server_role(shares)
     else:
         # Most of the short ones wait for a second; the long ones would keep each other waiting.
-        folders = client_role(shares, at_a_time=1 if EVERYTHING else 8)
+        folders = client_role(shares, at_a_time=1 if EVERYTHING else 4)
     results, wrong = read_results(folders, AGENT)
     text = summary(role, results)
     (REPORTS / f"{role}.txt").write_text(text)

@@ -26,7 +26,7 @@ PAGE = bytes(range(256)) * 6_000  # 1.5 MB, which take as many seconds
 PAUSE = 0.003 * PATIENCE
 STEP = 30_000
 # Longer than a client's TLS takes to get rid of the 256 KiB that it holds, in which nothing is seen to leave.
-CLOSE_TIMEOUT = 0.04 * PATIENCE
+CLOSE_TIMEOUT = 0.08 * PATIENCE
 
 secure = pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 
