@@ -12,7 +12,7 @@ import sockrpc
 from bench.engine import Engine
 from bench.peer import feed, request, response_size
 from sockrpc.peer.names import NameTable
-from sockrpc.peer.table import Table
+from sockrpc.testing.wire import Table
 
 BATCH = 1000
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from bench.peer import request
-from sockrpc._frames import Request, Response, parse_message, serialize_frame
-from sockrpc.websocket.parser import Parser, serialize
+from sockrpc.testing.wire import Request, Response, feed, parse_message, serialize, serialize_frame
+from sockrpc.websocket.parser import Parser
 
 SIZES = [32, 1024, 64 * 1024, 1024 * 1024]
 BATCH = 1000
@@ -18,14 +18,14 @@ BATCH = 1000
 def test_parse_and_unmask_one_message(measure: Any, size: int) -> None:
     data = request(1, "echo", size)
     parser = Parser("server")
-    ((kind, payload),) = measure(parser.feed, data)
+    ((kind, payload),) = measure(feed, parser, data)
     assert (kind, len(payload)) == ("binary", size + 10)
 
 
 def test_parse_a_thousand_messages_of_one_read(measure: Any) -> None:
     data = b"".join(request(number, "echo", 32) for number in range(BATCH))
     parser = Parser("server")
-    assert len(measure(parser.feed, data)) == BATCH
+    assert len(measure(feed, parser, data)) == BATCH
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["server", "client"])

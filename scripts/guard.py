@@ -44,7 +44,7 @@ INJECTIONS = [
         "            available = self.end - self.cursor\n",
         "            sum(range(4))\n",
     ),
-    ("websocket/parser.pyx", "    if masked:\n        fresh_mask(mask)\n", "        sum(range(8))\n"),
+    ("websocket/masking.pyx", "    cdef bytes fresh\n", "    sum(range(8))\n"),
     (
         "peer/peer.pyx",
         '            return self.fail(1002, "id in use")\n',

@@ -21,7 +21,7 @@ from sockrpc.limits import Limits
 from sockrpc.peer.handler import Handler
 from sockrpc.peer.names import NameTable
 from sockrpc.peer.peer import Peer
-from sockrpc.peer.table import Table
+from sockrpc.testing.wire import Table
 from sockrpc.websocket.messages import MessageProtocol
 from sockrpc.websocket.parser import Parser
 from tests.kit.support import serving, started, until
@@ -31,12 +31,14 @@ TPFLAGS_MANAGED_DICT = 1 << 4
 TPFLAGS_BASETYPE = 1 << 10
 
 
+FOLDERS = [f"sockrpc.{name}." for name in ("websocket", "peer", "process", "testing")]
+
+
 def compiled_modules() -> list[types.ModuleType]:
     modules = [
         importlib.import_module(found.name)
         for found in pkgutil.walk_packages(sockrpc.__path__, "sockrpc.")
-        if found.name.startswith(("sockrpc.websocket.", "sockrpc.peer.", "sockrpc.process.", "sockrpc._"))
-        and found.name != "sockrpc.__main__"
+        if found.name.startswith((*FOLDERS, "sockrpc._")) and found.name != "sockrpc.__main__"
     ]
     return [each for each in modules if each.__file__ and each.__file__.endswith(tuple(EXTENSION_SUFFIXES))]
 

@@ -11,17 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sockrpc._frames import (
-    SUBPROTOCOL,
-    Notify,
-    Request,
-    Reset,
-    Response,
-    encode,
-    parse_message,
-    serialize_frame,
-)
+from sockrpc._frames import SUBPROTOCOL, encode
 from sockrpc.errors import ProtocolError, UsageError
+from sockrpc.testing.wire import Notify, Request, Reset, Response, parse_message, serialize_frame
 from tests.kit.properties import examples
 
 Side = Literal["server", "client"]

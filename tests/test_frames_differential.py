@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sockrpc._frames import parse_message, serialize_frame
+from sockrpc.testing.wire import parse_message, serialize_frame
 from tests.kit.properties import examples
 from tests.kit.rpc_oracle import Fields, check_message, make, read, write
 from tests.kit.streams import IDS, Program, Role, programs, read_rpc

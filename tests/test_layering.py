@@ -53,6 +53,7 @@ MUST_NOT_IMPORT: dict[str, set[str]] = {
     "websocket.deflate": IO | {"logging"},
     "peer.names": IO | {"logging"},
     "peer.table": IO | {"logging"},
+    "testing.wire": IO | {"logging"},
     "dial.redirects": IO | {"logging"},
     "app": {"socket", "ssl", "struct"},
     "rooms": {"socket", "ssl", "struct"},
@@ -215,6 +216,10 @@ def test_a_planted_import_is_found(name: str, line: str) -> None:
     assert len(wrong_imports(name, planted)) == 1
 
 
+def test_the_faces_of_compiled_internals_are_for_tests_and_benchmarks() -> None:
+    assert [module for module, own in graph().items() if "testing.wire" in own] == []
+
+
 def test_there_are_no_cycles() -> None:
     # Raises CycleError, which names the modules.
     TopologicalSorter(graph()).prepare()
@@ -303,6 +308,7 @@ def test_the_imports_are_found() -> None:
     }
     assert edges["websocket.connection"] >= {"websocket.input", "websocket.loop"}
     assert edges["cli"] >= {"__init__", "cli.options", "cli.serve"}
+    assert edges["testing.wire"] >= {"_frames", "peer.table", "websocket.parser"}
     assert IMPORTS["websocket/output.pxd"].own == {"_limits", "websocket.loop", "websocket.buffers"}
     assert "asyncio" in IMPORTS["websocket/loop.pyx"].others
     assert "uvloop" in IMPORTS["process/event_loop.py"].others

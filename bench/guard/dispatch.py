@@ -7,14 +7,21 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import sockrpc
-from sockrpc._frames import Request, Reset, serialize_frame
+
+try:
+    from sockrpc.testing.wire import Request, Reset, serialize, serialize_frame
+except ImportError:
+    # The base of a comparison may predate this module, and the folders too.
+    from sockrpc._frames import Request, Reset, serialize_frame  # type: ignore[attr-defined,no-redef]
+
+    try:
+        from sockrpc.websocket.parser import serialize  # type: ignore[attr-defined,no-redef]
+    except ImportError:
+        from sockrpc._websocket import serialize  # type: ignore[import-not-found,no-redef]
 
 try:
     from sockrpc.peer.peer import Peer as Protocol
-    from sockrpc.websocket.parser import serialize
 except ImportError:
-    # The base of a comparison may predate the folders.
-    from sockrpc._websocket import serialize  # type: ignore[import-not-found,no-redef]
     from sockrpc.protocols import ServerProtocol  # type: ignore[import-not-found]
 
     def Protocol(role: str, service: Any) -> Any:  # type: ignore[no-redef]  # noqa: N802

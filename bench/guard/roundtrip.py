@@ -7,13 +7,17 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import sockrpc
-from sockrpc._frames import Request, serialize_frame
 
 try:
-    from sockrpc.websocket.parser import serialize
+    from sockrpc.testing.wire import Request, serialize, serialize_frame
 except ImportError:
-    # The base of a comparison may predate the folders.
-    from sockrpc._websocket import serialize  # type: ignore[import-not-found,no-redef]
+    # The base of a comparison may predate this module, and the folders too.
+    from sockrpc._frames import Request, serialize_frame  # type: ignore[attr-defined,no-redef]
+
+    try:
+        from sockrpc.websocket.parser import serialize  # type: ignore[attr-defined,no-redef]
+    except ImportError:
+        from sockrpc._websocket import serialize  # type: ignore[import-not-found,no-redef]
 
 BURST = 100
 IN_FLIGHT = 256

@@ -3,17 +3,11 @@
 This module does not know the meaning of ids and names.
 """
 
-cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_DecodeUTF8
+from cpython.bytes cimport PyBytes_CheckExact
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
-from typing import NamedTuple
-
-from sockrpc._debug cimport DEBUG, free_isolated, isolate
-
-from sockrpc.errors import ProtocolError, UsageError
+from sockrpc.errors import UsageError
 
 SUBPROTOCOL = "websocket.io-rpc-v0.1"
 
@@ -166,106 +160,3 @@ def encode(name, payload) -> tuple[bytes, bytes]:
         TypeError: The payload is neither text nor bytes.
     """
     return encode_name(name), encode_payload(payload)
-
-
-class Notify(NamedTuple):
-    """Opcode 1, which is never answered."""
-
-    name: str
-    payload: bytes
-
-
-class Request(NamedTuple):
-    """Opcode 2, answered by one Response of the same id, or never."""
-
-    id: int
-    name: str
-    payload: bytes
-
-
-class Reset(NamedTuple):
-    """Opcode 3: the client has given up the call of this id."""
-
-    id: int
-
-
-class Response(NamedTuple):
-    """Opcode 4, the answer to the Request of the same id."""
-
-    id: int
-    payload: bytes
-
-
-cdef int receiver_bit(object receiver) except -1:
-    if receiver == "server":
-        return RECEIVER_SERVER
-    if receiver == "client":
-        return RECEIVER_CLIENT
-    raise ValueError(f"receiver is 'server' or 'client', not {receiver!r}")
-
-
-def parse_message(message: bytes, *, receiver: str) -> Notify | Request | Reset | Response:
-    """Parse one whole binary message with the code of the engine.
-
-    Args:
-        message: The message.
-        receiver: "server" or "client", the side that received it.
-
-    Raises:
-        ProtocolError: The message is not a well-formed frame that this side may receive.
-        ValueError: There is no such receiver.
-    """
-    cdef int side = receiver_bit(receiver)
-    cdef const uint8_t *data = <const uint8_t *> PyBytes_AS_STRING(message)
-    if DEBUG:
-        # A read past the end of a bytes object would find its final zero and go unnoticed.
-        data = isolate(data, PyBytes_GET_SIZE(message))
-    try:
-        return read_frame(data, PyBytes_GET_SIZE(message), side)
-    finally:
-        if DEBUG:  # pragma: no trace
-            free_isolated(data)  # pragma: no trace
-
-
-cdef object read_frame(const uint8_t *data, Py_ssize_t size, int side):
-    cdef Frame frame
-    cdef Fault fault = parse(data, size, side, &frame)
-    if fault != FAULT_NONE:
-        raise ProtocolError(1002, fault_reason(fault))
-    cdef bytes payload = PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size)
-    if frame.opcode == OPCODE_RESET:
-        return Reset(frame.id)
-    if frame.opcode == OPCODE_RESPONSE:
-        return Response(frame.id, payload)
-    try:
-        name = PyUnicode_DecodeUTF8(<const char *> frame.name, frame.name_size, NULL)
-    except UnicodeDecodeError:
-        raise ProtocolError(1002, name_fault()) from None
-    if frame.opcode == OPCODE_NOTIFY:
-        return Notify(name, payload)
-    return Request(frame.id, name, payload)
-
-
-def serialize_frame(frame: Notify | Request | Reset | Response) -> bytes:
-    """Build the whole binary message of one frame.
-
-    Raises:
-        UsageError: The name is longer than 255 bytes, or the id is not an unsigned 32-bit integer.
-    """
-    cdef uint8_t out[MAX_PREFIX_BYTES]
-    cdef bytes name
-    cdef Py_ssize_t n
-    if not isinstance(frame, Notify) and not 0 <= frame.id <= 0xFFFFFFFF:
-        raise UsageError(f"an id is an unsigned 32-bit integer, not {frame.id}")
-    if isinstance(frame, Reset):
-        n = write_reset(out, frame.id)
-        return PyBytes_FromStringAndSize(<char *> out, n)
-    if isinstance(frame, Response):
-        n = write_response(out, frame.id)
-    else:
-        name = encode_name(frame.name)
-        if isinstance(frame, Notify):
-            n = write_notify(out, <const uint8_t *> PyBytes_AS_STRING(name), len(name))
-        else:
-            n = write_request(out, frame.id, <const uint8_t *> PyBytes_AS_STRING(name), len(name))
-    return PyBytes_FromStringAndSize(<char *> out, n) + encode_payload(frame.payload)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from sockrpc._frames import Notify, Request, Reset, Response, parse_message, serialize_frame
 from sockrpc.errors import ProtocolError
+from sockrpc.testing.wire import Notify, Request, Reset, Response, parse_message, serialize_frame
 from tests.kit.streams import Role
 
 # (kind, fields ...) or the word that the reason of the fault must have

@@ -30,6 +30,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
+from sockrpc.testing.wire import feed
 from sockrpc.websocket.parser import Parser
 from tests.kit.pair import take_frames
 from tests.kit.streams import LARGE_LIMIT, Piece, Role, Stream
@@ -45,7 +46,7 @@ EARLY = (1002, 1009)
 def ours(role: Role, reads: Iterable[bytes], limit: int) -> Events:
     """Our events, from these reads."""
     parser = Parser(role, limit)
-    return [event for read in reads for event in parser.feed(read)]
+    return [event for read in reads for event in feed(parser, read)]
 
 
 def make_oracle(

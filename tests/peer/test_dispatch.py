@@ -22,7 +22,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from sockrpc.peer.table import Entry, Table, live_entries
+from sockrpc.peer.table import Entry, live_entries
+from sockrpc.testing.wire import Table
 
 U32 = 2**32 - 1
 

@@ -12,7 +12,7 @@ import sockrpc
 from sockrpc.peer.call import Call
 from sockrpc.peer.names import NameTable
 from sockrpc.peer.notification import Notification
-from sockrpc.peer.table import Table
+from sockrpc.testing.wire import Table
 from sockrpc.websocket.parser import Parser
 from tests.kit.handlers import EAGER
 from tests.kit.pair import MemoryServer

@@ -16,6 +16,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
 from sockrpc.errors import ProtocolError
+from sockrpc.testing.wire import feed
 from sockrpc.websocket.deflate import Compression
 from sockrpc.websocket.parser import Parser
 from tests.kit.properties import examples
@@ -79,7 +80,7 @@ def ours(role: Role, reads: list[bytes], limit: int, takeover: bool) -> Events:
     compression = Compression(extension)
     events: Events = []
     for read in reads:
-        for event in parser.feed(read):
+        for event in feed(parser, read):
             kind = event[0].removeprefix("compressed ")
             if kind == event[0]:
                 events.append(event)

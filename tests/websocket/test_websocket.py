@@ -11,7 +11,8 @@ from itertools import combinations, pairwise
 import pytest
 
 from sockrpc.errors import UsageError
-from sockrpc.websocket.parser import OPCODES, Parser, serialize
+from sockrpc.testing.wire import OPCODES, feed, serialize
+from sockrpc.websocket.parser import Parser
 from tests.kit.support import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, exclusive_or, frame
 
 Events = list[tuple[str, bytes]]
@@ -88,7 +89,7 @@ def test_every_masked_frame_has_a_mask_of_its_own() -> None:
 def test_a_forked_child_does_not_repeat_its_parent_s_masks() -> None:
     program = """
 import os
-from sockrpc.websocket.parser import serialize
+from sockrpc.testing.wire import serialize
 
 def masks():
     return b"".join(serialize("ping", b"", masked=True)[2:] for _ in range(8))
@@ -124,34 +125,34 @@ def test_a_control_frame_that_is_too_long_or_in_fragments_is_not_serialized(kind
 @pytest.mark.parametrize("kind", ["text", "binary"])
 def test_a_message_of_any_length_comes_out_whole(role: str, kind: str, size: int) -> None:
     payload = payload_of(size)
-    assert new_parser(role).feed(to(role, OPCODES[kind], payload)) == [(kind, payload)]
+    assert feed(new_parser(role), to(role, OPCODES[kind], payload)) == [(kind, payload)]
 
 
 @pytest.mark.parametrize("size", [0, 1, 124, 125])
 @pytest.mark.parametrize("kind", ["ping", "pong"])
 def test_a_control_frame_of_any_length_comes_out_whole(role: str, kind: str, size: int) -> None:
     payload = bytes(range(size))
-    assert new_parser(role).feed(to(role, OPCODES[kind], payload)) == [(kind, payload)]
+    assert feed(new_parser(role), to(role, OPCODES[kind], payload)) == [(kind, payload)]
 
 
 def test_many_frames_in_one_read_come_out_in_order(role: str) -> None:
     frames = [(i % 3, payload_of(i)) for i in range(100)]
     stream = b"".join(to(role, (BINARY, PING, TEXT)[which], payload) for which, payload in frames)
-    assert new_parser(role).feed(stream) == [(("binary", "ping", "text")[w], p) for w, p in frames]
+    assert feed(new_parser(role), stream) == [(("binary", "ping", "text")[w], p) for w, p in frames]
 
 
 def test_parsing_does_not_change_the_bytes_that_were_fed(role: str) -> None:
     stream = to(role, BINARY, b"payload") + to(role, BINARY, b"cut")[:-1]
     before = bytes(bytearray(stream))
-    new_parser(role).feed(stream)
+    feed(new_parser(role), stream)
     assert stream == before
 
 
 def test_an_empty_read_is_nothing(role: str) -> None:
     parser = new_parser(role)
-    assert parser.feed(b"") == []
+    assert feed(parser, b"") == []
     message = to(role, TEXT, b"hi")
-    assert [parser.feed(part) for part in (message[:3], b"", message[3:])] == [[], [], [("text", b"hi")]]
+    assert [feed(parser, part) for part in (message[:3], b"", message[3:])] == [[], [], [("text", b"hi")]]
 
 
 # Masks
@@ -165,7 +166,7 @@ def test_masks_are_removed_at_every_offset_and_of_every_length() -> None:
                 to("server", PONG, bytes(offset)) + to("server", BINARY, payload) + to("server", PONG, b"!")
             )
             expected = [("pong", bytes(offset)), ("binary", payload), ("pong", b"!")]
-            assert new_parser("server").feed(stream) == expected, (offset, size)
+            assert feed(new_parser("server"), stream) == expected, (offset, size)
 
 
 @pytest.mark.parametrize("size", [125, 126, 65535, 65536])
@@ -173,7 +174,7 @@ def test_masks_are_removed_from_a_frame_that_arrives_in_pieces(size: int) -> Non
     payload = bytes(i % 251 for i in range(size))
     stream = frame(BINARY, payload)
     parser = new_parser("server")
-    events = [event for i in range(0, len(stream), 61) for event in parser.feed(stream[i : i + 61])]
+    events = [event for i in range(0, len(stream), 61) for event in feed(parser, stream[i : i + 61])]
     assert events == [("binary", payload)]
 
 
@@ -212,7 +213,7 @@ def test_every_split_in_two_and_in_three_gives_the_same_events(role: str) -> Non
     for first, second in combinations(range(len(stream) + 1), 2):
         parser = new_parser(role)
         events = (
-            parser.feed(stream[:first]) + parser.feed(stream[first:second]) + parser.feed(stream[second:])
+            feed(parser, stream[:first]) + feed(parser, stream[first:second]) + feed(parser, stream[second:])
         )
         assert events == expected, (first, second)
 
@@ -220,16 +221,16 @@ def test_every_split_in_two_and_in_three_gives_the_same_events(role: str) -> Non
 def test_byte_by_byte_gives_the_same_events(role: str) -> None:
     stream, expected = small_stream(role)
     parser = new_parser(role)
-    assert [event for i in range(len(stream)) for event in parser.feed(stream[i : i + 1])] == expected
+    assert [event for i in range(len(stream)) for event in feed(parser, stream[i : i + 1])] == expected
 
 
 def test_an_event_comes_with_its_last_byte(role: str) -> None:
     stream = to(role, TEXT, b"one") + to(role, PING, b"two")
     size = len(to(role, TEXT, b"one"))
     parser = new_parser(role)
-    assert parser.feed(stream[: size - 1]) == []
-    assert parser.feed(stream[size - 1 : size + 1]) == [("text", b"one")]
-    assert parser.feed(stream[size + 1 :]) == [("ping", b"two")]
+    assert feed(parser, stream[: size - 1]) == []
+    assert feed(parser, stream[size - 1 : size + 1]) == [("text", b"one")]
+    assert feed(parser, stream[size + 1 :]) == [("ping", b"two")]
 
 
 def test_a_long_header_may_be_split_anywhere(role: str) -> None:
@@ -237,8 +238,8 @@ def test_a_long_header_may_be_split_anywhere(role: str) -> None:
     stream = to(role, BINARY, payload)
     for cut in [*range(18), len(stream) - 1]:
         parser = new_parser(role)
-        assert parser.feed(stream[:cut]) == []
-        assert parser.feed(stream[cut:]) == [("binary", payload)], cut
+        assert feed(parser, stream[:cut]) == []
+        assert feed(parser, stream[cut:]) == [("binary", payload)], cut
 
 
 # Fragmentation
@@ -256,7 +257,7 @@ def test_control_frames_may_stand_between_fragments(role: str) -> None:
         ]
     )
     expected = [("ping", b"1"), ("pong", b"2"), ("ping", b"3"), ("text", b"abc")]
-    assert new_parser(role).feed(stream) == expected
+    assert feed(new_parser(role), stream) == expected
 
 
 def test_fragmented_messages_do_not_run_into_each_other(role: str) -> None:
@@ -275,17 +276,17 @@ def test_fragmented_messages_do_not_run_into_each_other(role: str) -> None:
         + fragmented(BINARY, b"", b"")
     )
     expected = [("binary", longest + b"end"), ("text", b"whole"), ("text", b"xy"), ("binary", b"")]
-    assert parser.feed(stream) == expected
-    assert parser.feed(stream) == expected
+    assert feed(parser, stream) == expected
+    assert feed(parser, stream) == expected
 
 
 def test_a_character_may_be_split_between_fragments_but_must_end_in_the_message(role: str) -> None:
     euro = "€".encode()
     for cut in range(len(euro) + 1):
         stream = to(role, TEXT, euro[:cut], final=False) + to(role, CONTINUATION, euro[cut:])
-        assert new_parser(role).feed(stream) == [("text", euro)]
+        assert feed(new_parser(role), stream) == [("text", euro)]
     stream = to(role, TEXT, euro[:1], final=False) + to(role, CONTINUATION, euro[1:2])
-    assert new_parser(role).feed(stream) == [fault(1007, "text message is not UTF-8")]
+    assert feed(new_parser(role), stream) == [fault(1007, "text message is not UTF-8")]
 
 
 @pytest.mark.parametrize(
@@ -304,7 +305,7 @@ def test_text_that_is_wrong_is_refused_with_the_fragment_that_shows_it(
 ) -> None:
     parser = new_parser(role)
     for n, part in enumerate(parts):
-        events = parser.feed(to(role, CONTINUATION if n else TEXT, part, final=n == len(parts) - 1))
+        events = feed(parser, to(role, CONTINUATION if n else TEXT, part, final=n == len(parts) - 1))
         assert events == ([fault(1007, "text message is not UTF-8")] if n == found_at else []), n
         if events:
             break
@@ -312,7 +313,7 @@ def test_text_that_is_wrong_is_refused_with_the_fragment_that_shows_it(
 
 def test_a_close_frame_may_stand_between_fragments(role: str) -> None:
     stream = to(role, TEXT, b"a", final=False) + to(role, CLOSE, b"\x03\xe9") + to(role, CONTINUATION, b"b")
-    assert new_parser(role).feed(stream) == [("close", b"\x03\xe9")]
+    assert feed(new_parser(role), stream) == [("close", b"\x03\xe9")]
 
 
 # Compression: what is compressed comes out as it came in
@@ -344,7 +345,7 @@ def test_compressed_messages_come_out_as_such(role: str, kind: str) -> None:
     compressed, plain = f"compressed {kind}", (kind, b"plain")
     expected = [(compressed, b"\xffwhole"), ("ping", b"p"), (compressed, b"\xff\xff"), (compressed, b"")]
     for step in (len(stream), 1, 3):
-        events = [event for i in range(0, len(stream), step) for event in parser.feed(stream[i : i + step])]
+        events = [event for i in range(0, len(stream), step) for event in feed(parser, stream[i : i + step])]
         assert events == [*expected, plain, plain], step
 
 
@@ -359,9 +360,9 @@ def test_compression_allows_one_reserved_bit_in_the_first_frame_of_a_message(
         stream = reserved_1(role, BINARY, final=False)
     stream += frame(opcode, b"", masked=role == "server", reserved=reserved)
     if reserved == 4 and opcode in (TEXT, BINARY):
-        assert parser.feed(stream) == [("compressed text" if opcode == TEXT else "compressed binary", b"")]
+        assert feed(parser, stream) == [("compressed text" if opcode == TEXT else "compressed binary", b"")]
     else:
-        assert parser.feed(stream) == [fault(1002, "reserved bits set")]
+        assert feed(parser, stream) == [fault(1002, "reserved bits set")]
 
 
 @pytest.mark.parametrize("limit", [100, 8000, 100_000])
@@ -373,13 +374,13 @@ def test_what_is_compressed_may_be_longer_than_the_limit_by_what_deflate_may_add
     parts = reserved_1(role, BINARY, bytes(limit + 1), final=False)
     rest = most - limit - 1
     expected = [("compressed binary", bytes(most))]
-    assert compressing_parser(role, limit).feed(whole) == expected
-    assert compressing_parser(role, limit).feed(parts + to(role, CONTINUATION, bytes(rest))) == expected
+    assert feed(compressing_parser(role, limit), whole) == expected
+    assert feed(compressing_parser(role, limit), parts + to(role, CONTINUATION, bytes(rest))) == expected
     refused = [fault(1009, f"message over {limit} bytes")]
-    assert compressing_parser(role, limit).feed(reserved_1(role, BINARY, bytes(most + 1))[:10]) == refused
+    assert feed(compressing_parser(role, limit), reserved_1(role, BINARY, bytes(most + 1))[:10]) == refused
     parts += to(role, CONTINUATION, bytes(rest), final=False)
-    assert compressing_parser(role, limit).feed(parts + to(role, CONTINUATION, b"x")[:2]) == refused
+    assert feed(compressing_parser(role, limit), parts + to(role, CONTINUATION, b"x")[:2]) == refused
     # What is not compressed is no longer than before, also after what was.
     parser = compressing_parser(role, limit)
-    assert parser.feed(whole) == expected
-    assert parser.feed(to(role, BINARY, bytes(limit + 1))[:10]) == refused
+    assert feed(parser, whole) == expected
+    assert feed(parser, to(role, BINARY, bytes(limit + 1))[:10]) == refused

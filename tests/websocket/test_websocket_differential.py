@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sockrpc.websocket.parser import serialize
+from sockrpc.testing.wire import serialize
 from tests.kit.properties import examples
 from tests.kit.streams import (
     LARGE_LIMIT,

@@ -6,6 +6,7 @@ import struct
 
 import pytest
 
+from sockrpc.testing.wire import feed
 from sockrpc.websocket.parser import Parser
 from tests.kit.support import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 
@@ -38,7 +39,7 @@ def to(
 
 def fault_of(parser: Parser, data: bytes) -> tuple[int, str]:
     """The code and reason of the fault that `data` must be, and nothing else."""
-    ((kind, payload),) = parser.feed(data)
+    ((kind, payload),) = feed(parser, data)
     assert kind == "fault"
     code, reason = struct.unpack("!H", payload[:2])[0], payload[2:].decode()
     assert (parser.close_code, parser.close_reason) == (code, reason)
@@ -80,9 +81,9 @@ def test_a_continuation_without_a_message(role: str, final: bool) -> None:
     assert fault_of(new_parser(role), wrong) == expected
     # Nor after a message that is complete.
     parser = new_parser(role)
-    assert parser.feed(to(role, TEXT, b"whole")) == [("text", b"whole")]
+    assert feed(parser, to(role, TEXT, b"whole")) == [("text", b"whole")]
     stream = to(role, TEXT, b"a", final=False) + to(role, CONTINUATION, b"b")
-    assert parser.feed(stream) == [("text", b"ab")]
+    assert feed(parser, stream) == [("text", b"ab")]
     assert fault_of(parser, wrong) == expected
 
 
@@ -91,7 +92,7 @@ def test_a_continuation_without_a_message(role: str, final: bool) -> None:
 def test_a_new_message_inside_a_fragmented_one(role: str, opcode: int, final: bool) -> None:
     parser = new_parser(role)
     # An empty first fragment opens a message too.
-    assert parser.feed(to(role, BINARY, b"", final=False)) == []
+    assert feed(parser, to(role, BINARY, b"", final=False)) == []
     wrong = to(role, opcode, b"a", final=final)[:2]
     assert fault_of(parser, wrong) == (1002, "message inside a fragmented message")
 
@@ -101,7 +102,7 @@ def test_a_frame_masked_by_the_wrong_side(role: str, opcode: int) -> None:
     expected = (1002, "unmasked frame" if role == "server" else "masked frame")
     assert fault_of(new_parser(role), to(role, opcode, wrong=True)[:2]) == expected
     parser = new_parser(role)
-    assert parser.feed(to(role, TEXT, b"a", final=False)) == []
+    assert feed(parser, to(role, TEXT, b"a", final=False)) == []
     assert fault_of(parser, to(role, CONTINUATION, b"b", wrong=True)[:2]) == expected
 
 
@@ -110,7 +111,7 @@ def test_a_frame_masked_by_the_wrong_side(role: str, opcode: int) -> None:
 
 def test_a_close_frame_may_be_empty(role: str) -> None:
     parser = new_parser(role)
-    assert parser.feed(to(role, CLOSE)) == [("close", b"\x03\xed")]
+    assert feed(parser, to(role, CLOSE)) == [("close", b"\x03\xed")]
     assert (parser.close_code, parser.close_reason) == (1005, "")
 
 
@@ -123,7 +124,7 @@ def test_every_close_code_is_let_through_or_refused(role: str) -> None:
         payload = struct.pack("!H", code)
         parser = new_parser(role)
         if code in VALID_CLOSE_CODES:
-            assert parser.feed(to(role, CLOSE, payload)) == [("close", payload)], code
+            assert feed(parser, to(role, CLOSE, payload)) == [("close", payload)], code
             assert (parser.close_code, parser.close_reason) == (code, "")
         else:
             assert fault_of(parser, to(role, CLOSE, payload)) == (1002, "invalid close code"), code
@@ -133,7 +134,7 @@ def test_every_close_code_is_let_through_or_refused(role: str) -> None:
 def test_a_close_reason_comes_out(role: str, reason: str) -> None:
     parser = new_parser(role)
     payload = b"\x0f\xa0" + reason.encode()
-    assert parser.feed(to(role, CLOSE, payload)) == [("close", payload)]
+    assert feed(parser, to(role, CLOSE, payload)) == [("close", payload)]
     assert (parser.close_code, parser.close_reason) == (4000, reason)
 
 
@@ -169,9 +170,9 @@ def test_a_text_that_is_not_utf8(role: str, wrong: bytes) -> None:
 
 @pytest.mark.parametrize("wrong", NOT_UTF8, ids=bytes.hex)
 def test_a_binary_message_need_not_be_utf8(role: str, wrong: bytes) -> None:
-    assert new_parser(role).feed(to(role, BINARY, wrong)) == [("binary", wrong)]
+    assert feed(new_parser(role), to(role, BINARY, wrong)) == [("binary", wrong)]
     stream = to(role, BINARY, wrong, final=False) + to(role, CONTINUATION, wrong)
-    assert new_parser(role).feed(stream) == [("binary", wrong * 2)]
+    assert feed(new_parser(role), stream) == [("binary", wrong * 2)]
 
 
 # Size
@@ -180,7 +181,7 @@ def test_a_binary_message_need_not_be_utf8(role: str, wrong: bytes) -> None:
 @pytest.mark.parametrize("limit", [1, 125, 126, 1000, 65535, 65536, 70000])
 def test_a_message_may_have_just_the_largest_size(role: str, limit: int) -> None:
     parser = new_parser(role, limit)
-    assert parser.feed(to(role, BINARY, bytes(limit))) == [("binary", bytes(limit))]
+    assert feed(parser, to(role, BINARY, bytes(limit))) == [("binary", bytes(limit))]
     stream = b"".join(
         [
             to(role, BINARY, bytes(limit - 1), final=False),
@@ -190,9 +191,9 @@ def test_a_message_may_have_just_the_largest_size(role: str, limit: int) -> None
             to(role, CONTINUATION),
         ]
     )
-    assert parser.feed(stream) == [("ping", bytes(125)), ("binary", bytes(limit - 1) + b"1")]
+    assert feed(parser, stream) == [("ping", bytes(125)), ("binary", bytes(limit - 1) + b"1")]
     # One message does not take from the next.
-    assert parser.feed(to(role, BINARY, bytes(limit))) == [("binary", bytes(limit))]
+    assert feed(parser, to(role, BINARY, bytes(limit))) == [("binary", bytes(limit))]
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
@@ -205,7 +206,7 @@ def test_a_message_over_the_limit_is_refused_by_its_declared_length(
     header = len(data) - (limit + 1) - (4 if role == "server" else 0)
     parser = new_parser(role, limit)
     # Not a byte of mask or payload has arrived.
-    assert parser.feed(data[: header - 1]) == []
+    assert feed(parser, data[: header - 1]) == []
     assert fault_of(parser, data[header - 1 : header]) == (1009, f"message over {limit} bytes")
 
 
@@ -215,7 +216,7 @@ def test_absurd_lengths_are_refused(role: str, length: int) -> None:
     header = struct.pack("!BBQ", 0x80 | BINARY, mask_bit | 127, length)
     assert fault_of(new_parser(role), header)[0] == 1009
     parser = new_parser(role)
-    assert parser.feed(to(role, BINARY, b"1", final=False)) == []
+    assert feed(parser, to(role, BINARY, b"1", final=False)) == []
     header = struct.pack("!BBQ", 0x80 | CONTINUATION, mask_bit | 127, length)
     assert fault_of(parser, header)[0] == 1009
 
@@ -229,17 +230,17 @@ def test_an_incomplete_length_is_not_judged_by_what_lay_there_before(role: str, 
     before = bytes([0x80 | PONG, mask_bit | 60]) + b"\xff" * (64 if role == "server" else 60)
     for cut in range(2, len(header)):
         parser = new_parser(role, 1000)
-        assert parser.feed(before[:-1]) == []
-        assert [kind for kind, _ in parser.feed(before[-1:] + header[:cut])] == ["pong"]
-        assert parser.feed(b"") == []
-        assert parser.feed(header[cut:]) == []
+        assert feed(parser, before[:-1]) == []
+        assert [kind for kind, _ in feed(parser, before[-1:] + header[:cut])] == ["pong"]
+        assert feed(parser, b"") == []
+        assert feed(parser, header[cut:]) == []
 
 
 def test_the_sum_of_fragments_is_limited_by_declared_lengths(role: str) -> None:
     parser = new_parser(role, 100)
-    assert parser.feed(to(role, BINARY, bytes(60), final=False)) == []
-    assert parser.feed(to(role, CONTINUATION, bytes(40), final=False)) == []
-    assert parser.feed(to(role, CONTINUATION, b"", final=False)) == []
+    assert feed(parser, to(role, BINARY, bytes(60), final=False)) == []
+    assert feed(parser, to(role, CONTINUATION, bytes(40), final=False)) == []
+    assert feed(parser, to(role, CONTINUATION, b"", final=False)) == []
     assert fault_of(parser, to(role, CONTINUATION, b"1")[:2]) == (1009, "message over 100 bytes")
 
 
@@ -250,19 +251,19 @@ def test_the_sum_of_fragments_is_limited_by_declared_lengths(role: str) -> None:
 def test_nothing_after_a_close_or_a_fault_is_parsed(role: str, end: str) -> None:
     last = to(role, CLOSE, b"\x03\xe8") if end == "close" else to(role, 3)
     parser = new_parser(role)
-    events = parser.feed(to(role, TEXT, b"before") + last + to(role, TEXT, b"after") + to(role, 15))
+    events = feed(parser, to(role, TEXT, b"before") + last + to(role, TEXT, b"after") + to(role, 15))
     assert [kind for kind, _ in events] == ["text", end]
     code, reason = parser.close_code, parser.close_reason
     for data in (to(role, TEXT, b"later"), to(role, CLOSE, b"\x03\xe9later"), b"\xff" * 100, b""):
-        assert parser.feed(data) == []
+        assert feed(parser, data) == []
     assert (parser.close_code, parser.close_reason) == (code, reason)
 
 
 def test_what_stood_before_a_fault_in_a_fragmented_message_is_not_delivered(role: str) -> None:
     parser = new_parser(role)
     stream = to(role, BINARY, b"a", final=False) + to(role, PING, b"b") + to(role, 3)
-    assert [kind for kind, _ in parser.feed(stream)] == ["ping", "fault"]
-    assert parser.feed(to(role, CONTINUATION, b"c")) == []
+    assert [kind for kind, _ in feed(parser, stream)] == ["ping", "fault"]
+    assert feed(parser, to(role, CONTINUATION, b"c")) == []
 
 
 # The parser itself
@@ -276,6 +277,6 @@ def test_a_parser_has_one_of_two_roles() -> None:
 
 def test_the_default_limit_is_16_mib() -> None:
     header = struct.pack("!BBQ", 0x80 | BINARY, 127, 16 * 1024 * 1024)
-    assert Parser("client").feed(header) == []
+    assert feed(Parser("client"), header) == []
     header = struct.pack("!BBQ", 0x80 | BINARY, 127, 16 * 1024 * 1024 + 1)
     assert fault_of(Parser("client"), header)[0] == 1009

@@ -177,36 +177,3 @@ cdef class RequestTable:
         self.buckets = buckets
         self.shift = shift
         return 0
-
-
-@cython.final
-cdef class Table:
-    """A request table in Python, through which tests and benchmarks drive the compiled one."""
-
-    cdef RequestTable table
-
-    def __cinit__(self, last_id: int = 0):
-        self.table = RequestTable()
-        self.table.last_id = last_id
-
-    def __len__(self) -> int:
-        return self.table.count
-
-    def new(self, id: int | None = None) -> Entry | None:
-        """Insert an entry under `id`, or under the next free one; None if the id is in flight."""
-        cdef Entry entry = Entry()
-        entry.id = self.table.allocate() if id is None else id
-        return entry if self.table.insert(entry) else None
-
-    def find(self, id: int) -> Entry | None:
-        """Return the entry in flight under `id`."""
-        cdef PyObject *entry = self.table.find(id)
-        return None if entry == NULL else <object> entry
-
-    def take(self, entry: Entry) -> bool:
-        """Remove this very entry; False if it is not in the table."""
-        return self.table.take(entry)
-
-    def entries(self) -> list[Entry]:
-        """Return all entries."""
-        return self.table.entries()

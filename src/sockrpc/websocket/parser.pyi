@@ -1,6 +1,4 @@
-from typing import Final, Literal, Self, final
-
-OPCODES: Final[dict[str, int]]
+from typing import Literal, Self, final
 
 @final
 class Parser:
@@ -11,6 +9,3 @@ class Parser:
     def __new__(
         cls, role: Literal["server", "client"], max_message_bytes: int = ..., *, compression: bool = ...
     ) -> Self: ...
-    def feed(self, data: bytes) -> list[tuple[str, bytes]]: ...
-
-def serialize(kind: str, payload: bytes, *, masked: bool, final: bool = ...) -> bytes: ...

@@ -1,4 +1,4 @@
-"""WebSocket framing (RFC 6455): bytes in, whole messages out; values in, bytes out.
+"""WebSocket framing (RFC 6455): bytes in, whole messages out; headers and close payloads of what goes out.
 
 Nothing here interprets messages, does I/O or reads a clock.
 """
@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memmove
 
 from sockrpc._debug cimport DEBUG, count_created, count_freed
-from sockrpc.websocket.masking cimport apply_mask, fresh_mask, mask_into
+from sockrpc.websocket.masking cimport apply_mask, mask_into
 from sockrpc.websocket.buffers cimport buffer_append, buffer_free, buffer_reserve, spares_give, spares_take
 
 from sockrpc.errors import UsageError
@@ -374,74 +374,3 @@ cdef class Parser:
         self.dead = True
         self.cursor = self.end
         return EVENT_CLOSE
-
-    def feed(self, data: bytes) -> list[tuple[str, bytes]]:
-        """Parse one read and return its events, for use without a connection.
-
-        Each event is a kind and its payload: "binary", "text", "ping", "pong", "close" (two bytes of
-        code, then the reason), "fault" (likewise, to close with), "compressed binary" or "compressed
-        text" (not decompressed). After "close" and "fault" everything is ignored.
-        """
-        # Copy it: the parser unmasks in place, and bytes objects must not change.
-        cdef bytearray window = bytearray(data)
-        cdef unsigned char[::1] view
-        cdef int event
-        cdef list events = []
-        if window:
-            view = window
-            self.offer(<uint8_t *> &view[0], len(window))
-        while True:
-            event = self.next()
-            if event == EVENT_NEED_DATA:
-                break
-            if event == EVENT_CLOSE or event == EVENT_FAULT:
-                events.append((
-                    "close" if event == EVENT_CLOSE else "fault",
-                    self.close_code.to_bytes(2, "big") + self.close_reason.encode(),
-                ))
-                break
-            events.append((EVENT_NAMES[event], copy_part(self, self.data, self.size)))
-        self.keep()
-        return events
-
-
-cdef dict EVENT_NAMES = {
-    EVENT_BINARY: "binary", EVENT_TEXT: "text", EVENT_PING: "ping", EVENT_PONG: "pong",
-    EVENT_COMPRESSED_BINARY: "compressed binary", EVENT_COMPRESSED_TEXT: "compressed text",
-}
-OPCODES = {"continuation": 0, "text": 1, "binary": 2, "close": 8, "ping": 9, "pong": 10}
-
-
-def serialize(kind: str, payload: bytes, *, masked: bool, final: bool = True) -> bytes:
-    """Build one WebSocket frame (RFC 6455 section 5.2).
-
-    Args:
-        kind: "continuation", "text", "binary", "close", "ping" or "pong".
-        payload: The payload, unmasked.
-        masked: True for a client's frame, which gets a fresh mask from a cryptographic source.
-        final: False for a fragment that is not the last.
-
-    Raises:
-        UsageError: A control frame of more than 125 bytes or in fragments (RFC 6455 section 5.5).
-    """
-    cdef uint8_t opcode = OPCODES[kind]
-    cdef uint8_t header[MAX_HEADER_BYTES]
-    cdef uint8_t mask[4]
-    cdef Py_ssize_t size = len(payload)
-    cdef Py_ssize_t n
-    cdef bytes frame
-    cdef uint8_t *out
-    if opcode & 0x08 and (size > MAX_CONTROL_BYTES or not final):
-        raise UsageError(f"a {kind} frame has at most {MAX_CONTROL_BYTES} bytes, in one piece (RFC 6455 section 5.5)")
-    if masked:
-        fresh_mask(mask)
-    n = write_header(header, opcode, size, mask if masked else NULL)
-    if not final:
-        header[0] &= 0x7F
-    frame = PyBytes_FromStringAndSize(NULL, n + size)
-    out = <uint8_t *> PyBytes_AS_STRING(frame)
-    memcpy(out, header, n)
-    memcpy(out + n, PyBytes_AS_STRING(payload), size)
-    if masked:
-        apply_mask(out + n, size, mask)
-    return frame
