@@ -24,6 +24,7 @@ from sockrpc.websocket.loop import live_contexts
 
 # Here, so that --hypothesis-profile knows its profiles.
 from tests.kit import properties  # noqa: F401
+from tests.kit.endings import run_to_end
 
 # Under a tracer (make cover), one of them has to do.
 LOOPS = os.environ.get("SOCKRPC_LOOPS", "").split() or [
@@ -175,7 +176,7 @@ def run(kind: str, test: Callable[..., Any], arguments: dict[str, Any]) -> None:
     loop.set_exception_handler(lambda _, context: unexpected.append(context))
     try:
         asyncio.set_event_loop(loop)
-        loop.run_until_complete(test(**arguments))
+        run_to_end(loop, test(**arguments))
         left = loop.run_until_complete(what_is_left())
         contexts = live_contexts()
     finally:

@@ -14,6 +14,7 @@ from sockrpc.peer.service import Service
 from sockrpc.testing.memory import Pair
 from sockrpc.websocket.deflate import Compression
 from sockrpc.websocket.loop import context_of_running_loop
+from tests.kit.endings import ends_the_process
 from tests.kit.support import CLOSE, PATIENCE, SUBPROTOCOL, frame
 
 
@@ -140,6 +141,13 @@ class MemoryServer:
                 moved = [pair.deliver_all() for pair in self.pairs]
                 quiet = 0 if any(moved) else quiet + 1
                 await asyncio.sleep(0)
+
+    async def settle_past(self, error: type[BaseException]) -> None:
+        """Do the same where a function of the application ends the process, which does not end here."""
+        with ends_the_process(error):
+            await self.settle()
+        # What it left for later turns, such as a record for the log.
+        await self.settle()
 
     async def __aenter__(self) -> Self:
         return self
