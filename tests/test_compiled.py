@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from sockrpc._limits import Settings
+from sockrpc._settings import Settings
 from sockrpc.limits import Limits
 from sockrpc.peer.handler import Handler
 from sockrpc.peer.names import NameTable

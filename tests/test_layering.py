@@ -20,7 +20,7 @@ PACKAGE = "sockrpc"
 
 # A file imports its own folder, and what stands to the left of the last `<` before its own place.
 ORDER = """
-    texts version logs _debug < errors < limits _frames < _limits
+    texts version logs _debug < errors < limits _frames < _settings
     < websocket
     < peer < sockets listener < rooms client
     < listen
@@ -37,7 +37,7 @@ IO = {"asyncio", "socket", "ssl", "select", "selectors", "threading", "uvloop"}
 MUST_NOT_IMPORT: dict[str, set[str]] = {
     "errors": IO | {"logging"},
     "limits": IO | {"logging"},
-    "_limits": IO | {"logging"},
+    "_settings": IO | {"logging"},
     "_frames": IO | {"logging"},
     "websocket.masking": IO | {"logging"},
     "websocket.buffers": IO | {"logging"},
@@ -309,7 +309,7 @@ def test_the_imports_are_found() -> None:
     assert edges["websocket.connection"] >= {"websocket.input", "websocket.loop"}
     assert edges["cli"] >= {"__init__", "cli.options", "cli.serve"}
     assert edges["testing.wire"] >= {"_frames", "peer.table", "websocket.parser"}
-    assert IMPORTS["websocket/output.pxd"].own == {"_limits", "websocket.loop", "websocket.buffers"}
+    assert IMPORTS["websocket/output.pxd"].own == {"_settings", "websocket.loop", "websocket.buffers"}
     assert "asyncio" in IMPORTS["websocket/loop.pyx"].others
     assert "uvloop" in IMPORTS["process/event_loop.py"].others
     assert edges["bench"] == {"bench.loopback"}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from sockrpc._limits import Settings
+from sockrpc._settings import Settings
 from sockrpc.limits import (
     CLIENT_KEYWORDS,
     LIMITS,

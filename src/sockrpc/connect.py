@@ -10,7 +10,7 @@ from collections.abc import Generator
 from typing import Any, Unpack
 
 from sockrpc._frames import SUBPROTOCOL
-from sockrpc._limits import Settings
+from sockrpc._settings import Settings
 from sockrpc.client import Client
 from sockrpc.dial.addresses import connect_to
 from sockrpc.dial.client_opening import ClientOpening

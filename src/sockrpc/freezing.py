@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sockrpc import _debug, _frames, _limits
+from sockrpc import _debug, _frames, _settings
 from sockrpc.peer import (
     broadcast,
     call,

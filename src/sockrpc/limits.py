@@ -1,7 +1,7 @@
 """The limits, a row each, with their names, defaults, units and sides.
 
 docs/reference/limits.md says what happens at each. Adding a limit is a change of one row here, of the typed
-lines with its name (in a TypedDict, in `Limits`, and in _limits.pxd if compiled code reads it) and of its
+lines with its name (in a TypedDict, in `Limits`, and in _settings.pxd if compiled code reads it) and of its
 documentation. The keywords, the flags of the command line, the checks and the tests follow from the row.
 """
 

@@ -10,7 +10,7 @@ import ssl as ssl_module
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Self, Unpack
 
-from sockrpc._limits import Settings
+from sockrpc._settings import Settings
 from sockrpc.app import App
 from sockrpc.errors import UsageError
 from sockrpc.limits import SERVER_KEYWORDS, Limits, ServerLimits, make_limits
@@ -32,7 +32,7 @@ from sockrpc.observe.inspector import Inspector
 from sockrpc.observe.statistics import Statistics, count
 from sockrpc.observe.watchdog import Watchdog
 from sockrpc.peer.belonging import belongs, call_there, check_here
-from sockrpc.peer.endings import EndingLog
+from sockrpc.peer.ending_log import EndingLog
 from sockrpc.peer.handler import is_coroutine_function
 from sockrpc.peer.handler_threads import HandlerThreads
 from sockrpc.peer.hooks import Hooks

@@ -16,7 +16,7 @@ from sockrpc.errors import ConnectionClosed, ConnectionLost, UsageError
 from sockrpc.peer.belonging import check_here
 from sockrpc.peer.call import Call
 from sockrpc.peer.ended_connection import EndedConnection
-from sockrpc.peer.endings import ClosedBy, EndingLog, closed_by
+from sockrpc.peer.ending_log import ClosedBy, EndingLog, closed_by
 from sockrpc.peer.hooks import ENDS_PROCESS, Hooks, is_cancelled, run_hooks
 from sockrpc.peer.notification import Notification
 from sockrpc.peer.peer import Peer

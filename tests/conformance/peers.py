@@ -10,7 +10,7 @@ from typing import Any
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
-from sockrpc._limits import Settings
+from sockrpc._settings import Settings
 from sockrpc.limits import Limits
 from sockrpc.websocket.client_handshake import ClientHandshake
 from sockrpc.websocket.loop import LoopContext, context_of_running_loop

@@ -7,7 +7,7 @@ import struct
 from typing import Any, Self
 
 import sockrpc
-from sockrpc._limits import Settings
+from sockrpc._settings import Settings
 from sockrpc.limits import Limits
 from sockrpc.peer.peer import Peer
 from sockrpc.peer.service import Service

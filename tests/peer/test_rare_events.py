@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from sockrpc._limits import Settings
+from sockrpc._settings import Settings
 from sockrpc.limits import Limits
 from sockrpc.listen.acceptor import serve_line
 from sockrpc.peer.peer import Peer

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sockrpc._limits import Settings
+from sockrpc._settings import Settings
 from sockrpc.limits import Limits
 from sockrpc.websocket.liveness import after_pause, after_ping, closing_by, sweep
 

@@ -7,7 +7,7 @@ from sockrpc.peer.handler cimport Handler
 from sockrpc.peer.names cimport NameTable
 from sockrpc.peer.tally cimport Tally
 from sockrpc.websocket.loop cimport LoopContext
-from sockrpc._limits cimport Settings
+from sockrpc._settings cimport Settings
 
 cdef class Service:
     cdef Settings settings

@@ -3,7 +3,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Self, final
 
-from sockrpc._limits import Settings
+from sockrpc._settings import Settings
 from sockrpc.peer.handler_threads import HandlerThreads
 from sockrpc.peer.names import NameTable
 from sockrpc.peer.peer import Peer

@@ -14,7 +14,7 @@ from sockrpc.peer.names cimport NameTable
 from sockrpc.peer.tally cimport Tally, add_outcomes, shown
 from sockrpc.websocket.connection cimport Connection
 from sockrpc.websocket.loop cimport LoopContext
-from sockrpc._limits cimport Settings
+from sockrpc._settings cimport Settings
 
 from sockrpc.peer.rate_limited_log import RateLimitedLog
 from sockrpc.peer.tally import OUTCOMES as _OUTCOMES

@@ -3,7 +3,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from sockrpc._limits cimport LimitValues
+from sockrpc._settings cimport LimitValues
 
 # The memory from one sweep to the next. All times are loop time; 0 means that there is none.
 cdef struct Liveness:

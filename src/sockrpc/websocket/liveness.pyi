@@ -1,4 +1,4 @@
-from sockrpc._limits import Settings
+from sockrpc._settings import Settings
 
 def sweep(
     liveness: dict[str, float], facts: dict[str, float], settings: Settings, now: float

@@ -3,7 +3,7 @@
 The sweep of its loop calls them with the loop's time; tests call them with any number for a clock.
 """
 
-from sockrpc._limits cimport Settings
+from sockrpc._settings cimport Settings
 
 cdef tuple VERDICTS = (
     "",

@@ -2,7 +2,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Literal
 
-from sockrpc._limits import Settings
+from sockrpc._settings import Settings
 from sockrpc.websocket.connection import Connection
 from sockrpc.websocket.loop import LoopContext
 

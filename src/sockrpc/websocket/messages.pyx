@@ -11,7 +11,7 @@ import asyncio
 from sockrpc.websocket.input cimport STATE_OPEN
 from sockrpc.websocket.connection cimport Connection
 from sockrpc.websocket.loop cimport LoopContext
-from sockrpc._limits cimport Settings
+from sockrpc._settings cimport Settings
 from sockrpc.websocket.parser cimport OPCODE_BINARY, OPCODE_TEXT, Parser, copy_part
 
 

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
-from sockrpc._limits cimport Settings
+from sockrpc._settings cimport Settings
 from sockrpc.websocket.loop cimport LoopContext, Member
 from sockrpc.websocket.buffers cimport Buffer
 

@@ -1,4 +1,4 @@
-# The limits that compiled code reads, as C types.
+# The limits of a connection as C types, which compiled code reads.
 
 # A copy of sockrpc.limits.Limits; times in seconds. 0 stands for None, and is off.
 cdef struct LimitValues:

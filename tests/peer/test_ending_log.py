@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from sockrpc.peer import endings
+from sockrpc.peer import ending_log
 from sockrpc.peer import rate_limited_log as ratelimited
 from sockrpc.peer.ended_connection import EndedConnection
 from tests.kit.http_peer import ask, line_to
@@ -163,7 +163,7 @@ async def test_a_flood_of_bad_peers_is_no_flood_of_lines(
                 await until(lambda: not here.server._service.working)
 
         await bad(25, frame(BINARY, b"\x09"))
-        assert len(told(caplog, logging.INFO)) == endings.LINES_A_MINUTE == 10
+        assert len(told(caplog, logging.INFO)) == ending_log.LINES_A_MINUTE == 10
         # Another fault has lines of its own.
         await bad(1, frame(TEXT, b"x"))
         assert len(told(caplog, logging.INFO)) == 11
