@@ -13,6 +13,7 @@ import pytest
 import sockrpc
 from tests.kit.raw_server import RawServer, open_client, response
 from tests.kit.support import DELIVERIES, PATIENCE, SUBPROTOCOL, deliver, serving, until, working
+from tests.kit.work import Work
 
 
 async def error_after(
@@ -306,3 +307,27 @@ async def test_connect_may_be_awaited_or_entered() -> None:
 async def test_a_socket_that_is_for_no_stream_is_a_usage_error() -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as line, pytest.raises(sockrpc.UsageError, match="stream"):
         sockrpc.connect("ws://127.0.0.1/", sock=line)
+
+
+async def test_a_connect_object_is_entered_once_at_a_time_and_as_often_as_one_likes() -> None:
+    async with serving(Work().app()) as here, asyncio.timeout(PATIENCE):
+        connecting = here.connect()
+        for _ in range(2):
+            async with connecting as client:
+                with pytest.raises(sockrpc.UsageError, match="entered already"):
+                    await connecting.__aenter__()
+                other = await connecting
+                assert await client.call("echo", b"x") == await other.call("echo", b"x")
+                await other.close()
+                assert await client.call("echo", b"x") == b"x"
+            await until(lambda: not here.server.connections)
+        # Also while the first is still on its way, and after it has failed.
+        first, second = await asyncio.gather(
+            connecting.__aenter__(), connecting.__aenter__(), return_exceptions=True
+        )
+        assert isinstance(first, sockrpc.Client)
+        assert isinstance(second, sockrpc.UsageError)
+        await connecting.__aexit__(None, None, None)
+    for _ in range(2):
+        with pytest.raises(ConnectionRefusedError):
+            await connecting.__aenter__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import sockrpc
@@ -69,3 +70,20 @@ class Stubborn(Work):
                 self.note_cancel(call)
         self.ended += 1
         return b"too late"
+
+
+def for_each(
+    handle: Callable[[sockrpc.Call], Awaitable[None] | None],
+) -> Callable[[sockrpc.Socket], Awaitable[None]]:
+    """A socket's coroutine that keeps no reference to the calls that it hands out."""
+
+    async def handle_socket(socket: sockrpc.Socket) -> None:
+        async for call in socket:
+            assert isinstance(call, sockrpc.Call)
+            result = handle(call)
+            del call
+            if result is not None:
+                await result
+                del result
+
+    return handle_socket
