@@ -96,6 +96,7 @@ def test_the_client_against_our_server(node: str) -> None:
     assert len(demo.logged("begins")) == len(ended) > 100
 
 
+@pytest.mark.runs_block("src/sockrpc/js/README.md", "sockrpc for browsers and Node", "js")
 def test_the_example_of_the_readme_runs(node: str, tmp_path: Path) -> None:
     (example,) = [block.code for block in blocks(CLIENT / "README.md") if block.language == "js"]
     shutil.copytree(CLIENT, tmp_path / "node_modules" / "sockrpc")

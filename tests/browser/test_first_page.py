@@ -32,6 +32,7 @@ def page(tmp_path: Path, new_context: Callable[..., BrowserContext]) -> Iterator
         assert not program.logged("ERROR")
 
 
+@pytest.mark.runs_block("README.md", "A first page", "html")
 def test_the_task_is_started_and_stopped(page: Page) -> None:
     (reason,) = re.findall(r"\.abort\(\"(.*?)\"\)", block("A first page", "html"))
     start, stop = (page.get_by_role("button").nth(which) for which in (0, 1))

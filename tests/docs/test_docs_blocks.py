@@ -26,74 +26,34 @@ EXAMPLES = ROOT / "examples"
 # What these show, the build takes from elsewhere.
 NO_CODE = {"toctree", "include", "eval-rst", "command-help", "typescript"}
 
-# Worked through as a reader does it: what is typed, and what is printed.
-PLAYED = "test_what_the_page_shows_is_what_happens"
-PLAYED_BY = {
-    "docs/tutorial/set-up.md": PLAYED,
-    "docs/tutorial/request-and-response.md": PLAYED,
-    "docs/tutorial/notifications.md": PLAYED,
-    "docs/tutorial/cancellation.md": PLAYED,
-    "docs/tutorial/broadcasting.md": PLAYED,
-    "docs/howto/authentication.md": "test_authentication_as_its_page_shows_it",
-    "docs/howto/tls.md": "test_tls_as_its_page_shows_it",
-}
 
-# Who runs the files of examples/, by the beginning of their paths.
-RUN_BY = {
-    "authentication.py": "test_authentication_as_its_page_shows_it",
-    "behind_a_proxy.py": "test_calls_resets_and_answers_go_through",
-    "blocking.py": "test_a_process_is_killed_by_a_reset",
-    "both_forms.py": "test_the_example_serves_the_tutorial_in_both_forms",
-    "client_certificates.py": "test_the_example_knows_its_users_by_their_certificates",
-    "haproxy.cfg": "test_calls_resets_and_answers_go_through",
-    "migrating/from_grpc.py": "test_what_was_a_grpc_server",
-    "migrating/from_socketio.py": "test_what_was_a_socketio_server",
-    "nginx.conf": "test_calls_resets_and_answers_go_through",
-    "rights.py": "test_a_right_is_asked_for_by_the_decorator",
-    "systemd/": "test_systemd_finds_nothing_wrong_with_the_units",
-    "tls.py": "test_a_renewed_certificate_is_taken_up_by_sighup",
-    "tutorial/": PLAYED,
-    "undo.py": "test_a_booking_whose_call_is_reset_is_undone",
-}
-ONLY_COMPILED = {"migrating/grpc_server.py", "migrating/socketio_server.py"}
-
-# Who runs the plain blocks of a page: below which heading, in which language.
-BLOCKS_RUN_BY = {
-    ("README.md", "sockrpc", "sh"): [
-        "test_the_commands_on_the_first_screen_are_targets_of_make",
-        "test_ctrl_c_in_a_second_terminal_aborts_the_demo_s_task",
-    ],
-    ("README.md", "A first server", "python"): ["test_the_first_client_calls_the_first_server"],
-    ("README.md", "A first client", "python"): ["test_the_first_client_calls_the_first_server"],
-    ("README.md", "A first page", "html"): ["test_the_task_is_started_and_stopped"],
-    ("src/sockrpc/js/README.md", "sockrpc for browsers and Node", "js"): [
-        "test_the_example_of_the_readme_runs"
-    ],
-    ("docs/reference/metrics.md", "Alerts", "yaml"): ["test_alerts_ask_for_metrics_that_there_are"],
-    # Every block of the page, below whatever heading.
-    ("docs/howto/testing.md", "", "python"): ["test_its_tests_pass_as_a_suite_of_their_own"],
-    ("docs/howto/guarding-performance.md", "Five minutes in an empty folder", "python"): [
-        "test_the_slower_change_is_found_and_nothing_else"
-    ],
-    ("docs/howto/guarding-performance.md", "Five minutes in an empty folder", "sh"): [
-        "test_the_slower_change_is_found_and_nothing_else"
-    ],
-    ("docs/howto/guarding-performance.md", "In your tests", "python"): [
-        "test_the_fixture_works_in_a_test_suite_of_its_own"
-    ],
-}
-
-
-def names_of_tests() -> set[str]:
-    return {
-        node.name
+def written_tests() -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return [
+        node
         for path in (ROOT / "tests").rglob("test_*.py")
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
-    }
+    ]
 
 
-TESTS = names_of_tests()
+WRITTEN = written_tests()
+TESTS = {test.name for test in WRITTEN}
+
+
+def marked(name: str) -> list[list[str]]:
+    """The arguments of each marker of this name, of all tests."""
+    return [
+        [ast.literal_eval(argument) for argument in mark.args]
+        for test in WRITTEN
+        for mark in test.decorator_list
+        if isinstance(mark, ast.Call) and ast.unparse(mark.func) == f"pytest.mark.{name}"
+    ]
+
+
+# Files of examples/, pages that are worked through as a reader does it, and folders of either.
+RUN = tuple(sorted(place for places in marked("runs") for place in places))
+# Plain blocks: of a page, below a heading ("": below any), in a language.
+RUN_BLOCKS = {(page, heading, language) for page, heading, language in marked("runs_block")}
 
 
 def relative(page: Path) -> str:
@@ -107,14 +67,13 @@ def test_each_block_is_run_or_says_that_it_is_an_excerpt(page: Path) -> None:
             continue
         shown = f"{relative(page)}, {block.heading}: {block.code[:60]!r}"
         if block.directive == "literalinclude":
-            file = included_file(page, block).relative_to(EXAMPLES).as_posix()
-            assert any(file.startswith(known) for known in RUN_BY), shown
-            assert file not in ONLY_COMPILED, shown
+            assert relative(included_file(page, block)).startswith(RUN), shown
         elif block.language == "console" or block.caption in (LOG_CAPTION, SERVER_CAPTION):
-            assert relative(page) in PLAYED_BY, shown
+            assert relative(page).startswith(RUN), shown
         else:
-            places = {(relative(page), heading, block.language) for heading in (block.heading, "")}
-            assert places & BLOCKS_RUN_BY.keys(), shown
+            assert RUN_BLOCKS & {
+                (relative(page), heading, block.language) for heading in (block.heading, "")
+            }, shown
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.is_relative_to(DOCS)], ids=relative)
@@ -131,25 +90,18 @@ def test_no_code_stands_in_an_indented_block(page: Path) -> None:
     assert re.findall(r"\n\n    \S.*", text) == []
 
 
-def test_whoever_is_said_to_run_a_block_is_a_test() -> None:
-    listed = {
-        *PLAYED_BY.values(),
-        *RUN_BY.values(),
-        *(name for names in BLOCKS_RUN_BY.values() for name in names),
-    }
-    assert listed - TESTS == set()
-
-
-def test_whatever_is_said_to_be_run_is_there() -> None:
-    assert [name for name in (*RUN_BY, *ONLY_COMPILED) if not (EXAMPLES / name).exists()] == []
-    assert [name for name in PLAYED_BY if not (ROOT / name).is_file()] == []
+def test_what_tests_say_that_they_run_is_there() -> None:
+    assert len(RUN) > 15
+    assert [place for place in RUN if not (ROOT / place).exists()] == []
+    assert [place for place in RUN if place.endswith("/") != (ROOT / place).is_dir()] == []
     shown = {
         (relative(page), heading, block.language)
         for page in PAGES
         for block in blocks(page)
         for heading in (block.heading, "")
     }
-    assert set(BLOCKS_RUN_BY) <= shown
+    assert len(RUN_BLOCKS) > 5
+    assert shown >= RUN_BLOCKS
 
 
 def test_each_example_is_shown_or_linked() -> None:

@@ -41,6 +41,8 @@ def commands() -> list[list[str]]:
     return [shlex.split(line) for line in block.replace("\\\n", " ").splitlines()]
 
 
+@pytest.mark.runs_block("docs/howto/guarding-performance.md", "Five minutes in an empty folder", "python")
+@pytest.mark.runs_block("docs/howto/guarding-performance.md", "Five minutes in an empty folder", "sh")
 def test_the_slower_change_is_found_and_nothing_else(tmp_path: Path) -> None:
     save_all(tmp_path)
     command = commands()[-1]
@@ -63,6 +65,7 @@ def test_the_slower_change_is_found_and_nothing_else(tmp_path: Path) -> None:
     assert done.returncode == (1 if dict(rows)["reset_to_abort"] == "ok" else 3), done
 
 
+@pytest.mark.runs_block("docs/howto/guarding-performance.md", "In your tests", "python")
 def test_the_fixture_works_in_a_test_suite_of_its_own(tmp_path: Path) -> None:
     save_all(tmp_path)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-W", "error", "test_shop.py"]

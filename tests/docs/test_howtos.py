@@ -37,6 +37,7 @@ def messages(caplog: pytest.LogCaptureFixture, logger: str) -> list[str]:
 # undo-on-abort.md
 
 
+@pytest.mark.runs("examples/undo.py")
 async def test_a_booking_whose_call_is_reset_is_undone(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     program = load("undo")
@@ -92,6 +93,7 @@ async def test_a_thread_that_polls_ends_by_a_reset(caplog: pytest.LogCaptureFixt
         await until(lambda: serve.server.statistics().calls_running == 0)
 
 
+@pytest.mark.runs("examples/blocking.py")
 async def test_a_process_is_killed_by_a_reset(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with serving(load("blocking").app) as serve, serve.connect() as client:
@@ -115,10 +117,12 @@ def play(page: str, folder: Path) -> Transcript:
     return transcript
 
 
+@pytest.mark.runs("docs/howto/authentication.md", "examples/authentication.py")
 def test_authentication_as_its_page_shows_it(tmp_path: Path) -> None:
     assert len(play("authentication", tmp_path).typed) == 3
 
 
+@pytest.mark.runs("examples/rights.py")
 async def test_a_right_is_asked_for_by_the_decorator() -> None:
     def process_request(socket: sockrpc.Socket, request: Request) -> None:
         socket.state.user = request.headers["User"]
@@ -139,11 +143,13 @@ def write_certificate(folder: Path) -> None:
     (folder / "key.pem").write_bytes(issued.private_key_pem.bytes())
 
 
+@pytest.mark.runs("docs/howto/tls.md")
 def test_tls_as_its_page_shows_it(tmp_path: Path) -> None:
     write_certificate(tmp_path)
     assert len(play("tls", tmp_path).typed) == 3
 
 
+@pytest.mark.runs("examples/tls.py")
 def test_a_renewed_certificate_is_taken_up_by_sighup(tmp_path: Path) -> None:
     write_certificate(tmp_path)
     with reserved_port() as port:
@@ -171,6 +177,7 @@ def test_a_renewed_certificate_is_taken_up_by_sighup(tmp_path: Path) -> None:
 # systemd.md
 
 
+@pytest.mark.runs("examples/systemd/")
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
     for unit in UNITS.iterdir():
@@ -228,6 +235,7 @@ def test_what_it_was_before_is_python(name: str) -> None:
     compile(file.read_text("utf-8"), str(file), "exec")
 
 
+@pytest.mark.runs("examples/migrating/from_socketio.py")
 async def test_what_was_a_socketio_server() -> None:
     app = load("migrating/from_socketio").app
     async with serving(app) as serve, serve.connect() as one, serve.connect() as two:
@@ -238,6 +246,7 @@ async def test_what_was_a_socketio_server() -> None:
         await assert_aborted(serve, one, "search", b'{"text": "x"}')
 
 
+@pytest.mark.runs("examples/migrating/from_grpc.py")
 async def test_what_was_a_grpc_server() -> None:
     async with serving(load("migrating/from_grpc").app) as serve, serve.connect() as client:
         assert await client.call("shop.Shop/Search", "x", timeout=PATIENCE) == b"X"

@@ -54,6 +54,7 @@ def test_outcomes_and_numbers_are_those_of_the_code() -> None:
     assert f"({inspection.SHORTEST_INTERVAL:g} to {inspection.LONGEST_INTERVAL:,g})" in text
 
 
+@pytest.mark.runs_block("docs/reference/metrics.md", "Alerts", "yaml")
 def test_alerts_ask_for_metrics_that_there_are() -> None:
     alerts = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)[0]
     asked = {name.removesuffix("_bucket") for name in re.findall(r"\bsockrpc_\w+", alerts)}

@@ -55,6 +55,7 @@ def aborts(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "behind_a_proxy"]
 
 
+@pytest.mark.runs("examples/behind_a_proxy.py", "examples/haproxy.cfg", "examples/nginx.conf")
 async def test_calls_resets_and_answers_go_through(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -42,6 +42,8 @@ def assert_stops(server: Command) -> None:
     assert (server.end(), server.rest(), server.log) == (STOPPED, b"", [])
 
 
+@pytest.mark.runs_block("README.md", "A first server", "python")
+@pytest.mark.runs_block("README.md", "A first client", "python")
 def test_the_first_client_calls_the_first_server(tmp_path: Path, port: int) -> None:
     code = block("A first client", "python")
     with start_server(block("A first server", "python"), port, tmp_path / "first.py") as server:
@@ -61,6 +63,7 @@ def test_ctrl_c_stops_the_first_server(tmp_path: Path, port: int) -> None:
         assert (server.end(), server.log) == (0, [])
 
 
+@pytest.mark.runs_block("README.md", "sockrpc", "sh")
 @POSIX
 def test_ctrl_c_in_a_second_terminal_aborts_the_demo_s_task() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -73,6 +76,7 @@ def test_ctrl_c_in_a_second_terminal_aborts_the_demo_s_task() -> None:
         demo.wait_log("the task is aborted (reset)")
 
 
+@pytest.mark.runs("examples/both_forms.py")
 @pytest.mark.parametrize("form", [[], ["socket"]], ids=["app form", "socket form"])
 def test_the_example_serves_the_tutorial_in_both_forms(tmp_path: Path, port: int, form: list[str]) -> None:
     code = (ROOT / "examples" / "both_forms.py").read_text(encoding="utf-8")
@@ -81,6 +85,7 @@ def test_the_example_serves_the_tutorial_in_both_forms(tmp_path: Path, port: int
         assert_stops(server)
 
 
+@pytest.mark.runs_block("README.md", "sockrpc", "sh")
 def test_the_commands_on_the_first_screen_are_targets_of_make() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

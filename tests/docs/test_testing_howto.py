@@ -37,6 +37,7 @@ def save_all(folder: Path) -> None:
         (folder / each).write_text(text, encoding="utf-8")
 
 
+@pytest.mark.runs_block("docs/howto/testing.md", "", "python")
 def test_its_tests_pass_as_a_suite_of_their_own(tmp_path: Path) -> None:
     save_all(tmp_path)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-W", "error"]

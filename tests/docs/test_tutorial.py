@@ -22,6 +22,7 @@ def page(name: str) -> Path:
     return DOCS / "tutorial" / f"{name}.md"
 
 
+@pytest.mark.runs("docs/tutorial/", "examples/tutorial/")
 @pytest.mark.parametrize("name", ORDER)
 def test_what_the_page_shows_is_what_happens(name: str, tmp_path: Path) -> None:
     with reserved_port() as port:

@@ -245,6 +245,7 @@ def test_a_peer_that_is_gone_is_nobody() -> None:
     assert peer_credentials(None) is None
 
 
+@pytest.mark.runs("examples/client_certificates.py")
 async def test_the_example_knows_its_users_by_their_certificates() -> None:
     program = load("client_certificates")
 
