@@ -47,7 +47,8 @@ SELECTION = [
     "tests/peer/test_cancellation_calls.py",
     "tests/peer/test_cancellation_client_loss.py",
     "tests/peer/test_cancellation_loss.py",
-    "tests/test_compiled.py",
+    "tests/inside/test_compiled.py",
+    "tests/inside/test_in_flight.py",
 ]
 
 

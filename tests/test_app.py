@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import sockrpc
+import sockrpc.testing
 from tests.kit.support import request, serving, started, until
 
 
@@ -136,20 +137,32 @@ async def test_a_decorated_coroutine_function_is_one() -> None:
             assert await client.call(word) == word.encode()
 
 
-def test_the_name_defaults_to_the_function_s() -> None:
+async def test_the_name_defaults_to_the_function_s() -> None:
     app = sockrpc.App()
+    heard: list[str] = []
 
     @app.method()
-    async def first(call: sockrpc.Call) -> None: ...
+    async def first(call: sockrpc.Call) -> bytes:
+        return b"1"
 
     @app.method
-    async def second(call: sockrpc.Call) -> None: ...
+    async def second(call: sockrpc.Call) -> bytes:
+        return b"2"
 
     @app.on()
-    async def third(notification: sockrpc.Notification) -> None: ...
+    async def third(notification: sockrpc.Notification) -> None:
+        heard.append(notification.event)
 
-    assert list(app._methods) == ["first", "second"]
-    assert list(app._events) == ["third"]
+    @app.on
+    async def fourth(notification: sockrpc.Notification) -> None:
+        heard.append(notification.event)
+
+    async with sockrpc.testing.connect(app) as client:
+        assert [await client.call(name, timeout=10) for name in ("first", "second")] == [b"1", b"2"]
+        for name in ("third", "fourth"):
+            await client.notify(name)
+        await client.settle()
+    assert heard == ["third", "fourth"]
 
 
 def test_registration_mistakes_are_usage_errors() -> None:

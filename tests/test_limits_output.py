@@ -8,20 +8,9 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.kit.narrow import LINE_BYTES, NarrowServing, serving_narrowly, unsent_bytes
-from tests.kit.support import (
-    BINARY,
-    PING,
-    PONG,
-    RawClient,
-    frame,
-    notify,
-    request,
-    reset,
-    started,
-    until,
-    working,
-)
+from tests.kit.inside import unsent_bytes, working
+from tests.kit.narrow import LINE_BYTES, NarrowServing, serving_narrowly
+from tests.kit.support import BINARY, PING, PONG, RawClient, frame, notify, request, reset, started, until
 from tests.kit.tls import server_context
 from tests.kit.work import Work
 

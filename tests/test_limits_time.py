@@ -14,7 +14,8 @@ import pytest
 
 import sockrpc
 from tests.kit.http_peer import line_to
-from tests.kit.narrow import LINE_BYTES, serving_narrowly, unsent_bytes
+from tests.kit.inside import has_ended, unsent_bytes, working
+from tests.kit.narrow import LINE_BYTES, serving_narrowly
 from tests.kit.raw_server import Peer, RawServer
 from tests.kit.support import (
     BINARY,
@@ -23,13 +24,11 @@ from tests.kit.support import (
     PONG,
     RawClient,
     frame,
-    has_ended,
     opening,
     request,
     serving,
     started,
     until,
-    working,
 )
 from tests.kit.work import Work
 
@@ -72,12 +71,11 @@ async def test_a_peer_that_reads_nothing_is_given_up_after_stall_timeout() -> No
         await raw.send(request(1, "work"))
         await until(lambda: there.calls)
         socket = there.calls[0].socket
-        connection = socket._connection
         began = loop.time()
         fill(socket, LINE_BYTES)
-        await until(lambda: has_ended(connection))
+        await until(lambda: has_ended(socket))
         assert 0.95 * STALL < loop.time() - began < PATIENCE
-        assert connection.close_reason.startswith("stalled")
+        assert (socket.close_reason or "").startswith("stalled")
         await until(lambda: there.ended)
         assert there.reasons == ["lost"]
         await other.synchronize()
@@ -118,10 +116,10 @@ async def test_a_queue_that_does_not_move_is_given_up_after_stall_timeout() -> N
         began = loop.time()
         await raw.send(*(request(n, "work") for n in range(4)))
         await until(lambda: len(there.calls) == 2)
-        connection = there.calls[1].socket._connection
-        await until(lambda: has_ended(connection))
+        socket = there.calls[1].socket
+        await until(lambda: has_ended(socket))
         assert 0.95 * STALL < loop.time() - began < PATIENCE
-        assert connection.close_reason.startswith("stalled")
+        assert (socket.close_reason or "").startswith("stalled")
         await until(lambda: there.reasons == ["lost"])
         # A queue that is not full stops no reading, however long it stands.
         await other.synchronize()
@@ -207,8 +205,8 @@ class Alive:
             self.serving = serving(Work().app(), **self.limits)
             here = await self.serving.__aenter__()
             self.raw = await here.raw()
-            connection = here.only_socket()._connection
-            return End(self.raw, lambda: has_ended(connection), masked=True)
+            socket = here.only_socket()
+            return End(self.raw, lambda: has_ended(socket), masked=True)
         self.server = RawServer()
         await self.server.__aenter__()
         self.client, peer = await self.server.client(**self.limits)
@@ -346,14 +344,14 @@ async def test_a_loop_that_was_blocked_longer_than_the_ping_timeout_gives_up_nob
             elsewhere.line.sendall(opening())
             await until(lambda: here.server.connections)
             elsewhere.start()
-            connection = here.only_socket()._connection
+            socket = here.only_socket()
             for _ in range(3):
                 elsewhere.pinged.clear()
                 await until(elsewhere.pinged.is_set)
                 await block(0.5)
             await asyncio.sleep(0.1)
-            assert not has_ended(connection)
-        await until(lambda: has_ended(connection))
+            assert not has_ended(socket)
+        await until(lambda: has_ended(socket))
         elsewhere.join()
 
 

@@ -11,8 +11,9 @@ import pytest
 
 import sockrpc
 import sockrpc.listen.server_sockets
+from tests.kit.inside import is_shaking_hands, unsent_bytes
 from tests.kit.latecomers import NEVER, STOPPING, accepted, is_let_in_and_told, line_to, queue_up, raw_over
-from tests.kit.narrow import LINE_BYTES, serving_narrowly, unsent_bytes
+from tests.kit.narrow import LINE_BYTES, serving_narrowly
 from tests.kit.support import (
     CLOSE,
     PATIENCE,
@@ -270,7 +271,7 @@ async def test_a_tls_handshake_under_way_is_completed() -> None:
         serving(Work().app(), ssl=server_context(), stop_grace=NEVER, close_timeout=PATIENCE) as here,
         await line_to(here.port) as raw,
     ):
-        await until(lambda: here.server._openings._left)
+        await until(lambda: is_shaking_hands(here.server))
         here.server.close()
         await with_tls(raw)
         await raw.send(opening())
@@ -307,7 +308,7 @@ async def test_whoever_completes_tls_after_the_stop_is_refused() -> None:
         serving(Work().app(), ssl=server_context(), close_timeout=0.05) as here,
         await line_to(here.port) as raw,
     ):
-        await until(lambda: here.server._openings._left)
+        await until(lambda: is_shaking_hands(here.server))
         here.server.close()
         await here.server.wait_closed()
         await with_tls(raw)

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-import sockrpc._frames
 from bench import compare, machine, results, targets
 from bench.arena import alternate
 from bench.grpc_load import Grpc
 from bench.loading import LoadError
 from bench.picture import Bar, Chart, draw
 from bench.tables import markdown, number, paired_ratio, quantile
+from sockrpc import _frames
 
 pytestmark = [
     # They are about no version of Python.
@@ -163,12 +163,12 @@ def test_results_of_pytest_benchmark_become_a_table_and_a_picture(
 
 
 def test_what_no_user_runs_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Path(str(sockrpc._frames.__file__))
+    source = Path(str(_frames.__file__))
     is_debug = b".debug_info" in source.read_bytes()
     assert (machine.complaint_about_build() is None) == (not is_debug and not machine.is_traced())
     debug = tmp_path / source.name
     debug.write_bytes(source.read_bytes() + b".debug_info")
-    monkeypatch.setattr(sockrpc._frames, "__file__", str(debug))
+    monkeypatch.setattr(_frames, "__file__", str(debug))
     with pytest.raises(SystemExit, match=r"not a release build.*SOCKRPC_DEBUG=1"):
         machine.refuse_unfit_build()
     for main in (targets.main, compare.main):

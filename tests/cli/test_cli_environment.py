@@ -11,6 +11,7 @@ import pytest
 from sockrpc.cli import main, make_parser
 from sockrpc.cli.options import variable_of
 from tests.kit.command import POSIX, Command, failure, run_main
+from tests.kit.flags import commands_of, flags_of
 
 pytestmark = pytest.mark.newest
 
@@ -33,8 +34,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 @pytest.fixture
 def commands() -> dict[str, argparse.ArgumentParser]:
-    (action,) = (each for each in make_parser()._actions if isinstance(each, argparse._SubParsersAction))
-    return action.choices
+    return commands_of(make_parser())
 
 
 # A value for each kind of flag, as a variable has it, and what it is then.
@@ -61,7 +61,7 @@ def test_every_flag_of_every_command_is_a_variable(
     operands |= {"demo": [], "bench": ["u"], "top": ["p"]}
     count = 0
     for name, parser in commands.items():
-        for action in parser._actions:
+        for action in flags_of(parser):
             if not action.option_strings or action.dest == "help":
                 continue
             flag = action.option_strings[-1]
@@ -174,7 +174,7 @@ def test_variables_of_the_build_are_no_flags(commands: dict[str, argparse.Argume
         pytest.skip("the sources of the build are not here")
     used = set(re.findall(r"\bSOCKRPC_[A-Z_]+", " ".join(file.read_text("utf-8") for file in files)))
     assert "SOCKRPC_DEBUG" in used
-    variables = {variable_of(action) for parser in commands.values() for action in parser._actions}
+    variables = {variable_of(action) for parser in commands.values() for action in flags_of(parser)}
     assert not used & variables
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 import sockrpc
+from tests.kit.inside import working
 from tests.kit.raw_server import RawServer, open_client, response
-from tests.kit.support import DELIVERIES, PATIENCE, SUBPROTOCOL, deliver, serving, until, working
+from tests.kit.support import DELIVERIES, PATIENCE, SUBPROTOCOL, deliver, serving, until
 from tests.kit.work import Work
 
 

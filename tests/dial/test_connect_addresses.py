@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import sockrpc
+from tests.kit.inside import transport_of
 from tests.kit.raw_server import RawServer
 from tests.kit.support import PATIENCE, serving, until
 from tests.kit.tls import client_context, server_context
@@ -179,7 +180,7 @@ async def test_a_unix_socket_may_be_given(tmp_path: Path) -> None:
 async def test_small_frames_are_not_held_back_for_others() -> None:
     async with RawServer() as server:
         client, peer = await server.client()
-        transport = client._connection.transport
+        transport = transport_of(client)
         line: socket.socket = transport.get_extra_info("socket")
         assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         await peer.finish()

@@ -17,6 +17,7 @@ import sockrpc
 from sockrpc.dial.reconnecting import is_transient
 from sockrpc.websocket.headers import USER_AGENT
 from tests.kit.forward_proxy import INSIDE, ForwardProxy
+from tests.kit.inside import working
 from tests.kit.support import PATIENCE, Serving, serving, until
 from tests.kit.tls import client_context, server_context
 from tests.kit.work import Work
@@ -328,7 +329,7 @@ async def test_a_connect_through_a_proxy_that_is_cancelled_leaves_nothing() -> N
             await asyncio.wait([connecting])
             if not connecting.cancelled():
                 await connecting.result().close()
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
         # Futures that nobody has waited for tell when they are freed.
         gc.collect()
         assert complaints == []

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import inspect
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ import sockrpc.testing
 from sockrpc import cli
 from sockrpc.cli.client import DEFAULT_TIMEOUT
 from sockrpc.limits import LIMITS, Limit
+from tests.kit.flags import commands_of, flags_of
 from tests.kit.pages import blocks
 
 pytestmark = pytest.mark.newest
@@ -155,22 +154,15 @@ def test_which_limits_may_be_none_or_zero() -> None:
     assert sorted(re.findall(r"\w+(?=`)", may_be_zero)) == sorted(of_rows)
 
 
-def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Each command and its parser."""
-    for action in cli.make_parser()._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            yield from action.choices.items()
-
-
 def test_each_command_and_each_flag_is_named() -> None:
     section = TEXT.partition("## Command line")[2]
     limits = {"--" + name.replace("_", "-") for name in LIMITS}
     flags: dict[str, set[str]] = {}
     commands = []
-    for name, parser in parsers():
+    for name, parser in commands_of(cli.make_parser()).items():
         commands.append(name)
         assert f"`sockrpc {name}" in section
-        for action in parser._actions:
+        for action in flags_of(parser):
             for flag in action.option_strings:
                 if flag.startswith("--") and flag != "--help" and flag not in limits:
                     flags.setdefault(flag, set()).add(name)
@@ -183,7 +175,7 @@ def test_each_command_and_each_flag_is_named() -> None:
 
 def test_the_help_of_each_command_is_shown() -> None:
     shown = [each.argument for each in blocks(FOLDER / "command-line.md") if each.directive == "command-help"]
-    assert shown == ["", *(name for name, _ in parsers())]
+    assert shown == ["", *(name for name, _ in commands_of(cli.make_parser()).items())]
 
 
 def test_the_exit_codes() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shlex
@@ -14,6 +13,7 @@ import pytest
 
 import sockrpc
 from sockrpc.bench.cli import EXIT_CODES, EXIT_INTERRUPTED, EXIT_USAGE, make_parser
+from tests.kit.flags import commands_of, flags_of
 from tests.kit.processes import ROOT
 
 # Not about versions of Python: on one interpreter only.
@@ -81,13 +81,6 @@ def test_the_fixture_works_in_a_test_suite_of_its_own(tmp_path: Path) -> None:
     assert "1 passed" in done.stdout
 
 
-def parsers() -> dict[str, argparse.ArgumentParser]:
-    (commands,) = (
-        action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction)
-    )
-    return dict(commands.choices)
-
-
 def test_each_command_and_each_flag_is_named_with_its_default() -> None:
     table = dict(re.findall(r"^\| (`--[^|]*) \|([^|]*)\|", TEXT, re.MULTILINE))
     documented: dict[str, str] = {}
@@ -95,9 +88,9 @@ def test_each_command_and_each_flag_is_named_with_its_default() -> None:
         names = re.findall(r"--[\w-]+", flags)
         values = [value.strip() for value in defaults.split(",")] * (1 if "," in defaults else len(names))
         documented |= dict(zip(names, values, strict=True))
-    for command, parser in parsers().items():
+    for command, parser in commands_of(make_parser()).items():
         assert f"`python -m sockrpc.bench {command}`" in TEXT
-        for action in parser._actions:
+        for action in flags_of(parser):
             (flag, *_) = [each for each in action.option_strings if each.startswith("--")]
             assert f"`{flag}`" in TEXT or flag == "--help", (command, flag)
             if command == "ab" and flag != "--help":

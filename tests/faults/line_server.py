@@ -15,6 +15,7 @@ from typing import Any
 import uvloop
 
 import sockrpc
+from tests.kit.inside import attached, working
 
 app = sockrpc.App()
 errors: list[str] = []
@@ -61,14 +62,13 @@ async def ping(notification: sockrpc.Notification) -> None:
 
 
 def report(server: sockrpc.Server) -> str:
-    service = server._service
-    connections = [each for each in service.working if each.transport is not None]
+    connections = [each for each in working(server) if each.transport is not None]
     return json.dumps(
         {
             **dataclasses.asdict(server.statistics()),
-            "attached": service.attached,
+            "attached": attached(server),
             "unsent": sum(each.transport.get_write_buffer_size() for each in connections),
-            "ends": [each.close_reason for each in service.working if each.has_ended],
+            "ends": [each.close_reason for each in working(server) if each.has_ended],
             "errors": errors[:5],
             "cancels": cancels,
             "reasons": reasons,

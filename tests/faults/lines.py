@@ -8,6 +8,7 @@ from typing import Any
 
 import sockrpc
 from tests.faults.proxy import Proxy
+from tests.kit.inside import attached, working
 from tests.kit.support import Serving, serving, until
 
 # The order in which the body of a test meets them: neither `connect` nor a call says anything else.
@@ -31,9 +32,8 @@ class Line:
 
     async def settled(self) -> sockrpc.Statistics:
         """Wait until the server has noticed every end, and all work is over; hold it to its sums."""
-        service = self.here.server._service
-        await until(lambda: service.attached == 0)
-        await until(lambda: not service.working)
+        await until(lambda: attached(self.here.server) == 0)
+        await until(lambda: not working(self.here.server))
         return check_sums(self.counts)
 
 

@@ -15,6 +15,7 @@ import pytest
 import sockrpc
 import sockrpc.dial.reconnecting
 from tests.faults.netns import DELAYED_SERVER, Network, needs_namespaces
+from tests.kit.inside import abort_connection
 from tests.kit.support import started
 
 pytestmark = [pytest.mark.faults, needs_namespaces(), pytest.mark.timeout(60)]
@@ -55,7 +56,7 @@ async def connected(uri: str, **options: Any) -> AsyncIterator[sockrpc.Client]:
     try:
         yield client
     finally:
-        client._connection.abort("the test is over")
+        abort_connection(client, "the test is over")
         await client.wait_closed()
 
 
@@ -140,7 +141,7 @@ async def test_a_client_whose_host_vanishes_is_found_by_keepalive(
         limit = KEEPALIVE["ping_interval"] + KEEPALIVE["ping_timeout"] + LATE
         report = await server.until(lambda report: report["calls_lost"] == 3, limit)
         assert report["connections"] == 0
-        client._connection.abort("its host is gone")
+        abort_connection(client, "its host is gone")
         for call in calls:
             with pytest.raises(sockrpc.ConnectionLost):
                 await call

@@ -14,9 +14,10 @@ import sockrpc
 import sockrpc.dial.reconnecting
 from tests.faults.lines import Line, faulty
 from tests.faults.proxy import How
-from tests.kit.narrow import narrow_socket, serving_narrowly, unsent_bytes
+from tests.kit.inside import has_ended, reason_ended, unsent_bytes
+from tests.kit.narrow import narrow_socket, serving_narrowly
 from tests.kit.raw_server import RawServer
-from tests.kit.support import PATIENCE, has_ended, started, until
+from tests.kit.support import PATIENCE, started, until
 from tests.kit.work import Work
 
 KEEPALIVE: dict[str, Any] = {"ping_interval": 0.2, "ping_timeout": 0.2}
@@ -74,7 +75,7 @@ async def test_a_ping_s_time_begins_when_what_was_written_before_it_has_left(rol
             reading = asyncio.ensure_future(raw.reader.read(1_000_000))
             began = loop.time()
         await until(lambda: has_ended(end))
-        assert end._connection.close_reason.startswith("keepalive")
+        assert reason_ended(end).startswith("keepalive")
         assert loop.time() - began < limit
         if reads:
             await reading
@@ -207,7 +208,7 @@ async def test_a_client_that_never_reads_is_given_up_and_holds_little_memory_mea
         while not has_ended(socket):
             most = max(most, unsent_bytes(socket))
             await asyncio.sleep(0)
-        assert socket._connection.close_reason.startswith("stalled")
+        assert (socket.close_reason or "").startswith("stalled")
         assert high <= most <= high + size + 1000
         line.proxy.down.flow()
         for call in calls:

@@ -8,8 +8,9 @@ from typing import Any
 import sockrpc
 from sockrpc.peer.table import live_entries
 from tests.kit.handlers import EAGER, Handlers
+from tests.kit.inside import begin_close, has_ended, payloads_waiting
 from tests.kit.pair import MemoryServer
-from tests.kit.support import CLOSE, TEXT, frame, has_ended, notify, request, reset
+from tests.kit.support import CLOSE, TEXT, frame, notify, request, reset
 from tests.kit.wire import Line, Work
 
 # kind, two numbers whose meaning depends on the kind, and the program of a handler
@@ -182,7 +183,7 @@ class World(Handlers):
         elif how == "fin":
             end.write_eof()
         elif line.client is not None:
-            line.client._connection.close(1000, "")
+            begin_close(line.client, 1000, "")
         elif how == "close frame":
             line.raw.send(frame(CLOSE, b"\x03\xe8"))
         elif how == "text":
@@ -362,8 +363,6 @@ class World(Handlers):
                 ):
                     raise error
         if line.listener is not None:
-            heard = []
-            while (payload := line.listener._subscription.take()) is not None:
-                heard.append(payload)
+            heard = payloads_waiting(line.listener)
             assert heard == line.events_written[: len(heard)]
             await line.listener.aclose()

@@ -7,7 +7,8 @@ import time
 from typing import Any
 
 import sockrpc
-from tests.kit.support import has_ended
+from tests.kit.inside import has_ended
+from tests.kit.pair import has_paused_writing
 from tests.kit.wire import Line, Work
 
 EAGER = hasattr(asyncio, "eager_task_factory")
@@ -51,7 +52,7 @@ class Handlers:
         if EAGER:
             assert work.heard > line.last_begun, f"{work} overtook another"
             line.last_begun = work.heard
-            assert not line.pair.server._writing_paused, f"{work} began while output was blocked"
+            assert not has_paused_writing(line.pair.server), f"{work} began while output was blocked"
         alive = sum(each.is_alive for each in line.works)
         assert alive < line.world.here.limits.max_in_flight, f"{work} is one too many"
         return work

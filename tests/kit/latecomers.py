@@ -8,6 +8,7 @@ from typing import Any
 
 import sockrpc
 import sockrpc.listen.server_sockets
+from tests.kit.inside import attached
 from tests.kit.support import CLOSE, RawClient, frame, until
 
 # More than any test may take: what ends earlier has not ended by this.
@@ -23,7 +24,7 @@ async def line_to(port: int) -> RawClient:
 
 async def accepted(server: sockrpc.Server, count: int) -> None:
     """Wait until so many connections are in their opening handshake, or open."""
-    await until(lambda: server._service.attached == count)
+    await until(lambda: attached(server) == count)
 
 
 async def is_let_in_and_told(raw: RawClient) -> None:

@@ -54,9 +54,3 @@ class NarrowServing(Serving):
         await raw.send(opening())
         await raw.wait(reader.readuntil(b"\r\n\r\n"))
         return raw
-
-
-def unsent_bytes(connection_or_socket: Any) -> int:
-    """What the transport of one of our ends holds."""
-    connection = getattr(connection_or_socket, "_connection", connection_or_socket)
-    return int(connection.transport.get_write_buffer_size())

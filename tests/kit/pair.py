@@ -11,10 +11,11 @@ from sockrpc._settings import Settings
 from sockrpc.limits import Limits
 from sockrpc.peer.peer import Peer
 from sockrpc.peer.service import Service
-from sockrpc.testing.memory import Pair
+from sockrpc.testing.memory import End, Pair
 from sockrpc.websocket.deflate import Compression
 from sockrpc.websocket.loop import context_of_running_loop
 from tests.kit.endings import ends_the_process
+from tests.kit.inside import has_stopped
 from tests.kit.support import CLOSE, PATIENCE, SUBPROTOCOL, frame
 
 
@@ -90,6 +91,27 @@ def take_frames(data: bytearray) -> list[tuple[int, bytes]]:
     return frames
 
 
+def set_capacity(end: End, capacity: int) -> None:
+    """Change how many bytes the network takes from an end, and let it take them now."""
+    end.capacity = capacity
+    end._hand_over()
+
+
+def has_paused_writing(end: End) -> bool:
+    """True while an end has asked its protocol to write no more."""
+    return end._writing_paused
+
+
+def read_though_paused(end: End, data: bytearray) -> None:
+    """Deliver a read that was under way when reading was paused."""
+    end._read(data, len(data))
+
+
+def mark_as_lost(end: End) -> None:
+    """Lose the line at one end, which has to be told by the caller."""
+    end.lost = end._closing = True
+
+
 class MemoryServer:
     """A server without sockets: as `sockrpc.serve` makes it, but for the listening and the handshake."""
 
@@ -131,7 +153,7 @@ class MemoryServer:
         return peer, self.join(peer, **options)
 
     def has_stopped(self) -> bool:
-        return self.server._stopping is not None and self.server._stopping.done()
+        return has_stopped(self.server)
 
     async def settle(self) -> None:
         """Deliver everything, in both directions, until nothing moves any more."""

@@ -49,16 +49,6 @@ class Serving:
         return socket
 
 
-def working(server: sockrpc.Server) -> set[Any]:
-    """The connections that a server still works for: those in their handshake or unwinding, too."""
-    return server._service.working
-
-
-def has_ended(end: Any) -> bool:
-    """True once a socket, a client or its connection can carry nothing more."""
-    return bool(getattr(end, "_connection", end).has_ended)
-
-
 async def until(condition: Any, patience: float = PATIENCE) -> None:
     """Turn the loop until `condition()` holds; no time is slept away, and it fails after `patience`."""
     async with asyncio.timeout(patience):

@@ -11,8 +11,8 @@ import struct
 from typing import Any
 
 import sockrpc
+from tests.kit.inside import has_ended
 from tests.kit.pair import Pair, take_frames
-from tests.kit.support import has_ended
 
 NOTIFY, REQUEST, RESET, RESPONSE = 1, 2, 3, 4
 

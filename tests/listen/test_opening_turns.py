@@ -9,6 +9,7 @@ from websockets.http11 import Request
 
 import sockrpc
 import sockrpc.listen.pending_openings
+from tests.kit.inside import attached, working
 from tests.kit.support import opening, serving, until
 
 MANY = 30
@@ -42,7 +43,7 @@ async def test_requests_that_come_at_once_are_answered_in_several_iterations() -
     iterations = Iterations()
     async with serving(sockrpc.App(), process_request=iterations.process_request) as here:
         lines = [await asyncio.open_connection("127.0.0.1", here.port) for _ in range(MANY)]
-        await until(lambda: here.server._service.attached == MANY)
+        await until(lambda: attached(here.server) == MANY)
         for _, writer in lines:
             writer.write(opening())
         for reader, _ in lines:
@@ -75,12 +76,12 @@ async def test_connections_that_are_lost_while_they_wait_leave_nothing() -> None
     async with serving(sockrpc.App()) as here:
         for _ in range(3):
             lines = [await asyncio.open_connection("127.0.0.1", here.port) for _ in range(MANY)]
-            await until(lambda: here.server._service.attached == MANY)
+            await until(lambda: attached(here.server) == MANY)
             for _, writer in lines:
                 writer.write(opening())
                 writer.transport.abort()
-            await until(lambda: here.server._service.attached == 0)
-        assert not here.server._service.working
+            await until(lambda: attached(here.server) == 0)
+        assert not working(here.server)
 
 
 async def test_connections_that_end_while_their_requests_wait_are_passed_over() -> None:
@@ -91,15 +92,15 @@ async def test_connections_that_end_while_their_requests_wait_are_passed_over() 
     def end_all(socket: sockrpc.Socket, request: Request) -> None:
         asked.append(socket)
         if len(asked) == MANY // 2:
-            for each in list(here.server._service.working):
+            for each in list(working(here.server)):
                 each.abort("enough")
 
     async with serving(sockrpc.App(), process_request=end_all) as here:
         lines = [await asyncio.open_connection("127.0.0.1", here.port) for _ in range(MANY)]
-        await until(lambda: here.server._service.attached == MANY)
+        await until(lambda: attached(here.server) == MANY)
         for _, writer in lines:
             writer.write(opening())
-        await until(lambda: here.server._service.attached == 0)
+        await until(lambda: attached(here.server) == 0)
         for _ in range(MANY):
             await asyncio.sleep(0)
         for _, writer in lines:

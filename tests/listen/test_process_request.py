@@ -12,7 +12,8 @@ from websockets.http11 import Request, Response
 
 import sockrpc
 from tests.kit.http_peer import ask, ask_to_open, line_to
-from tests.kit.support import PATIENCE, cut, opening, request, serving, until, working
+from tests.kit.inside import working
+from tests.kit.support import PATIENCE, cut, opening, request, serving, until
 
 Hook = Any
 

@@ -12,8 +12,9 @@ import pytest
 import sockrpc
 import sockrpc.dial.reconnecting
 from tests.kit.http_peer import line_to
+from tests.kit.inside import working
 from tests.kit.raw_server import RawServer
-from tests.kit.support import PATIENCE, opening, serving, until, working
+from tests.kit.support import PATIENCE, opening, serving, until
 from tests.kit.tls import client_context, server_context
 from tests.kit.work import Work
 

@@ -10,7 +10,6 @@ import pytest
 
 import sockrpc
 from sockrpc.observe.watchdog import has_interpreter_lock
-from sockrpc.peer.in_flight import find_running
 from tests.kit.support import PATIENCE, notify, request, serving, until
 
 THRESHOLD = 0.1
@@ -104,36 +103,3 @@ async def test_an_idle_loop_blocks_nobody(caplog: pytest.LogCaptureFixture) -> N
         await asyncio.sleep(0.3)  # the time is what is tested
         await raw.synchronize()
     assert "blocked" not in caplog.text
-
-
-async def test_a_handler_that_lets_another_start_in_its_first_step_is_the_one_that_runs_after_it() -> None:
-    app = blocking_app()
-    running: list[object] = []
-    expected: list[object] = []
-
-    @app.on
-    def note(notification: sockrpc.Notification) -> None:
-        expected.append(notification)
-        running.append(find_running(here.server._service, None))
-
-    @app.method
-    def close_others(call: sockrpc.Call) -> None:
-        for socket in here.server.connections:
-            if socket is not call.socket:
-                # What waits behind its calls starts in this very step.
-                socket._connection.close(1000, "")
-        expected.append(call)
-        running.append(find_running(here.server._service, None))
-
-    async with (
-        serving(app, max_in_flight=1) as here,
-        await here.raw() as raw,
-        await here.raw() as other,
-    ):
-        await other.send(request(1, "wait"), request(2, "wait"), notify("note"))
-        await until(lambda: here.server.statistics().procedures_waiting == 2)
-        await raw.send(request(1, "close_others"))
-        assert await raw.answer() == (1, b"")
-        assert [type(each) for each in expected] == [sockrpc.Notification, sockrpc.Call]
-        assert running == expected
-        assert find_running(here.server._service, None) is None

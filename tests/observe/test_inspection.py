@@ -6,66 +6,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 import stat
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
 
 import sockrpc
 from sockrpc.observe import inspector as inspection
-from tests.kit.support import PATIENCE, notify, request, serving, until
+from tests.kit.inside import viewers
+from tests.kit.looking import Looking, looked_at
+from tests.kit.support import notify, request, serving, until
 from tests.kit.work import Work
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no unix sockets here")
-
-
-class Looking:
-    """A viewer."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    @classmethod
-    async def at(cls, path: Path | str, line: bytes = b'{"interval": 0.5}\n') -> Self:
-        viewer = cls(*await asyncio.open_unix_connection(str(path), limit=2**20))
-        viewer.writer.write(line)
-        return viewer
-
-    async def told(self) -> dict[str, Any]:
-        async with asyncio.timeout(PATIENCE):
-            line = await self.reader.readline()
-        assert line.endswith(b"\n"), line
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    async def is_dropped(self) -> bool:
-        async with asyncio.timeout(PATIENCE):
-            with contextlib.suppress(ConnectionError):
-                while await self.reader.read(2**16):
-                    pass
-        return True
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        self.writer.close()
-        with contextlib.suppress(ConnectionError):
-            await self.writer.wait_closed()
-
-
-@contextlib.asynccontextmanager
-async def looked_at(path: Path, app: Any, **options: Any) -> AsyncIterator[Any]:
-    async with serving(app, inspect_path=str(path), **options) as here:
-        yield here
 
 
 @pytest.fixture
@@ -109,7 +66,7 @@ async def test_it_is_told_again_and_again(path: Path) -> None:
             await until(lambda: work.calls)
             assert (await viewer.told())["calls_in_flight"] == 1
         # Nobody looks any more, so nobody is told.
-        await until(lambda: not here.server._inspector.viewers)
+        await until(lambda: viewers(here.server) == 0)
         work.may_answer.set()
 
 
@@ -174,11 +131,6 @@ async def test_only_its_owner_may_use_it_and_it_is_gone_after_the_stop(path: Pat
 async def test_a_path_may_hold_the_number_of_the_process(tmp_path: Path) -> None:
     async with looked_at(tmp_path / "{pid}.sock", Work().app()):
         assert (tmp_path / f"{os.getpid()}.sock").is_socket()
-
-
-async def test_without_a_path_there_is_none() -> None:
-    async with serving(Work().app()) as here:
-        assert here.server._inspector is None
 
 
 async def test_what_a_dead_server_left_is_replaced_and_anything_else_is_not(path: Path) -> None:
@@ -247,15 +199,6 @@ async def test_a_line_that_asks_for_nothing_is_refused(line: bytes, path: Path) 
         assert await viewer.is_dropped()
 
 
-@pytest.mark.parametrize("interval", ["-1", "0", "1e-9", "1e999", "NaN", "true"])
-async def test_an_interval_is_brought_into_its_bounds(interval: str, path: Path) -> None:
-    line = b'{"interval": %s}\n' % interval.encode()
-    async with looked_at(path, Work().app()) as here, await Looking.at(path, line) as viewer:
-        await viewer.told()
-        (found,) = here.server._inspector.viewers
-        assert 0.5 <= found._interval <= 3600
-
-
 async def test_a_line_in_pieces_is_put_together(path: Path) -> None:
     async with looked_at(path, Work().app()), await Looking.at(path, b'{"inter') as viewer:
         await viewer.writer.drain()
@@ -263,17 +206,6 @@ async def test_a_line_in_pieces_is_put_together(path: Path) -> None:
             await asyncio.sleep(0)
         viewer.writer.write(b'val": 1}\n')
         assert (await viewer.told())["connections"] == 0
-
-
-@pytest.mark.parametrize("before", [b"", b'{"interval": 1}\n'])
-async def test_who_sends_more_than_a_line_may_have_is_dropped(before: bytes, path: Path) -> None:
-    limit = inspection.MAX_REQUEST_BYTES
-    async with looked_at(path, Work().app()) as here:
-        async with await Looking.at(path, before + b"x" * (limit - len(before))) as viewer:
-            await until(lambda: [each for each in here.server._inspector.viewers if each._received == limit])
-            viewer.writer.write(b"x")
-            assert await viewer.is_dropped()
-        assert not here.server._inspector.viewers
 
 
 async def test_who_says_nothing_is_dropped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,33 +222,6 @@ async def test_so_many_may_look_and_one_more_is_told_so(path: Path) -> None:
         last = await stack.enter_async_context(await Looking.at(path))
         assert "viewers" in (await last.told())["error"]
         assert await last.is_dropped()
-
-
-async def test_a_viewer_that_does_not_read_misses_snapshots_and_is_dropped_in_the_end(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inspection, "SHORTEST_INTERVAL", 0.001)
-    monkeypatch.setattr(inspection, "PATIENCE", 0.2)
-    # Large snapshots, so that the system's buffers are full soon.
-    app = sockrpc.App()
-    for number in range(50):
-        app.method(f"{number:03}" + "ü" * 120)(lambda call: call.payload)
-    async with looked_at(path, app) as here:
-        line = socket.socket(socket.AF_UNIX)
-        line.connect(str(path))
-        line.sendall(b'{"interval": 0.001}\n')
-        inspector = here.server._inspector
-        await until(lambda: inspector.viewers)
-        (viewer,) = inspector.viewers
-        await until(lambda: viewer._transport.get_write_buffer_size() > 0)
-        held = viewer._transport.get_write_buffer_size()
-        # Not a byte more is kept for it than the rest of one snapshot.
-        assert held <= len(inspector.line())
-        async with here.connect() as client:
-            assert await client.call("000" + "ü" * 120, b"x") == b"x"
-        assert viewer._transport.get_write_buffer_size() <= held
-        await until(lambda: not inspector.viewers)
-        line.close()
 
 
 async def test_looking_changes_nothing(path: Path) -> None:

@@ -1,6 +1,6 @@
 """Cancellation: the table of what goes wrong elsewhere, and resets in the same read as their requests.
 
-The other files named test_cancellation_*.py belong to it.
+The other files named test_cancellation_*.py belong to it, in whatever folder.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def rows_of_tests() -> dict[str, list[int]]:
             if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.row"
             for row in map(ast.literal_eval, mark.args)
         ]
-        for path in Path(__file__).parent.glob("test_cancellation*.py")
+        for path in Path(__file__).parents[1].rglob("test_cancellation*.py")
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
     }

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 import sockrpc
+from tests.kit.inside import abort_connection, is_writable
 from tests.kit.raw_server import Peer, RawServer, connected, response
 from tests.kit.support import BINARY, CLOSE, PATIENCE, TEXT, frame, serving, started, until
 from tests.kit.work import Work
@@ -41,7 +42,7 @@ async def test_all_calls_in_flight_fail_at_once(lose: Loss, code: int) -> None:
         waiting = [await started(client.call("slow", timeout=timeout)) for timeout in (None, PATIENCE)]
         assert [await peer.request(), await peer.request()] == [1, 2]
         waiting.append(await started(client.call("large", bytes(16 * 1024 * 1024))))
-        await until(lambda: not client._connection.is_writable())
+        await until(lambda: not is_writable(client))
         waiting.append(await started(client.call("unsent")))
         assert client.status().pending == [1, 2, 3, 4]
         notifying = await started(client.notify("waits"))
@@ -134,9 +135,9 @@ async def test_cancelled_error_is_not_replaced_by_the_loss_that_comes_with_it(fi
         assert await peer.request() == 1
         if first == "cancel":
             waiting.cancel()
-            client._connection.abort("lost in the same iteration")
+            abort_connection(client, "lost in the same iteration")
         else:
-            client._connection.abort("lost in the same iteration")
+            abort_connection(client, "lost in the same iteration")
             waiting.cancel()
         await asyncio.wait([waiting])
         assert waiting.cancelled()

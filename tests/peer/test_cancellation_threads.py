@@ -211,14 +211,18 @@ def test_what_waits_for_a_thread_is_withdrawn_in_the_same_time_however_much_wait
     """Each reset of such a call withdraws one; a peer may reset the last first."""
 
     def seconds(count: int) -> float:
-        threads = HandlerThreads(asyncio.new_event_loop(), 1)
-        threads._threads = 1  # which is busy for as long as this takes
+        loop, over = asyncio.new_event_loop(), threading.Event()
+        threads = HandlerThreads(loop, 1)
+        # The only thread is busy for as long as this takes.
+        threads.submit(lambda _: over.wait(), None, lambda: None, lambda *_: None)
         jobs = [threads.submit(abs, 0, lambda: None, lambda *_: None) for _ in range(count)]
         began = time.process_time()
         assert all(threads.withdraw(job) for job in reversed(jobs))
         ended = time.process_time()
         assert not threads.withdraw(jobs[0])
-        threads._loop.close()
+        # In this order: the thread ends where no loop waits for it.
+        loop.close()
+        over.set()
         return ended - began
 
     few, many = (min(seconds(count) for _ in range(3)) for count in (1_000, 16_000))

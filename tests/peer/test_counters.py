@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
 
 import pytest
 
 import sockrpc
 from sockrpc._debug import counters, is_debug, live
 from tests.conftest import LOOPS, new_event_loop
-from tests.kit.pair import MemoryServer
 from tests.kit.support import frame, request, reset, serving, started
-
-# Freed one inside the other, so many need more than this stack.
-QUEUED = 300_000
-STACK_BYTES = 512 * 1024
 
 counting = pytest.mark.skipif(not is_debug(), reason="only debug builds count: SOCKRPC_DEBUG=1, make asan")
 
@@ -96,37 +90,3 @@ def test_everything_that_was_created_is_freed_after_connections_of_all_kinds(kin
 def test_a_release_build_counts_nothing() -> None:
     assert bool(counters()) == is_debug()
     assert bool(live()) <= is_debug()
-
-
-def test_cancelled_requests_that_were_never_written_are_freed_without_a_stack_overflow() -> None:
-    async def play() -> None:
-        app = sockrpc.App()
-        app.method("echo")(lambda call: call.payload)
-        limits = {"output_high_bytes": 10, "output_low_bytes": 5}
-        async with MemoryServer(app) as here:
-            client, _ = here.connect(capacity=1, limits=limits)
-            calls = [await started(client.call("echo", bytes(20))) for _ in range(3)]
-            connection = client._connection
-            assert not connection.is_writable()
-            for _ in range(QUEUED):
-                connection.abandon(connection.request(b"echo", b""))
-            connection.abort("gone")
-            results = await asyncio.gather(*calls, return_exceptions=True)
-            assert {type(each) for each in results} == {sockrpc.ConnectionLost}
-
-    def in_a_thread() -> None:
-        asyncio.run(play())
-        # The first of them is in a cycle with the exception that its waiter got.
-        gc.collect()
-        ended.append(True)
-
-    ended: list[bool] = []
-    # With the main thread's stack it would take millions of them.
-    before = threading.stack_size(STACK_BYTES)
-    try:
-        thread = threading.Thread(target=in_a_thread)
-        thread.start()
-    finally:
-        threading.stack_size(before)
-    thread.join()
-    assert ended

@@ -13,8 +13,8 @@ import pytest
 import sockrpc
 from sockrpc.peer import ending_log
 from sockrpc.peer import rate_limited_log as ratelimited
-from sockrpc.peer.ended_connection import EndedConnection
 from tests.kit.http_peer import ask, line_to
+from tests.kit.inside import begin_close, close_as_slow, has_let_go, working
 from tests.kit.support import BINARY, CLOSE, TEXT, RawClient, Serving, frame, opening, request, serving, until
 from tests.kit.work import Work
 
@@ -50,9 +50,9 @@ def told(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
 
 async def end(raw: RawClient, here: Serving, what: str) -> None:
     if what == "server":
-        here.only_socket()._connection.close(4000, "bye")
+        begin_close(here.only_socket(), 4000, "bye")
     elif what == "slow":
-        here.only_socket()._connection.close_slow()
+        close_as_slow(here.only_socket())
     elif what == "lost":
         await raw.close()
     elif what == "reset":
@@ -103,7 +103,7 @@ async def test_the_socket_and_the_log_say_why(
             await end(raw, here, what)
             await until(lambda: seen.after)
         # When the connection itself is freed, too.
-        await until(lambda: isinstance(socket._connection, EndedConnection))
+        await until(lambda: has_let_go(socket))
         assert state(socket) == seen.after[0]
         assert seen.before == [(None, None, None)]
         assert [(seen_code, seen_by) for seen_code, _, seen_by in seen.after] == [(code, by)]
@@ -160,7 +160,7 @@ async def test_a_flood_of_bad_peers_is_no_flood_of_lines(
                 async with line_to(here.port) as (reader, writer):
                     writer.write(opening() + data)
                     await reader.read()
-                await until(lambda: not here.server._service.working)
+                await until(lambda: not working(here.server))
 
         await bad(25, frame(BINARY, b"\x09"))
         assert len(told(caplog, logging.INFO)) == ending_log.LINES_A_MINUTE == 10

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import sockrpc
+from tests.kit.inside import abort_connection
 from tests.kit.support import CLOSE, frame, notify, request, reset, serving, until
 from tests.kit.work import Work
 
@@ -58,7 +59,7 @@ async def test_a_grace_that_ends_in_the_middle_of_the_aborts_of_a_loss_forgets_n
         await raw.send(*(request(n, "work") for n in range(MANY)))
         await until(lambda: len(taken) == MANY)
         await asyncio.sleep(0)
-        here.only_socket()._connection.abort("lost")
+        abort_connection(here.only_socket(), "lost")
         here.server.close()
         await raw.wait(here.server.wait_closed())
         await raw.wait(asyncio.gather(*waiters))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 import pytest
 
-from sockrpc.peer.handler_threads import HandlerThreads, Job, PendingJobs
+from sockrpc.peer.handler_threads import Job, PendingJobs
 from tests.kit.support import request, reset, serving, until
 from tests.peer.test_cancellation_threads import ThreadWork
 
@@ -87,19 +86,16 @@ def test_a_key_that_comes_again_has_the_last_turn() -> None:
 @pytest.mark.parametrize("alike", [True, False], ids=["one connection", "a connection each"])
 def test_giving_a_thread_and_taking_back_a_job_take_the_same_time_however_many_wait(alike: bool) -> None:
     def seconds(count: int) -> float:
-        threads = HandlerThreads(asyncio.new_event_loop(), 1)
-        threads._threads = 1  # which is busy for as long as this takes
-        jobs = [
-            threads.submit(abs, 0, lambda: None, lambda *_: None, None, 0 if alike else number)
-            for number in range(count)
-        ]
+        pending = PendingJobs()
+        jobs = [job(0 if alike else number) for number in range(count)]
+        for each in jobs:
+            pending.add(each)
         began = time.process_time()
-        assert all(threads.withdraw(each) for each in reversed(jobs[::2]))
-        taken = [threads._pending.take() for _ in range(len(jobs[1::2]))]
+        assert all(pending.remove(each) for each in reversed(jobs[::2]))
+        taken = [pending.take() for _ in range(len(jobs[1::2]))]
         ended = time.process_time()
         assert taken == jobs[1::2]
-        assert not threads._pending
-        threads._loop.close()
+        assert not pending
         return ended - began
 
     few, many = (min(seconds(count) for _ in range(3)) for count in (1_000, 16_000))

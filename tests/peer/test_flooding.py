@@ -12,8 +12,9 @@ import pytest
 import sockrpc
 from tests.kit.deflate import compressed, deflating
 from tests.kit.http_peer import ask_to_open
+from tests.kit.inside import working
 from tests.kit.pair import MemoryServer
-from tests.kit.support import PING, frame, notify, opening, request, serving, until, working
+from tests.kit.support import PING, frame, notify, opening, request, serving, until
 
 # The loop's receive buffer; a read that fills it tells that there is more.
 FULL = 256 * 1024

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.kit.support import RawClient, Serving, notify, request, reset, serving, until, working
+from tests.kit.inside import working
+from tests.kit.support import RawClient, Serving, notify, request, reset, serving, until
 from tests.kit.work import Work
 
 LIMIT = 1000

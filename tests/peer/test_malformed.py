@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 import sockrpc
+from tests.kit.inside import transport_of
 from tests.kit.support import (
     BINARY,
     CLOSE,
@@ -286,12 +287,12 @@ async def test_garbage_instead_of_the_answer_to_our_close_frame_just_ends_it() -
 async def test_a_peer_that_ignores_the_close_frame_is_cut_after_close_timeout() -> None:
     loop = asyncio.get_running_loop()
     async with serving(sockrpc.App(), close_timeout=0.2) as here, await here.raw() as raw:
-        connection = here.only_socket()._connection
+        socket = here.only_socket()
         began = loop.time()
         await raw.send(frame(BINARY))
         assert (await raw.closing())[0] == 1002
         # The peer neither answers nor closes.
-        await until(lambda: connection.transport is None)
+        await until(lambda: transport_of(socket) is None)
         assert loop.time() - began > 0.19
 
 

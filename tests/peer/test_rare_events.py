@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import socket
 import weakref
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 import sockrpc
 from sockrpc._settings import Settings
 from sockrpc.limits import Limits
-from sockrpc.listen.acceptor import serve_line
 from sockrpc.peer.peer import Peer
 from sockrpc.peer.service import Service
 from sockrpc.peer.table import live_entries
@@ -21,8 +19,9 @@ from sockrpc.testing.memory import End, Pair
 from sockrpc.websocket.loop import context_of_running_loop
 from tests.conftest import LOOPS, new_event_loop
 from tests.kit.handlers import EAGER
-from tests.kit.pair import MemoryServer, RawEnd
-from tests.kit.support import CLOSE, PING, PONG, frame, has_ended, request, serving, until
+from tests.kit.inside import has_ended
+from tests.kit.pair import MemoryServer, RawEnd, mark_as_lost, read_though_paused
+from tests.kit.support import CLOSE, PING, PONG, frame, request, serving, until
 from tests.test_limits_time import ticks
 
 
@@ -129,36 +128,6 @@ async def test_a_connection_that_was_given_up_before_its_transport_was_made_clos
     await until(lambda: protocol.wait_lost().done())
 
 
-async def test_accepting_that_is_cancelled_when_the_transport_has_been_made_gives_the_place_back() -> None:
-    class Arriving(Peer):
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            accepting.cancel()
-
-    loop = asyncio.get_running_loop()
-    async with serving(echo_app(), max_connections=1) as here:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        service = here.server._service
-        accepting = loop.create_task(serve_line(loop, lambda: Arriving("server", service), ours, {}))
-        with pytest.raises(asyncio.CancelledError):
-            await accepting
-        assert not here.server._service.working
-        assert here.server._service.attached == 0
-        with theirs:
-            await until(lambda: has_been_closed(theirs))
-        async with here.connect() as client:
-            assert await client.call("echo", b"x") == b"x"
-
-
-def has_been_closed(line: socket.socket) -> bool:
-    line.setblocking(False)
-    try:
-        return line.recv(1) == b""
-    except BlockingIOError:
-        return False
-
-
 async def test_bytes_that_a_transport_delivers_after_the_loss_are_dropped() -> None:
     async with MemoryServer(echo_app()) as here:
         _, pair = here.raw()
@@ -186,7 +155,7 @@ async def test_a_read_that_was_under_way_when_reading_was_paused_is_kept() -> No
         await here.settle()
         assert not pair.server.is_reading()
         late = bytearray(request(3, "wait", b"3") + request(4, "wait", b"4"))
-        pair.server._read(late, len(late))
+        read_though_paused(pair.server, late)
         assert here.server.statistics().procedures_waiting == 1
         may_answer.set()
         await here.settle()
@@ -212,7 +181,7 @@ async def test_a_transport_may_say_good_bye_from_inside_a_read() -> None:
 
     @app.method("lose")
     def lose(call: sockrpc.Call) -> bytes:
-        pairs[0].server.lost = pairs[0].server._closing = True
+        mark_as_lost(pairs[0].server)
         pairs[0].server.protocol.connection_lost(None)
         return b"too late"
 
@@ -252,7 +221,7 @@ async def test_two_transports_that_end_in_one_sweep() -> None:
         def abort(self) -> None:
             swept.append(self)
             for end in ends:
-                end.lost = end._closing = True
+                mark_as_lost(end)
                 end.protocol.connection_lost(None)
 
     async with MemoryServer(echo_app(), handshake_timeout=0.05) as here:
@@ -271,7 +240,7 @@ async def test_what_waits_behind_a_close_frame_is_not_answered() -> None:
         connection.notify(b"event", bytes(2000))
         assert not connection.is_writable()
         ping = bytearray(frame(PING, b"still there?"))
-        pair.server._read(ping, len(ping))
+        read_though_paused(pair.server, ping)
         connection.close(1000, "")
         pair.server.capacity = 10_000
         await here.settle()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import weakref
+from types import SimpleNamespace
 
 import pytest
 
 import sockrpc
+from sockrpc.peer import rate_limited_log
 from sockrpc.peer.rate_limited_log import NAMES, RateLimitedLog
 from tests.kit.support import RawClient, request, serving
 
@@ -19,6 +22,12 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class Name(str):
+    """A name that one can see go."""
+
+    __slots__ = ("__weakref__",)
 
 
 @pytest.fixture
@@ -82,18 +91,24 @@ def test_what_was_left_out_is_told_when_another_name_comes(
 def test_a_million_names_are_a_few_lines_and_little_memory(
     log: RateLimitedLog, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    names = iter(range(10**9))
-    allowed = [log.allow(str(next(names))) for _ in range(1000)]
+    remembered: weakref.WeakSet[Name] = weakref.WeakSet()
+
+    def allow_a_thousand() -> list[str | None]:
+        names = [Name(f"{clock.now} {number}") for number in range(1000)]
+        remembered.update(names)
+        return [log.allow(name) for name in names]
+
+    allowed = allow_a_thousand()
     assert allowed == [""] * NAMES + [None] * (1000 - NAMES)
-    assert len(log._logged) == NAMES
+    assert len(remembered) == NAMES
     told = "things: more than 64 within a minute; %d further ones were not named so far"
     assert caplog.messages == [told % 1]
     clock.now += 60
     # The names of the last minute make room; nothing was left out of them.
-    allowed = [log.allow(str(next(names))) for _ in range(1000)]
+    allowed = allow_a_thousand()
     assert allowed == [""] * NAMES + [None] * (1000 - NAMES)
     assert caplog.messages == [told % 1, told % (1000 - NAMES + 1)]
-    assert len(log._logged) == NAMES
+    assert len(remembered) == NAMES
 
 
 async def call_unknown(raw: RawClient, *names: str) -> None:
@@ -103,10 +118,10 @@ async def call_unknown(raw: RawClient, *names: str) -> None:
 
 
 async def test_calls_of_methods_that_nobody_registered(
-    clock: Clock, caplog: pytest.LogCaptureFixture
+    clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rate_limited_log, "time", SimpleNamespace(monotonic=clock))
     async with serving(sockrpc.App()) as here, await here.raw() as one, await here.raw() as two:
-        here.server._service.unknown.clock = clock
         await call_unknown(one, *["same"] * 50)
         await call_unknown(two, *["same"] * 50)
         (line,) = caplog.messages

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import sockrpc
+import sockrpc.testing
 from tests.kit.support import serving
 
 Function = Callable[..., Any]
@@ -95,8 +96,9 @@ def test_a_generator_is_refused_wherever_a_function_is_registered(what: str) -> 
     for way in ways:
         with pytest.raises(sockrpc.UsageError, match="generator, or wraps one"):
             way()
-    assert not app._methods
-    assert not app._events
+    # The names are free.
+    app.method("name")(lambda call: call.payload)
+    app.on("name")(lambda notification: None)
     with pytest.raises(sockrpc.UsageError):
         sockrpc.serve(function, "127.0.0.1", 0)
     with pytest.raises(sockrpc.UsageError, match="process_request is a generator"):
@@ -174,7 +176,7 @@ async def test_a_wrapper_is_judged_by_the_arguments_that_it_takes_itself() -> No
             app.method("wrong")(wrong)
 
 
-def test_hooks_that_can_not_take_the_socket_are_refused() -> None:
+async def test_hooks_that_can_not_take_the_socket_are_refused(caplog: pytest.LogCaptureFixture) -> None:
     app = sockrpc.App()
     wrongs: list[Any] = [lambda: None, lambda socket, more: None]
     for wrong in wrongs:
@@ -185,8 +187,11 @@ def test_hooks_that_can_not_take_the_socket_are_refused() -> None:
     for register in (app.on_connect, app.on_disconnect):
         with pytest.raises(sockrpc.UsageError, match="not callable"):
             register("function")  # type: ignore[type-var]
-    assert not app._on_connect
-    assert not app._on_disconnect
+    # None of them is run.
+    async with sockrpc.testing.connect(app) as client:
+        await client.notify("event")
+        await client.settle()
+    assert caplog.records == []
 
 
 def test_serve_refuses_functions_that_can_not_take_what_they_will_be_given() -> None:

@@ -20,6 +20,7 @@ from sockrpc.peer.states import CALLEE, CALLER, rows_taken
 from tests.conftest import LOOPS
 from tests.kit.clock import new_still_loop
 from tests.kit.engine_program import play_program
+from tests.kit.inside import is_writable
 from tests.kit.stage import Stage, response
 from tests.kit.streams import Program
 from tests.kit.support import request, reset, started
@@ -182,7 +183,7 @@ async def a_call_is_made() -> None:
 async def an_unsent_request_is_written() -> None:
     async with Stage() as here:
         client, _, waiters = await here.blocked(3)
-        assert not client._connection.is_writable()
+        assert not is_writable(client)
         await here.settle()
         assert [each.result() for each in waiters] == [bytes(20)] * 3
 

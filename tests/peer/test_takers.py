@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.kit.support import notify, request, serving, until, working
+from tests.kit.inside import has_ended, working
+from tests.kit.support import notify, request, serving, until
 
 
 async def test_a_procedure_wakes_one_of_the_tasks_that_wait() -> None:
@@ -73,11 +74,10 @@ async def test_a_task_that_is_cancelled_as_it_is_woken_leaves_the_procedure_to_t
 
     async def handle(socket: sockrpc.Socket) -> None:
         iterator = aiter(socket)
-        connection = socket._connection
         while True:
             first, second = (asyncio.ensure_future(anext(iterator)) for _ in range(2))
             # Cancelled in the very iteration in which it is woken, before it runs.
-            while not connection.load[1] and not connection.has_ended:
+            while not (here.server.statistics().procedures_waiting or has_ended(socket)):
                 await asyncio.sleep(0)
             first.cancel()
             await asyncio.wait([first])
@@ -133,7 +133,7 @@ async def test_all_tasks_end_with_what_a_lost_connection_has_left(returns: bool)
 async def test_a_procedure_finds_a_task_however_many_are_cancelled_as_they_are_woken_for_it() -> None:
     async def handle(socket: sockrpc.Socket) -> None:
         tasks = [asyncio.ensure_future(anext(aiter(socket))) for _ in range(100)]
-        while not socket._connection.load[1]:
+        while not here.server.statistics().procedures_waiting:
             await asyncio.sleep(0)
         # Each wakes the next as it gives up, which is cancelled before it runs.
         for each in tasks[:80]:

@@ -17,7 +17,8 @@ import pytest
 
 import sockrpc
 from sockrpc.listen.server_hooks import ENDED_AT_ONCE, in_turns
-from tests.kit.support import notify, request, reset, serving, until, working
+from tests.kit.inside import working
+from tests.kit.support import notify, request, reset, serving, until
 
 MANY = 60
 # A turn may end one late, and what is read in the same iteration may have another.

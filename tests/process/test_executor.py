@@ -283,5 +283,13 @@ def test_nor_does_it_keep_a_worker(tmp_path: Path) -> None:
 def test_there_are_as_many_as_asyncio_has() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    assert LoopThreads()._most == min(32, (os.cpu_count() or 1) + 4)
-    assert isinstance(LoopThreads(), ThreadPoolExecutor)
+    threads, over, before = LoopThreads(), threading.Event(), threading.active_count()
+    assert isinstance(threads, ThreadPoolExecutor)
+    most = min(32, (os.cpu_count() or 1) + 4)
+    try:
+        for _ in range(most + 3):
+            threads.submit(over.wait)
+        assert threading.active_count() - before == most
+    finally:
+        over.set()
+        threads.shutdown()

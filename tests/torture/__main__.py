@@ -37,7 +37,7 @@ def blocks_in_use() -> int:
     linecache.clearcache()
     urllib.parse.clear_cache()
     # 3.13 has the second as well, and warns of it.
-    (getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache)()
+    (getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache)()  # noqa: SLF001 - its only name
     gc.collect()
     return sys.getallocatedblocks()
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import sockrpc
+from tests.kit.inside import has_ended, is_socket_form, members
 
 KEY = 8
 VISITOR: contextvars.ContextVar[str] = contextvars.ContextVar("VISITOR", default="")
@@ -142,7 +143,7 @@ class Act:
         drive(self.socket.close(number(argument, 1000), "by its own handler"))
 
     def now_q(self, argument: str) -> None:
-        for other in list(self.world.room._members)[: number(argument, 1)]:
+        for other in members(self.world.room)[: number(argument, 1)]:
             drive(other.close(3000, "by another's handler"))
 
     def now_z(self, argument: str) -> None:
@@ -305,7 +306,7 @@ class Act:
             self.world.starts[self.key] += 1
             if self.world.starts[self.key] > 1:
                 self.world.fault("a handler started twice", self.payload)
-        if self.socket._hooks.handle_socket is None and not self.world.tame:
+        if not is_socket_form(self.socket) and not self.world.tame:
             seen, own = VISITOR.get(), getattr(self.socket.state, "visitor", "")
             if seen not in (own, ""):
                 self.world.fault(
@@ -346,12 +347,12 @@ class Act:
             if (
                 self.call is not None
                 and not self.call.is_reset
-                and not self.socket._connection.has_ended
+                and not has_ended(self.socket)
                 and not self.world.stopping
                 and self.key not in self.world.own_cancels
                 and ("x", "C") not in self.program
                 and not any(each in "SrLa" for each, _ in self.program)
-                and self.socket._hooks.handle_socket is None
+                and not is_socket_form(self.socket)
             ):
                 self.world.fault("a handler was cancelled though its call was not aborted", self.payload)
             raise

@@ -21,6 +21,7 @@ from typing import Any
 import sockrpc
 from sockrpc._debug import live
 from tests.conftest import LOOPS, new_event_loop
+from tests.kit.inside import abort_connection, attached, has_ended, is_idle
 from tests.kit.support import BINARY, CLOSE, TEXT, cut, frame, notify, opening, request
 from tests.kit.tls import client_context, server_context
 
@@ -98,7 +99,7 @@ def make_app() -> sockrpc.App:
 async def form(socket: sockrpc.Socket) -> None:
     """Takes one procedure, and never another; the end of its connection does not cancel it."""
     await anext(socket)
-    while not socket._connection.has_ended:
+    while not has_ended(socket):
         await asyncio.sleep(0)
 
 
@@ -157,7 +158,7 @@ async def memory(name: str, connections: int) -> float:
             for _ in range(20):
                 await asyncio.sleep(0)
             await raw.end("cut")
-            while server._service.attached:
+            while attached(server):
                 await asyncio.sleep(0)
 
         for _ in range(20):
@@ -206,7 +207,7 @@ async def raw_cycles(app: str, tls: bool, deflate: bool) -> dict[str, dict[str, 
             await raw.send(data)
             await asyncio.sleep(0.01)
             await raw.end(how)
-            while server._service.attached or server._service.tasks:
+            while not is_idle(server):
                 await asyncio.sleep(0.001)
 
         for how in ENDINGS:
@@ -243,12 +244,12 @@ async def client_cycles(app: str, tls: bool, deflate: bool) -> dict[str, dict[st
                 del socket
             elif how == "server aborts":
                 (socket,) = server.connections
-                socket._connection.abort("gone")
+                abort_connection(socket, "gone")
                 del socket
             await client.wait_closed()
             await asyncio.wait([task, hearing])
             task.exception(), hearing.exception()
-            while server._service.attached or server._service.tasks:
+            while not is_idle(server):
                 await asyncio.sleep(0.001)
 
         async def refused() -> None:
@@ -256,7 +257,7 @@ async def client_cycles(app: str, tls: bool, deflate: bool) -> dict[str, dict[st
                 await sockrpc.connect(
                     uri.replace("127.0.0.1", "localhost"), origin="http://elsewhere.example", **options
                 )
-            while server._service.attached or server._service.tasks:
+            while not is_idle(server):
                 await asyncio.sleep(0.001)
 
         for how in ("client closes", "server closes", "server aborts"):

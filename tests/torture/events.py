@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import sockrpc
 from tests.hostile.peer import Peer, message, reset
+from tests.kit.inside import has_stopped
 from tests.kit.support import opening
 from tests.torture.stage import Hog, Stage, staged
 
@@ -259,7 +260,7 @@ async def the_abort_grace_of_a_stop_ends() -> float:
     return await stopping(
         {"stop_grace": 0.2, "abort_grace": 0.5},
         "stubborn",
-        lambda stage: stage.server._stopping.done(),  # type: ignore[union-attr]
+        lambda stage: has_stopped(stage.server),
     )
 
 

@@ -24,6 +24,7 @@ from sockrpc.limits import ServerLimits
 from sockrpc.peer.table import live_entries
 from sockrpc.websocket.loop import live_contexts
 from tests.conftest import LOOPS, new_event_loop
+from tests.kit.inside import is_idle, leftovers
 from tests.kit.tls import client_context, server_context
 from tests.torture.acts import World
 from tests.torture.apps import make_app, make_form, process_request
@@ -229,15 +230,13 @@ class Round:
             self.world.stopping = False
 
     async def become_idle(self, server: sockrpc.Server) -> None:
-        service = server._service
-        await self.until(lambda: not (service.attached or service.working or service.tasks))
-        if service.attached or service.working or service.tasks:
-            self.world.fault("a server whose peers have all gone is not idle", describe(service))
+        await self.until(lambda: is_idle(server))
+        if not is_idle(server):
+            self.world.fault("a server whose peers have all gone is not idle", leftovers(server))
             server.hurry()
 
     async def end(self, server: sockrpc.Server) -> None:
         begun = time.monotonic()
-        hurried = server._hurry.is_set()
         server.close()
         try:
             async with asyncio.timeout(60):
@@ -245,7 +244,7 @@ class Round:
         except TimeoutError:
             self.world.fault("a stop does not end")
         took = time.monotonic() - begun
-        if self.stop == "idle" and not hurried and took > AT_ONCE:
+        if self.stop == "idle" and took > AT_ONCE:
             self.world.fault("a stop with nothing to do takes its time", f"{took:.2f} s")
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -273,20 +272,8 @@ class Round:
             "in flight by its counters a call",
             {name: each.in_flight for name, each in methods.items() if each.in_flight},
         )
-        service = server._service
-        if service.attached or service.working:
-            self.world.fault("after its stop a server is not idle", describe(service))
-        self.none("among a service's tasks one", [repr(each) for each in service.tasks])
-
-
-def describe(service: Any) -> str:
-    connections = [
-        f"load {each.load}, in flight {each.in_flight}, ended {each.has_ended} {each.close_code}"
-        f" {each.close_reason!r},"
-        f" open {each.is_open}, transport {each.transport}"
-        for each in service.working
-    ]
-    return f"attached {service.attached}, working {connections}, tasks {service.tasks}"
+        if not is_idle(server):
+            self.world.fault("after its stop a server is not idle", leftovers(server))
 
 
 def eagerly(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:

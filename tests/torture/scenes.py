@@ -8,6 +8,7 @@ import random
 from typing import Any
 
 import sockrpc
+from tests.kit.inside import has_ended
 from tests.kit.support import BINARY, CONTINUATION, PING, frame, notify, opening, request
 from tests.torture.acts import KEY, World, chance_program
 from tests.torture.apps import METHODS, PLAIN, TIMED
@@ -174,7 +175,7 @@ async def client_peer(world: World, place: Place, chance: random.Random, name: s
             world.spawn(close_later(client))
         async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*tasks, return_exceptions=True)
-        if not client._connection.has_ended and client.status().pending:
+        if not has_ended(client) and client.status().pending:
             world.fault("a client still waits though all of its calls have ended", client.status())
     except TimeoutError:
         world.fault("calls of a client with time-outs did not end", name)

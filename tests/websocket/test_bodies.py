@@ -15,7 +15,8 @@ import sockrpc
 from sockrpc.listen.admission import MAX_UNREAD_BYTES
 from sockrpc.websocket.bodies import Framed, Refusal, take_framing
 from tests.kit.http_peer import Answer, ask, line_to, parse_answer
-from tests.kit.support import PATIENCE, PING, PONG, frame, has_ended, opening, serving, until
+from tests.kit.inside import attached, has_ended, working
+from tests.kit.support import PATIENCE, PING, PONG, frame, opening, serving, until
 from tests.kit.tls import client_context, server_context
 
 pytestmark = pytest.mark.newest
@@ -52,7 +53,7 @@ async def test_the_answer_arrives_although_nobody_wants_the_body(size: int, secu
         for _ in range(3):
             status, body = await asyncio.to_thread(post, here.port, size, secure)
             assert (status, b"POST" in body) == (405, True)
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
 
 
 @secure
@@ -92,7 +93,7 @@ async def test_a_body_that_comes_while_process_request_waits_is_dropped(
         writer.write(HEAD.encode() + b"Content-Length: 1000000\r\n\r\n")
         await begun.wait()
         writer.write(bytes(1_000_000))
-        (connection,) = here.server._service.working
+        (connection,) = working(here.server)
         await until(lambda: not connection.transport.is_reading())
         may_go_on.set()
         async with asyncio.timeout(PATIENCE):
@@ -114,7 +115,7 @@ async def test_what_a_peer_sends_while_process_request_waits_is_bounded() -> Non
     ):
         writer.write(opening())
         await begun.wait()
-        (connection,) = here.server._service.working
+        (connection,) = working(here.server)
         writer.write(frame(PING, b"x") * pings)
         await until(lambda: not connection.transport.is_reading())
         for _ in range(50):
@@ -207,10 +208,10 @@ async def test_a_body_that_never_comes_is_awaited_for_close_timeout() -> None:
         began = loop.time()
         answer, writer = await answer_and_state(here.port, HEAD + "Content-Length: 10\r\n\r\n")
         assert answer.status == 405
-        assert here.server._service.attached == 1, "it counts as long as it is awaited"
-        await until(lambda: not here.server._service.working)
+        assert attached(here.server) == 1, "it counts as long as it is awaited"
+        await until(lambda: not working(here.server))
         assert 0.3 <= loop.time() - began < PATIENCE / 2
-        assert here.server._service.attached == 0
+        assert attached(here.server) == 0
         writer.close()
 
 
@@ -226,14 +227,14 @@ async def test_a_large_answer_ends_when_it_has_left_though_the_body_never_comes(
         line_to(here.port) as (reader, writer),
     ):
         writer.write(HEAD.encode() + b"Content-Length: 10\r\n\r\n")
-        await until(lambda: here.server._service.working)
-        (connection,) = here.server._service.working
+        await until(lambda: working(here.server))
+        (connection,) = working(here.server)
         await until(lambda: has_ended(connection))
         assert connection.transport.get_write_buffer_size() > 0
         async with asyncio.timeout(PATIENCE):
             answer = await reader.read()
         assert answer.endswith(body)
-        assert here.server._service.working, "the body is still awaited"
+        assert working(here.server), "the body is still awaited"
 
 
 async def test_a_body_without_end_is_read_for_so_many_bytes_and_no_more() -> None:
@@ -242,10 +243,10 @@ async def test_a_body_without_end_is_read_for_so_many_bytes_and_no_more() -> Non
         assert answer.status == 405
         with contextlib.suppress(ConnectionError):
             async with asyncio.timeout(PATIENCE):
-                while here.server._service.working:
+                while working(here.server):
                     writer.write(bytes(100_000))
                     await writer.drain()
-        assert not here.server._service.working
+        assert not working(here.server)
         # The last read may be a full one.
         received = here.server.statistics().bytes_received
         assert MAX_UNREAD_BYTES <= received <= MAX_UNREAD_BYTES + 256 * 1024 + 1024
@@ -255,9 +256,9 @@ async def test_a_body_without_end_is_read_for_so_many_bytes_and_no_more() -> Non
 async def test_a_body_that_came_to_its_end_is_not_awaited_any_longer() -> None:
     async with serving(sockrpc.App(), close_timeout=60.0) as here:
         _, writer = await answer_and_state(here.port, HEAD + "Content-Length: 10\r\n\r\n12345")
-        assert here.server._service.working
+        assert working(here.server)
         writer.write(b"67890")
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
         writer.close()
 
 
@@ -268,8 +269,8 @@ async def test_a_peer_that_was_refused_unread_has_a_second_and_not_all_of_handsh
         began = loop.time()
         answer, writer = await answer_and_state(here.port, "")
         assert answer.status == 503
-        assert here.server._service.attached == 1, "it keeps nobody out"
-        await until(lambda: len(here.server._service.working) == 1)
+        assert attached(here.server) == 1, "it keeps nobody out"
+        await until(lambda: len(working(here.server)) == 1)
         # Two sweeps find it; the longest time between two is a second.
         assert 0.9 <= loop.time() - began < 4.0
         writer.close()

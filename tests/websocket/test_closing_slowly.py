@@ -15,6 +15,7 @@ from websockets.http11 import Request, Response
 
 import sockrpc
 from sockrpc.peer.peer import Peer
+from tests.kit.inside import begin_close, working
 from tests.kit.narrow import narrow_socket, serving_narrowly
 from tests.kit.pair import MemoryServer
 from tests.kit.raw_server import RawServer
@@ -41,7 +42,7 @@ def answering() -> sockrpc.App:
     @app.method("last")
     async def last(call: sockrpc.Call) -> None:
         await call.respond(PAGE)
-        asyncio.get_running_loop().call_soon(call.socket._connection.close, 1000, "that was all")
+        asyncio.get_running_loop().call_soon(begin_close, call.socket, 1000, "that was all")
 
     return app
 
@@ -84,7 +85,7 @@ async def test_a_page_arrives_whole_however_long_its_reader_takes(secure: bool) 
         assert loop.time() - began > 2 * CLOSE_TIMEOUT
         assert head.startswith(b"HTTP/1.1 200 ")
         assert body == PAGE
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
 
 
 async def test_what_tls_has_encrypted_is_seen_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +117,7 @@ async def test_who_stops_reading_is_let_go_after_close_timeout(secure: bool) -> 
         writer.write(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n")
         assert await reader.readexactly(10)
         began = loop.time()
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
         # The client of asyncio reads a little more by itself; TLS keeps 256 KiB.
         assert loop.time() - began < 10 * CLOSE_TIMEOUT
 
@@ -150,7 +151,7 @@ async def test_many_who_leave_a_full_server_at_once_are_no_exceptions() -> None:
             line.close()
             if n % 8 == 0:
                 await asyncio.sleep(0)
-        await until(lambda: len(here.server._service.working) == 1)
+        await until(lambda: len(working(here.server)) == 1)
         assert len(here.server.connections) == 1
 
 
@@ -173,7 +174,7 @@ async def test_who_breaks_the_protocol_and_is_gone_is_no_exception(what: str, se
                 cut(writer)
             else:
                 writer.transport.abort()
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
 
 
 async def test_a_server_that_sends_a_bad_frame_and_is_gone_is_no_exception() -> None:

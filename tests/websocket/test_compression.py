@@ -93,9 +93,12 @@ async def test_both_sides_must_have_it_switched_on(server: Any, client: Any) -> 
         offer = here.only_socket().request.headers.get("Sec-WebSocket-Extensions")
         assert offer == (None if client is None else BROWSER_OFFER)
         compresses = server is client is not None
-        assert caller._connection.is_compressed == compresses
-        assert here.only_socket()._connection.is_compressed == compresses
-        for payload in (b"", b"x", REPETITIVE, os.urandom(100_000)):
+        before = here.server.statistics()
+        assert await caller.call("echo", REPETITIVE) == REPETITIVE
+        after = here.server.statistics()
+        for sent in (after.bytes_received - before.bytes_received, after.bytes_sent - before.bytes_sent):
+            assert (sent < len(REPETITIVE)) == compresses
+        for payload in (b"", b"x", os.urandom(100_000)):
             assert await caller.call("echo", payload) == payload
 
 

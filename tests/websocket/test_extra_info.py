@@ -16,6 +16,7 @@ import pytest
 import sockrpc
 import sockrpc.websocket.credentials
 from sockrpc.websocket.credentials import UCRED, XUCRED, peer_credentials
+from tests.kit.inside import transport_of
 from tests.kit.programs import load
 from tests.kit.support import PATIENCE, RawClient, opening, serving, until
 from tests.kit.tls import authority, client_context, server_context
@@ -67,7 +68,7 @@ class Asking:
         """Everybody has seen the same; returns it."""
         await until(lambda: "on_disconnect" in self.seen)
         (socket,) = self.sockets
-        await until(lambda: socket._connection.transport is None)
+        await until(lambda: transport_of(socket) is None)
         self.ask("afterwards", socket)
         first = self.kept("process_request")
         assert [self.kept(when) for when in self.seen] == [first] * 5
@@ -165,15 +166,6 @@ async def test_a_plain_connection_tells_its_addresses(how: str) -> None:
         "peercred": None,
         "cipher": None,
     }
-
-
-async def test_a_plain_connection_keeps_nothing_of_it_while_it_lasts() -> None:
-    async with serving(sockrpc.App()) as here, await here.raw():
-        socket = here.only_socket()
-        assert socket.get_extra_info("sockname")
-        assert socket._known is None
-        address = socket.remote_address
-        assert socket._known is address
 
 
 async def test_what_is_not_known_is_the_default() -> None:

@@ -8,17 +8,8 @@ import pytest
 
 import sockrpc
 from tests.kit.http_peer import Answer, ask, ask_to_open, line_to, parse_answer
-from tests.kit.support import (
-    DELIVERIES,
-    PATIENCE,
-    SUBPROTOCOL,
-    deliver,
-    opening,
-    request,
-    serving,
-    until,
-    working,
-)
+from tests.kit.inside import working
+from tests.kit.support import DELIVERIES, PATIENCE, SUBPROTOCOL, deliver, opening, request, serving, until
 from tests.kit.work import Work
 
 PAGE = b"GET /socket HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"

@@ -13,7 +13,7 @@ import pytest
 import sockrpc
 from tests.conftest import LOOPS
 from tests.kit.clock import new_still_loop
-from tests.kit.pair import MemoryServer
+from tests.kit.pair import MemoryServer, set_capacity
 from tests.kit.support import PING, request
 from tests.kit.work import Work
 
@@ -44,8 +44,7 @@ class Line:
 
     def leave(self, size: int) -> None:
         """So many bytes more leave; nobody gets them."""
-        self.pair.server.capacity += size
-        self.pair.server._hand_over()
+        set_capacity(self.pair.server, self.pair.server.capacity + size)
 
     @property
     def unsent(self) -> int:

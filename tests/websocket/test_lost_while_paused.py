@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import socket
 import sys
 import time
@@ -16,6 +15,7 @@ from websockets.http11 import Request
 
 import sockrpc
 from sockrpc.websocket.line import has_nothing_to_read_but_the_end
+from tests.kit.inside import working
 from tests.kit.support import RawClient, cut, notify, opening, request, serving, until
 from tests.kit.tls import client_context, server_context
 from tests.kit.work import Work
@@ -79,7 +79,7 @@ async def test_behind_a_full_queue(how: str, line: str) -> None:
         assert time.monotonic() - began < SOON
         assert (socket_.close_code, socket_.closed_by) == (1006, "lost")
         await until(lambda: there.reasons == ["lost"])
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
         # None of those that waited has begun, and the system's bytes are nobody's.
         assert len(there.calls) == 1
         await raw.close()
@@ -102,13 +102,13 @@ async def test_while_process_request_waits(how: str, line: str) -> None:
         await raw.send(opening())
         await raw.wait(begun.wait())
         await raw.send(bytes(50_000))
-        (connection,) = here.server._service.working
+        (connection,) = working(here.server)
         await until(lambda: not connection.transport.is_reading())
         began = time.monotonic()
         lose(raw, how)
         await raw.wait(cancelled.wait())
         assert time.monotonic() - began < SOON
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
         raw.writer.transport.abort()
 
 
@@ -197,7 +197,7 @@ async def test_what_was_sent_before_an_end_that_is_read_in_order_is_served() -> 
         # lose any of it.
         await raw.send(*(notify("n", b"%d" % n) for n in range(100)))
         await raw.close()
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
     assert heard == [b"%d" % n for n in range(100)]
 
 
@@ -209,22 +209,8 @@ async def test_it_leaves_nothing_to_look_at() -> None:
             await raw.send(*(request(n, "work") for n in range(10)))
             raw.reset_line()
         await until(lambda: len(there.reasons) == 50)
-        await until(lambda: not here.server._service.working)
+        await until(lambda: not working(here.server))
         assert here.server.statistics().connections == 0
-
-
-async def test_whose_line_is_lost_is_not_kept_to_be_looked_at() -> None:
-    there = Work()
-    limits = {"max_in_flight": 1, "max_waiting_calls": 2}
-    async with serving(there.app(), **limits, **SLOW) as here, await here.raw() as raw:
-        # The loop's members, and those of them whose reading is paused.
-        sets = [each for each in gc.get_referents(here.server._service.context) if isinstance(each, set)]
-        await raw.send(*(request(n, "work") for n in range(10)))
-        (connection,) = here.server._service.working
-        await until(lambda: [connection in each for each in sets] == [True, True])
-        connection.abort("gone")
-        await until(lambda: not here.server._service.working)
-        assert [connection in each for each in sets] == [False, False]
 
 
 @pytest.mark.parametrize("what", ["nothing", "bytes", "end of file", "reset"])

@@ -11,8 +11,8 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 
 import sockrpc
 from sockrpc.websocket.deflate import Compression
-from tests.kit.narrow import unsent_bytes
-from tests.kit.pair import MemoryServer
+from tests.kit.inside import unsent_bytes
+from tests.kit.pair import MemoryServer, set_capacity
 from tests.kit.support import started, until
 
 HIGH, LOW, MOST = 1000, 400, 3000
@@ -65,8 +65,7 @@ class Ends:
         self.end.capacity = 0
 
     async def open(self) -> None:
-        self.end.capacity = ENOUGH
-        self.end._hand_over()
+        set_capacity(self.end, ENOUGH)
         await self.here.settle()
 
     async def __aenter__(self) -> Self:
@@ -181,8 +180,7 @@ async def test_it_goes_on_at_output_low_bytes(role: str, left: int, goes_on: boo
         ends.shut()
         await ends.ours.notify(EVENT, payload_for(HIGH, role))
         waiting = await started(ends.ours.notify(EVENT))
-        ends.end.capacity = HIGH - left
-        ends.end._hand_over()
+        set_capacity(ends.end, HIGH - left)
         assert unsent_bytes(ends.ours) == left
         for _ in range(3):
             await asyncio.sleep(0)
@@ -199,8 +197,7 @@ async def test_those_who_waited_for_room_go_on_one_by_one(role: str) -> None:
         waiting = [await started(ends.ours.notify(EVENT, payload_for(HIGH, role))) for _ in range(5)]
         for done in range(1, len(waiting) + 1):
             # The network takes what blocked, and no more.
-            ends.end.capacity += HIGH
-            ends.end._hand_over()
+            set_capacity(ends.end, ends.end.capacity + HIGH)
             for _ in range(5):
                 await asyncio.sleep(0)
                 assert unsent_bytes(ends.ours) <= HIGH

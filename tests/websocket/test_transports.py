@@ -14,18 +14,8 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.kit.support import (
-    BINARY,
-    RawClient,
-    frame,
-    opening,
-    request,
-    reset,
-    serving,
-    started,
-    until,
-    working,
-)
+from tests.kit.inside import abort_connection, working
+from tests.kit.support import BINARY, RawClient, frame, opening, request, reset, serving, started, until
 from tests.kit.tls import client_context, server_context
 from tests.kit.work import Work
 
@@ -157,7 +147,7 @@ async def test_losing_the_connection_aborts_the_work(kind: str, how: str, tmp_pa
         if how == "close":
             await client.close()
         else:
-            client._connection.abort("the line is cut")
+            abort_connection(client, "the line is cut")
         with pytest.raises((sockrpc.ConnectionClosed, sockrpc.ConnectionLost)):
             await call
         await until(lambda: there.ended)

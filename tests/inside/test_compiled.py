@@ -245,22 +245,3 @@ async def test_a_call_in_a_reference_cycle_is_collected_with_its_entry(
         assert (statistics.calls_in_flight, statistics.calls_failed) == (0, 1)
         waiting.cancel()
     assert "dropped without an answer" in caplog.text
-
-
-async def test_a_request_in_a_reference_cycle_goes_with_its_connection() -> None:
-    app = sockrpc.App()
-    app.method("wait")(lambda call: asyncio.sleep(3600))
-    async with serving(app) as here:
-        async with here.connect() as client:
-            pending = client._connection.request(b"wait", b"nobody waits")
-            # Nothing of this is ever finalized in Python, so the collector clears it piece by piece.
-            pending.future.cycle = pending  # type: ignore[attr-defined]
-            reference = weakref.ref(pending.future)
-            assert client.status().pending == [pending.id]
-            del pending
-            gc.collect()
-            # The connection refers to it: its answer may still come.
-            assert client.status().pending != []
-        assert client.status().pending == []
-        gc.collect()
-        assert reference() is None
