@@ -19,7 +19,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from sockrpc.observe.statistics import Statistics
-from sockrpc.peer.tally import OUTCOMES, Histogram, MethodStatistics
+from sockrpc.peer.tally import ENDINGS, Histogram, MethodStatistics
 from sockrpc.server import Server
 
 __all__ = ["MetricsServer", "ServerCollector"]
@@ -142,8 +142,8 @@ def of_methods(methods: dict[str, MethodStatistics]) -> Iterator[Metric]:
     )
     for name, method in methods.items():
         in_flight.add_metric([name], method.in_flight)
-        for outcome in OUTCOMES:
-            calls.add_metric([name, outcome.label], getattr(method, outcome.name))
+        for ending in ENDINGS:
+            calls.add_metric([name, ending.label], getattr(method, ending.name))
         for family, histogram in ((answers, method.answers), (unwinding, method.unwinding)):
             if histogram.total:
                 family.add_metric([name], cumulative(histogram), histogram.seconds)

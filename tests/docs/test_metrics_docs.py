@@ -43,7 +43,7 @@ async def test_the_table_is_what_is_exported() -> None:
 
 def test_outcomes_and_numbers_are_those_of_the_code() -> None:
     (line,) = re.findall(r"^- `outcome` is .*?(?=^- )", TEXT, re.MULTILINE | re.DOTALL)
-    assert set(re.findall(r"`(\w+)`", line)) == {"outcome", *(each.label for each in prometheus.OUTCOMES)}
+    assert set(re.findall(r"`(\w+)`", line)) == {"outcome", *(each.label for each in prometheus.ENDINGS)}
     text = " ".join(TEXT.split())
     assert f"within {prometheus.PATIENCE:g} s" in text
     assert f"`{prometheus.UNREGISTERED}`" in text

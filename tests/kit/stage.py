@@ -7,7 +7,7 @@ import struct
 from typing import Any
 
 import sockrpc
-from sockrpc.peer.tally import OUTCOMES
+from sockrpc.peer.tally import ENDINGS
 from sockrpc.testing.memory import Pair
 from tests.kit.pair import MemoryServer
 from tests.kit.support import frame, request, started
@@ -72,7 +72,7 @@ class Stage(MemoryServer):
     def outcomes(self) -> dict[str, int]:
         """How the calls so far have ended, those that were not to be seen left out."""
         statistics = self.server.statistics()
-        counted = {outcome.name: getattr(statistics, outcome.counter) for outcome in OUTCOMES}
+        counted = {outcome.name: getattr(statistics, outcome.counter) for outcome in ENDINGS}
         return {name: count for name, count in counted.items() if count}
 
     async def lose(self) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import sockrpc
 from sockrpc.cli.options import Commands, seconds
-from sockrpc.peer.tally import OUTCOMES
+from sockrpc.peer.tally import ENDINGS
 from sockrpc.texts import printable
 
 if TYPE_CHECKING:
@@ -147,9 +147,9 @@ def screen() -> Iterator[None]:
 def view(now: Snapshot, before: Snapshot | None, columns: int, lines: int) -> list[str]:
     """The rows of a view, cut to the size of the screen."""
     clock = time.strftime("%H:%M:%S", time.localtime(now["time"]))
-    answered, *others = OUTCOMES
-    outcomes = [f"{answered.text} {now[answered.counter]:,}{rate(now, before, answered.counter)}"]
-    outcomes += [f"{each.text} {now[each.counter]:,}" for each in others]
+    answered, *others = ENDINGS
+    endings = [f"{answered.text} {now[answered.counter]:,}{rate(now, before, answered.counter)}"]
+    endings += [f"{each.text} {now[each.counter]:,}" for each in others]
     loads = [
         f"{now[name]:,} {text}"
         for text, name in (
@@ -165,7 +165,7 @@ def view(now: Snapshot, before: Snapshot | None, columns: int, lines: int) -> li
     )
     if not now["complete"]:
         traffic += "; there are too many calls to look at the ages of all"
-    head = [f"sockrpc {now['pid']}, {clock}: {', '.join(loads)}", ", ".join(outcomes), traffic]
+    head = [f"sockrpc {now['pid']}, {clock}: {', '.join(loads)}", ", ".join(endings), traffic]
     methods: list[tuple[str, ...]] = [
         ("METHOD", "IN FLIGHT", "OLDEST", "ANSWERED", "FAILED", "ABORTED"),
         *(

@@ -21,7 +21,7 @@ from sockrpc.listen.unix import SocketFile, remove_stale_socket
 from sockrpc.observe.statistics import count
 from sockrpc.peer.in_flight import look
 from sockrpc.peer.service import Service
-from sockrpc.peer.tally import OUTCOMES
+from sockrpc.peer.tally import ENDINGS
 
 if TYPE_CHECKING:
     from sockrpc.peer.tally import MethodStatistics
@@ -86,7 +86,7 @@ def row_of(name: str, method: MethodStatistics) -> dict[str, Any]:
         "in_flight": method.in_flight,
         "answered": method.answered,
         "failed": method.failed,
-        "aborted": sum(getattr(method, each.name) for each in OUTCOMES if each.abort_reason),
+        "aborted": sum(getattr(method, each.name) for each in ENDINGS if each.abort_reason),
     }
 
 

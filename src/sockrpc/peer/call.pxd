@@ -14,8 +14,8 @@ cdef class Call(Work):
     cdef bint answer(self, bytes payload) except -1
     cdef int fail(self, str what, object error) except -1
     # Takes one step in the table of its life and returns the action to perform.
-    cdef int step(self, int input, int outcome) except -1
-    cdef int mark_aborted(self, int outcome) except -1
+    cdef int step(self, int input, int ending) except -1
+    cdef int mark_aborted(self, int ending) except -1
     cdef int end(self) except -1
     cdef bint undo_is_due(self) noexcept
     cdef int run_hooks(self) except -1

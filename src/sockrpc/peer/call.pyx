@@ -20,7 +20,7 @@ from sockrpc.peer.states cimport (
     CALLEE_ON_RESET, CALLEE_RESPOND, CALLEE_START, CALLEE_WITHDRAW, Cell, take_callee_row,
 )
 from sockrpc.peer.tally cimport (
-    OUTCOME_ANSWERED, OUTCOME_FAILED, OUTCOME_NONE, OUTCOME_RESET, abort_reason, observe,
+    ENDING_ANSWERED, ENDING_FAILED, ENDING_NONE, ENDING_RESET, abort_reason, observe,
 )
 from sockrpc.peer.undo cimport UndoHooks
 from sockrpc.peer.variables cimport enter_variables, exit_variables
@@ -61,16 +61,16 @@ cdef class Call(Work):
     @property
     def is_reset(self) -> bool:
         """True once the call is aborted, for any reason. It may be read from any thread."""
-        return self.outcome >= OUTCOME_RESET
+        return self.ending >= ENDING_RESET
 
     @property
     def abort_reason(self) -> str | None:
         """The reason of the abort ('reset', 'lost', 'timeout' or 'stop'); None if the call is not aborted."""
-        return abort_reason(self.outcome)
+        return abort_reason(self.ending)
 
     def raise_if_reset(self) -> None:
         """For work in a thread: raise `asyncio.CancelledError` once the call is aborted."""
-        if self.outcome >= OUTCOME_RESET:
+        if self.ending >= ENDING_RESET:
             raise CancelledError
 
     @cython.nonecheck(True)
@@ -87,7 +87,7 @@ cdef class Call(Work):
             UsageError: The call is over because it was answered before.
         """
         cdef bytes encoded = encode_payload(payload)
-        if self.outcome == OUTCOME_ANSWERED or self.outcome == OUTCOME_FAILED:
+        if self.ending == ENDING_ANSWERED or self.ending == ENDING_FAILED:
             raise UsageError(f"call {self.id} of {self.name!r} is over: it was answered or has failed")
         self.used = True
         if not self.answer(encoded):
@@ -141,7 +141,7 @@ cdef class Call(Work):
     async def wait_reset(self) -> None:
         """Wait until the call is aborted. If the handler itself waits here, the abort reaches it this way."""
         cdef int before = cancels_of_task()
-        if self.outcome >= OUTCOME_RESET:
+        if self.ending >= ENDING_RESET:
             return
         if self.reset_waiter is None:
             self.reset_waiter = self.service.context.loop.create_future()
@@ -158,7 +158,7 @@ cdef class Call(Work):
         `before` is the number of times the task had been cancelled when it began to wait.
         """
         task = asyncio.current_task()
-        if self.outcome < OUTCOME_RESET or not self.cancelled or task is not self.task or task.cancelling() <= before:
+        if self.ending < ENDING_RESET or not self.cancelled or task is not self.task or task.cancelling() <= before:
             return False
         return task.uncancel() <= before
 
@@ -228,15 +228,15 @@ for a call that was answered or that failed by itself.
         return 0
 
     cdef int taken(self) except -1:
-        self.step(CALLEE_ON_GATE, OUTCOME_NONE)
+        self.step(CALLEE_ON_GATE, ENDING_NONE)
         self.counts = True
         return 0
 
     cdef int returned(self, object result) except -1:
         cdef bytes payload
-        if self.outcome >= OUTCOME_FAILED or (self.used and result is None):
+        if self.ending >= ENDING_FAILED or (self.used and result is None):
             return 0
-        if self.outcome == OUTCOME_ANSWERED:
+        if self.ending == ENDING_ANSWERED:
             return self.report(
                 "method %r returned a value after it had answered call %d; the value is dropped",
                 (self.name, self.id), None)
@@ -257,7 +257,7 @@ for a call that was answered or that failed by itself.
         return 0
 
     cdef int raised(self, object error) except -1:
-        if self.outcome == OUTCOME_NONE:
+        if self.ending == ENDING_NONE:
             if isinstance(error, CancelledError):
                 # No abort did this, so it is a failure; staying silent would look like an abort.
                 return self.fail("was cancelled by something other than an abort", error)
@@ -268,7 +268,7 @@ for a call that was answered or that failed by itself.
 
     # A Call that was made by hand has no connection.
     @cython.nonecheck(True)
-    cdef int step(self, int input, int outcome) except -1:
+    cdef int step(self, int input, int ending) except -1:
         # The index is within the table because both numbers come from its enums.
         cdef const Cell *cell = &self.connection.life.callee[self.state * CALLEE_INPUTS + input]
         if DEBUG:
@@ -277,8 +277,8 @@ for a call that was answered or that failed by itself.
         if cell.action > CALLEE_START:
             # The call is over for the peer: the first to get here takes it out of the table and is counted.
             self.table.take(self)
-            self.outcome = outcome
-            self.tally.ended[outcome] += 1
+            self.ending = ending
+            self.tally.ended[ending] += 1
         return cell.action
 
     cdef bint answer(self, bytes payload) except -1:
@@ -286,7 +286,7 @@ for a call that was answered or that failed by itself.
         if self.table is not None and self.connection.write_paused and self.connection.is_full():
             # The peer does not read, so this aborts the call with all its others.
             self.connection.close_slow()
-        if self.step(CALLEE_ON_ANSWER, OUTCOME_ANSWERED) != CALLEE_RESPOND:
+        if self.step(CALLEE_ON_ANSWER, ENDING_ANSWERED) != CALLEE_RESPOND:
             return False
         observe(&self.tally.answers, self.service.context.tick() - self.since)
         self.connection.send(prefix, write_response(prefix, self.id), payload)
@@ -294,7 +294,7 @@ for a call that was answered or that failed by itself.
         return True
 
     cdef int fail(self, str what, object error) except -1:
-        if self.step(CALLEE_ON_FAIL, OUTCOME_FAILED) != CALLEE_LOG:
+        if self.step(CALLEE_ON_FAIL, ENDING_FAILED) != CALLEE_LOG:
             return 0
         self.report("call %d of method %r from %s %s", (self.id, self.name, self.connection.peer, what), error)
         # No answer is possible any more, so the spawned work is of no use.
@@ -302,19 +302,19 @@ for a call that was answered or that failed by itself.
             self.cancel_work()
         return 0
 
-    cdef int mark_aborted(self, int outcome) except -1:
+    cdef int mark_aborted(self, int ending) except -1:
         """Do the first half of an abort, after which nothing can answer the call. `abort` does the second."""
-        # The inputs and the outcomes of aborts have the same order.
-        cdef int action = self.step(CALLEE_ON_RESET + outcome - OUTCOME_RESET, outcome)
+        # The inputs and the endings of aborts have the same order.
+        cdef int action = self.step(CALLEE_ON_RESET + ending - ENDING_RESET, ending)
         if action != CALLEE_IGNORE:
-            self.since = self.connection.read_at if outcome == OUTCOME_RESET else self.service.context.tick()
+            self.since = self.connection.read_at if ending == ENDING_RESET else self.service.context.tick()
         return action
 
-    cdef int abort(self, int outcome, bint forced) except -1:
+    cdef int abort(self, int ending, bint forced) except -1:
         """Abort the call; `forced` (a timeout, the end of the stop grace) reaches run_to_completion too."""
-        cdef int action = self.mark_aborted(outcome)
-        if action == CALLEE_IGNORE and self.outcome >= OUTCOME_RESET and forced and not self.cancelled:
-            self.outcome = outcome
+        cdef int action = self.mark_aborted(ending)
+        if action == CALLEE_IGNORE and self.ending >= ENDING_RESET and forced and not self.cancelled:
+            self.ending = ending
             self.since = self.service.context.tick()
         if self.reset_waiter is not None and not self.reset_waiter.done():
             self.reset_waiter.set_result(None)
@@ -327,9 +327,9 @@ for a call that was answered or that failed by itself.
 
     cdef int finish(self) except -1:
         """Finish the call as far as possible when no work is left."""
-        if self.outcome == OUTCOME_NONE or self.timer is not None:
+        if self.ending == ENDING_NONE or self.timer is not None:
             try:
-                if self.outcome == OUTCOME_NONE:
+                if self.ending == ENDING_NONE:
                     self.fail("ended without an answer", None)
                 self.stop_timer()
             except BaseException:  # pragma: no memory
@@ -344,10 +344,10 @@ for a call that was answered or that failed by itself.
             self.queue.remove(self)
         self.task = None
         self.spawned = None
-        if self.outcome < OUTCOME_RESET:
+        if self.ending < ENDING_RESET:
             # These hooks never run, and they may refer to the call.
             self.undo = None
-        if self.cancelled and self.outcome >= OUTCOME_RESET:
+        if self.cancelled and self.ending >= ENDING_RESET:
             observe(&self.tally.unwinding, self.service.context.tick() - self.since)
         if self.counts:
             self.counts = False
@@ -355,7 +355,7 @@ for a call that was answered or that failed by itself.
         return 0
 
     cdef bint undo_is_due(self) noexcept:
-        return self.undo.hooks and self.outcome >= OUTCOME_RESET and (self.cancelled or self.cancel_is_due)
+        return self.undo.hooks and self.ending >= ENDING_RESET and (self.cancelled or self.cancel_is_due)
 
     @cython.nonecheck(True)
     cdef int run_hooks(self) except -1:

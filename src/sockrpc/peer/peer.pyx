@@ -21,7 +21,7 @@ from sockrpc.peer.procedure cimport Procedure
 from sockrpc.peer.service cimport Service
 from sockrpc.peer.table cimport RequestTable
 from sockrpc.peer.tally cimport (
-    OUTCOME_ANSWERED, OUTCOME_FAILED, OUTCOME_LOST, OUTCOME_NONE, OUTCOME_RESET, OUTCOME_STOPPED,
+    ENDING_ANSWERED, ENDING_FAILED, ENDING_LOST, ENDING_NONE, ENDING_RESET, ENDING_STOPPED,
 )
 from sockrpc.peer.states cimport CALLEE_IDLE, CALLEE_ON_RESET, CALLEE_WAITING, life_of, take_callee_row
 from sockrpc.websocket.connection cimport Connection
@@ -195,7 +195,7 @@ cdef class PeerBase(Gate):
             call = <Call> entry
             # Thousands of resets in one read take as long as handlers do.
             self.ran_handler = True
-            call.abort(OUTCOME_RESET, False)
+            call.abort(ENDING_RESET, False)
         elif DEBUG:
             # A call that is not in the table is idle: the reset crossed the answer, a normal outcome of a race.
             take_callee_row(self.life, CALLEE_IDLE, CALLEE_ON_RESET)
@@ -281,7 +281,7 @@ cdef class PeerBase(Gate):
         cdef Call call
         cdef Py_ssize_t bucket = 0
         cdef Py_ssize_t active = 0
-        cdef int outcome = OUTCOME_STOPPED if self.stopped else OUTCOME_LOST
+        cdef int ending = ENDING_STOPPED if self.stopped else ENDING_LOST
         self.fail_all()
         self.service.connections.discard(self)
         self.aborting = []
@@ -293,17 +293,17 @@ cdef class PeerBase(Gate):
             while self.incoming.count:
                 call = <Call> self.incoming.next_entry(&bucket)
                 if call.state == CALLEE_WAITING:
-                    call.abort(outcome, self.stopped)
+                    call.abort(ending, self.stopped)
                     continue
                 self.aborting.append(call)
-                call.mark_aborted(outcome)
+                call.mark_aborted(ending)
                 call.cancel_is_due = self.stopped or call.handler is None or not call.handler.run_to_completion
                 active += call.queue is not None
             # Work that goes on after its answer ends too, so that nothing outlives its connection by accident.
             if self.active is not None and active < self.active.count:
                 self.aborting[:0] = [
                     call for call in self.active_work()
-                    if call.outcome == OUTCOME_ANSWERED or call.outcome == OUTCOME_FAILED
+                    if call.ending == ENDING_ANSWERED or call.ending == ENDING_FAILED
                     or self.grace_over and not call.cancel_is_due
                 ]
         finally:
@@ -326,9 +326,9 @@ cdef class PeerBase(Gate):
         del self.aborting[-ABORTED_AT_ONCE:]
         for call in some:
             try:
-                if self.grace_over or call.outcome == OUTCOME_NONE or call.outcome >= OUTCOME_RESET:
+                if self.grace_over or call.ending == ENDING_NONE or call.ending >= ENDING_RESET:
                     # Calls that were given up keep their reason; the others are aborted by the stop.
-                    call.abort(OUTCOME_STOPPED, self.stopped)
+                    call.abort(ENDING_STOPPED, self.stopped)
                 elif call.handler is None or not call.handler.run_to_completion:
                     call.cancel_work()
             except Exception as error:  # pragma: no memory

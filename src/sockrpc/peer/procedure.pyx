@@ -11,7 +11,7 @@ from collections import deque
 from sockrpc._debug cimport DEBUG, count_created, count_freed
 from sockrpc.peer.outgoing cimport Caller
 from sockrpc.peer.table cimport Entry, RequestTable
-from sockrpc.peer.tally cimport OUTCOME_FAILED
+from sockrpc.peer.tally cimport ENDING_FAILED
 from sockrpc.peer.variables cimport copy_variables, enter_variables, exit_variables
 from sockrpc.websocket.loop cimport FAIR_SHARE
 
@@ -139,7 +139,7 @@ cdef class Host(Caller):
     cdef int on_unknown(self, uint32_t id, str method) except -1:
         self.service.calls_started += 1
         self.service.others.received += 1
-        self.service.others.ended[<int> OUTCOME_FAILED] += 1
+        self.service.others.ended[<int> ENDING_FAILED] += 1
         more = self.service.unknown.allow(method)
         if more is not None:
             self.service.log.warning(

@@ -11,16 +11,16 @@ import logging
 from sockrpc._debug cimport DEBUG, count_created, count_freed
 from sockrpc.peer.handler cimport Handler
 from sockrpc.peer.names cimport NameTable
-from sockrpc.peer.tally cimport Tally, add_outcomes, shown
+from sockrpc.peer.tally cimport Tally, add_endings, shown
 from sockrpc.websocket.connection cimport Connection
 from sockrpc.websocket.loop cimport LoopContext
 from sockrpc._settings cimport Settings
 
 from sockrpc.peer.rate_limited_log import RateLimitedLog
-from sockrpc.peer.tally import OUTCOMES as _OUTCOMES
+from sockrpc.peer.tally import ENDINGS as _ENDINGS
 
-# The names of what is counted by outcome.
-cdef tuple COUNTERS = tuple([outcome.counter for outcome in _OUTCOMES])
+# The names of what is counted by ending.
+cdef tuple COUNTERS = tuple([ending.counter for ending in _ENDINGS])
 
 
 # Clients serve no names in this protocol version.
@@ -104,7 +104,7 @@ cdef class Service:
         cdef uint64_t sent = 0
         cdef Handler handler
         for _, handler in () if self.methods is None else self.methods.kept:
-            add_outcomes(&total, &handler.tally)
+            add_endings(&total, &handler.tally)
         for connection in self.working:
             received += connection.read_bytes
             sent += connection.written_bytes

@@ -13,7 +13,7 @@ cdef enum CalleeInput:
     CALLEE_ON_GATE = 0     # the limits let it start
     CALLEE_ON_ANSWER = 1
     CALLEE_ON_FAIL = 2     # the handler raised, or ended without an answer
-    # These have the order of the outcomes that they lead to (tally.pxd).
+    # These have the order of the endings that they lead to (tally.pxd).
     CALLEE_ON_RESET = 3
     CALLEE_ON_LOST = 4
     CALLEE_ON_TIMER = 5

@@ -22,16 +22,16 @@ cdef enum:
     # Bucket i counts times of at most 2**i microseconds that no lower bucket counts; the last takes the rest.
     BUCKETS = 28
 
-# The ways a call ends for its client; the rows of OUTCOMES (tally.pyx) have the names of each.
+# The ways a call ends for its client; the rows of ENDINGS (tally.pyx) have the names of each.
 cdef enum:
-    OUTCOME_NONE = 0       # in flight
-    OUTCOME_ANSWERED = 1
-    OUTCOME_FAILED = 2
-    OUTCOME_RESET = 3      # this and those after it are aborts
-    OUTCOME_LOST = 4
-    OUTCOME_TIMED_OUT = 5
-    OUTCOME_STOPPED = 6
-    OUTCOME_COUNT = 7
+    ENDING_NONE = 0       # in flight
+    ENDING_ANSWERED = 1
+    ENDING_FAILED = 2
+    ENDING_RESET = 3      # this and those after it are aborts
+    ENDING_LOST = 4
+    ENDING_TIMED_OUT = 5
+    ENDING_STOPPED = 6
+    ENDING_COUNT = 7
 
 cdef struct Times:
     uint64_t counts[BUCKETS]
@@ -40,7 +40,7 @@ cdef struct Times:
 # The counters of one method on one server.
 cdef struct Tally:
     uint64_t received
-    uint64_t[OUTCOME_COUNT] ended    # by outcome; the difference to `received` is in flight
+    uint64_t[ENDING_COUNT] ended    # by ending; the difference to `received` is in flight
     Times answers                # from the read that completed the request to the queued answer
     Times unwinding              # from the abort to the end of the work
 
@@ -53,15 +53,15 @@ cdef inline void observe(Times *times, double seconds) noexcept nogil:
 
 cdef inline uint64_t in_flight(const Tally *tally) noexcept nogil:
     cdef uint64_t count = tally.received
-    cdef int outcome
-    for outcome in range(OUTCOME_COUNT):
-        count -= tally.ended[outcome]
+    cdef int ending
+    for ending in range(ENDING_COUNT):
+        count -= tally.ended[ending]
     return count
 
-cdef inline void add_outcomes(Tally *total, const Tally *tally) noexcept nogil:
-    cdef int outcome
-    for outcome in range(OUTCOME_COUNT):
-        total.ended[outcome] += tally.ended[outcome]
+cdef inline void add_endings(Tally *total, const Tally *tally) noexcept nogil:
+    cdef int ending
+    for ending in range(ENDING_COUNT):
+        total.ended[ending] += tally.ended[ending]
 
-cdef str abort_reason(int outcome)           # None if the outcome is no abort
+cdef str abort_reason(int ending)           # None if the ending is no abort
 cdef object shown(const Tally *tally)        # returns a MethodStatistics

@@ -21,7 +21,7 @@ class MethodStatistics(NamedTuple):
 
 def histogram_of(seconds: list[float]) -> Histogram: ...
 
-class Outcome(NamedTuple):
+class Ending(NamedTuple):
     """A way in which a call may end for its client.
 
     Attributes:
@@ -38,4 +38,4 @@ class Outcome(NamedTuple):
     @property
     def text(self) -> str: ...
 
-OUTCOMES: Final[tuple[Outcome, ...]]
+ENDINGS: Final[tuple[Ending, ...]]

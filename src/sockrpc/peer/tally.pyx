@@ -1,4 +1,4 @@
-"""Counters of calls per method: outcomes and histograms of times."""
+"""Counters of calls per method: endings and histograms of times."""
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
@@ -56,7 +56,7 @@ class MethodStatistics(NamedTuple):
     unwinding: Histogram
 
 
-class Outcome(NamedTuple):
+class Ending(NamedTuple):
     """A way in which a call may end for its client.
 
     Attributes:
@@ -83,22 +83,22 @@ class Outcome(NamedTuple):
         return self.name.replace("_", " ")
 
 
-# The only list of outcomes, in the order of the numbers in tally.pxd.
-OUTCOMES = (
-    Outcome("answered"),
-    Outcome("failed"),
-    Outcome("reset", "reset"),
-    Outcome("lost", "lost"),
-    Outcome("timed_out", "timeout"),
-    Outcome("stopped", "stop"),
+# The only list of endings, in the order of the numbers in tally.pxd.
+ENDINGS = (
+    Ending("answered"),
+    Ending("failed"),
+    Ending("reset", "reset"),
+    Ending("lost", "lost"),
+    Ending("timed_out", "timeout"),
+    Ending("stopped", "stop"),
 )
-assert len(OUTCOMES) == OUTCOME_COUNT - 1
+assert len(ENDINGS) == ENDING_COUNT - 1
 
-cdef tuple REASONS = (None, *[outcome.abort_reason for outcome in OUTCOMES])
+cdef tuple REASONS = (None, *[ending.abort_reason for ending in ENDINGS])
 
 
-cdef str abort_reason(int outcome):
-    return <str> REASONS[outcome]
+cdef str abort_reason(int ending):
+    return <str> REASONS[ending]
 
 
 cdef object make = tuple.__new__
@@ -118,7 +118,7 @@ cdef object shown_histogram(const Times *histogram):
 
 cdef object shown(const Tally *tally):
     return make(MethodStatistics, (
-        in_flight(tally), *[tally.ended[outcome] for outcome in range(1, OUTCOME_COUNT)],
+        in_flight(tally), *[tally.ended[ending] for ending in range(1, ENDING_COUNT)],
         shown_histogram(&tally.answers), shown_histogram(&tally.unwinding),
     ))
 

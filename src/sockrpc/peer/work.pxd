@@ -14,7 +14,7 @@ cdef class Work(Procedure):
     cdef object job                  # a job of the worker threads
     cdef Py_ssize_t work             # handlers, spawned tasks and hooks that still run
     cdef uint8_t state               # a CalleeState, the state as the peer sees it
-    cdef uint8_t outcome             # a number of tally.pxd, once the state is idle
+    cdef uint8_t ending             # a number of tally.pxd, once the state is idle
     # Truth values take a byte each because there may be very many calls.
     cdef uint8_t counts              # against max_in_flight: it has started, and work of it is left
     cdef uint8_t starting            # the handler's first step is running now
@@ -36,5 +36,5 @@ cdef class Work(Procedure):
     # A call adds these: the end of its handler, an abort, and the end of all work.
     cdef int returned(self, object result) except -1
     cdef int raised(self, object error) except -1
-    cdef int abort(self, int outcome, bint forced) except -1
+    cdef int abort(self, int ending, bint forced) except -1
     cdef int finish(self) except -1

@@ -5,7 +5,7 @@ cimport cython
 import asyncio
 
 from sockrpc.peer.procedure cimport Procedure
-from sockrpc.peer.tally cimport OUTCOME_NONE, OUTCOME_RESET, OUTCOME_TIMED_OUT
+from sockrpc.peer.tally cimport ENDING_NONE, ENDING_RESET, ENDING_TIMED_OUT
 from sockrpc.websocket.loop cimport LoopContext
 
 from sockrpc.errors import UsageError
@@ -20,7 +20,7 @@ cdef class Work(Procedure):
     cdef int raised(self, object error) except -1:
         raise NotImplementedError
 
-    cdef int abort(self, int outcome, bint forced) except -1:
+    cdef int abort(self, int ending, bint forced) except -1:
         raise NotImplementedError
 
     cdef int finish(self) except -1:
@@ -32,7 +32,7 @@ cdef class Work(Procedure):
         if not context.is_here:
             coroutine.close()
             raise UsageError("this call belongs to another thread; only its loop's can spawn")
-        if self.is_over() and self.outcome < OUTCOME_RESET:
+        if self.is_over() and self.ending < ENDING_RESET:
             coroutine.close()
             raise UsageError(f"call {self.id} of {self.name!r} is over")
         # The caller continues first, as with asyncio.create_task, whatever the loop's task factory does.
@@ -81,7 +81,7 @@ cdef class Work(Procedure):
 
     def _timed_out(self) -> None:
         self.timer = None
-        self.abort(OUTCOME_TIMED_OUT, True)
+        self.abort(ENDING_TIMED_OUT, True)
 
     cdef bint owns(self, object task) except -1:
         return task is self.task or (self.spawned is not None and task in self.spawned)
@@ -114,7 +114,7 @@ cdef class Work(Procedure):
     def _awaited_ended(self, task: asyncio.Task[object]) -> None:
         # abort_on_reset re-raises the exception; an unanswered call is not a failure yet.
         self.spawned.remove(task)
-        if self.outcome != OUTCOME_NONE or self.work > 1:
+        if self.ending != ENDING_NONE or self.work > 1:
             self.work_ended()
         else:
             self.work = 0
