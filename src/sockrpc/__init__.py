@@ -7,28 +7,35 @@ next ``await``; losing the connection aborts every call on it.
 from sockrpc._frames import SUBPROTOCOL
 from sockrpc.app import App
 from sockrpc.client import Client, Status
+from sockrpc.codes import Code, Outcome
 from sockrpc.connect import connect
 from sockrpc.errors import (
     ConnectionClosed,
     ConnectionLost,
+    DeadlineExceeded,
     HandshakeError,
     ListenerOverflow,
     ProtocolError,
-    RemoteError,
+    RPCError,
     SockRPCError,
     UsageError,
 )
 from sockrpc.freezing import hook_dirs as _hook_dirs  # noqa: F401
+from sockrpc.handle import Handle
 from sockrpc.listen.systemd import systemd_sockets
 from sockrpc.listener import Listener
 from sockrpc.observe.statistics import Statistics
 from sockrpc.peer.call import Call
+from sockrpc.peer.deadline import deadline, timeout
 from sockrpc.peer.notification import Notification
 from sockrpc.peer.tally import Histogram, MethodStatistics
+from sockrpc.peer.tracked import Tracked
+from sockrpc.remote import Remote
 from sockrpc.rooms import Room
 from sockrpc.run import run
 from sockrpc.server import Server, serve
 from sockrpc.sockets import Socket
+from sockrpc.stream import Stream
 from sockrpc.version import __version__
 
 __all__ = [
@@ -36,8 +43,11 @@ __all__ = [
     "App",
     "Call",
     "Client",
+    "Code",
     "ConnectionClosed",
     "ConnectionLost",
+    "DeadlineExceeded",
+    "Handle",
     "HandshakeError",
     "Histogram",
     "Listener",
@@ -45,17 +55,23 @@ __all__ = [
     "MethodStatistics",
     "Notification",
     "ProtocolError",
-    "RemoteError",
+    "Outcome",
+    "RPCError",
+    "Remote",
     "Room",
     "Server",
     "SockRPCError",
     "Socket",
     "Statistics",
     "Status",
+    "Stream",
+    "Tracked",
     "UsageError",
     "__version__",
     "connect",
+    "deadline",
     "run",
     "serve",
     "systemd_sockets",
+    "timeout",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar, overload
 
 from sockrpc._frames import encode
@@ -10,11 +10,12 @@ from sockrpc.errors import UsageError
 from sockrpc.limits import check_seconds
 from sockrpc.listen.server_hooks import ServerHook, check_hook
 from sockrpc.peer.call import Call
-from sockrpc.peer.handler import Handler, is_coroutine_function
+from sockrpc.peer.handler import Handler, is_async_generator_function, is_coroutine_function
 from sockrpc.peer.hooks import Hooks
 from sockrpc.peer.names import NameTable
 from sockrpc.peer.notification import Notification
-from sockrpc.peer.signatures import check_function
+from sockrpc.peer.signatures import STREAM, STREAM_IN_THREAD, check_function
+from sockrpc.peer.tracked import Tracked
 from sockrpc.sockets import Socket
 
 __all__ = ["App", "MethodHandler", "NotificationHandler", "Payload"]
@@ -22,7 +23,14 @@ __all__ = ["App", "MethodHandler", "NotificationHandler", "Payload"]
 Payload = str | bytes | bytearray | memoryview
 
 # Other awaitables do not do: only a coroutine can run in a task of the call's own, and so be aborted.
-MethodHandler = Callable[[Call], Coroutine[Any, Any, Payload | None] | Payload | None]
+MethodHandler = Callable[
+    [Call],
+    Coroutine[Any, Any, Payload | None]
+    | Payload
+    | AsyncIterator[Payload | Tracked]
+    | Iterator[Payload | Tracked]
+    | None,
+]
 NotificationHandler = Callable[[Notification], Coroutine[Any, Any, object] | object]
 SocketHook = Callable[[Socket], Awaitable[None] | None]
 
@@ -58,6 +66,7 @@ class App:
         timeout: float | None = None,
         run_to_completion: bool = False,
         thread: bool = False,
+        credit_timeout: float | None = None,
     ) -> Callable[[M], M]: ...
 
     def method(
@@ -67,43 +76,51 @@ class App:
         timeout: float | None = None,
         run_to_completion: bool = False,
         thread: bool = False,
+        credit_timeout: float | None = None,
     ) -> M | Callable[[M], M]:
         """Register the decorated function as the handler of a method.
 
         A coroutine function runs in a task of its own, which a reset, the loss of the connection or a
         stopping server cancels at its next `await`. A plain function runs inline, for work that never
         waits; with `thread=True` it runs in a worker thread, which polls `call.is_reset` or
-        `call.raise_if_reset()`.
+        `call.raise_if_reset()`. An async generator function is a stream towards the caller (v1), as is a plain
+        generator function with `thread=True`: an abort is raised in it at `yield`, and the caller hears of
+        the end when it is closed.
 
         Args:
             name: The method's name; the function's own by default.
             timeout: Seconds after which the work is aborted.
             run_to_completion: Resets and losses do not abort the work; its answer is dropped.
             thread: Run a plain function in a worker thread.
+            credit_timeout: Seconds that the handler may wait for the caller to take items, instead of the
+                server's own limit; then the call fails with RESOURCE_EXHAUSTED.
 
         Raises:
             UsageError: The name is taken or too long, the options do not fit the function, or it cannot
-                take one argument or is a generator.
+                take one argument or is a plain generator without a thread.
         """
         if callable(name):
             return self.method()(name)
         chosen = name
 
         def register(function: M) -> M:
-            found = checked_name(function, chosen, "method")
-            coroutine = is_coroutine_function(function)
+            found = checked_name(function, chosen, "method", stream=STREAM_IN_THREAD if thread else STREAM)
+            coroutine = is_coroutine_function(function) or is_async_generator_function(function)
             if thread and coroutine:
                 raise UsageError("thread=True is for plain functions; a coroutine function runs on the loop")
             if timeout is not None:
                 if not coroutine and not thread:
                     raise UsageError("a plain function runs inline and cannot be interrupted by a timeout")
                 check_seconds("timeout", timeout)
+            if credit_timeout is not None:
+                check_seconds("credit_timeout", credit_timeout)
             handler = Handler(
                 found,
                 function,
                 timeout=timeout or 0.0,
                 run_to_completion=run_to_completion,
                 thread=thread,
+                credit_timeout=credit_timeout or 0.0,
             )
             add(self._methods, handler, "method")
             return function
@@ -204,14 +221,14 @@ class App:
         return Hooks(list(self._on_connect), list(self._on_disconnect))
 
 
-def checked_name(function: Callable[..., Any], name: str | None, what: str) -> str:
+def checked_name(function: Callable[..., Any], name: str | None, what: str, *, stream: int = 0) -> str:
     """Check a handler, and return its name: the given one, or the function's own."""
     if name is None:
         name = getattr(function, "__name__", None)
         if not isinstance(name, str):
             raise UsageError(f"{function!r} has no name; give one to the decorator")
     encode(name, b"")
-    check_function(function, f"the handler of {what} {name!r}")
+    check_function(function, f"the handler of {what} {name!r}", stream=stream)
     # Convert members of a string enumeration to a plain str.
     return str.__str__(name)
 

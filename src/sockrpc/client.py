@@ -7,13 +7,11 @@ import warnings
 from typing import NamedTuple, Self
 
 from sockrpc._frames import encode
-from sockrpc.limits import check_seconds
+from sockrpc.calls import Calls, Payload
 from sockrpc.listener import Listener
 from sockrpc.peer.peer import Peer
 
 __all__ = ["Client", "Status"]
-
-Payload = str | bytes | bytearray | memoryview
 
 
 class Status(NamedTuple):
@@ -23,7 +21,7 @@ class Status(NamedTuple):
     events: list[str]
 
 
-class Client:
+class Client(Calls):
     """The client's end of one connection; made by `connect`.
 
     It belongs to the event loop, the thread and the process that it was made in; use from another one
@@ -33,40 +31,6 @@ class Client:
 
     def __init__(self, connection: Peer) -> None:
         self._connection = connection
-
-    async def call(self, method: str, payload: Payload = b"", *, timeout: float | None = None) -> bytes:
-        """Call a method and wait for its answer.
-
-        Any cancellation of the waiting task, and the timeout, sends one reset at once, so the
-        server's work stops too; an answer that crosses the reset is dropped. If the request was not
-        written yet, because the server reads too slowly, nothing is sent at all.
-
-        Args:
-            method: The name, at most 255 bytes of UTF-8.
-            payload: bytes, or str that is sent as UTF-8.
-            timeout: Seconds to wait; None for ever (v0.1 has no errors, so a failed call is never answered).
-
-        Raises:
-            TimeoutError: The timeout expired, and the call was reset. The text has the method and the
-                seconds.
-            ConnectionLost: The connection was lost first. The method may have run.
-            ConnectionClosed: We closed the connection.
-            UsageError: The name is too long, the time-out is no number of seconds, or the client belongs to
-                another event loop.
-        """
-        if timeout is not None:
-            check_seconds("timeout", timeout, zero=True)
-        pending = self._connection.request(*encode(method, payload))
-        try:
-            if timeout is None:
-                return await pending.future
-            async with asyncio.timeout(timeout):
-                return await pending.future
-        except TimeoutError as error:
-            raise TimeoutError(f"no answer to {method!r} within {timeout:g} s; the call was reset") from error
-        finally:
-            # This does nothing if the answer or the end of the connection came first.
-            self._connection.abandon(pending)
 
     async def notify(self, event: str, payload: Payload = b"") -> None:
         """Send a notification; waits while the server reads too slowly. Cancelling the wait sends nothing.
@@ -95,6 +59,18 @@ class Client:
         """
         name, _ = encode(event, b"")
         return Listener(self._connection.subscribe(name), self)
+
+    @property
+    def subprotocol(self) -> str:
+        """The protocol that both ends speak."""
+        subprotocol: str = self._connection.subprotocol
+        return subprotocol
+
+    @property
+    def closing(self) -> bool:
+        """True once the server has said that it takes no more calls (v1); those that run may finish."""
+        closing: bool = self._connection.peer_leaves
+        return closing
 
     def status(self) -> Status:
         """Return the ids of the calls in flight, and the events that have listeners."""

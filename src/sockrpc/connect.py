@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
+import inspect
 import socket
 import ssl as ssl_module
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, Unpack
 
-from sockrpc._frames import SUBPROTOCOL
+from sockrpc._frames import PROTOCOL_V0
 from sockrpc._settings import Settings
+from sockrpc.app import App
+from sockrpc.calls import Metadata
 from sockrpc.client import Client
 from sockrpc.dial.addresses import connect_to
 from sockrpc.dial.client_opening import ClientOpening
@@ -25,18 +29,27 @@ from sockrpc.dial.proxies import (
 from sockrpc.dial.reconnecting import Reconnecting
 from sockrpc.dial.redirects import MAX_REDIRECTS, Target
 from sockrpc.dial.tls import default_context
-from sockrpc.errors import HandshakeError, UsageError
+from sockrpc.errors import ConnectionLost, HandshakeError, UsageError
 from sockrpc.limits import CLIENT_KEYWORDS, ClientLimits, check_seconds, make_limits
 from sockrpc.listen.unix import check_uds, connected
+from sockrpc.peer.endings import EndingLog
+from sockrpc.peer.handler_threads import HandlerThreads
+from sockrpc.peer.metadata import encode_metadata
 from sockrpc.peer.peer import Peer
 from sockrpc.peer.service import Service
+from sockrpc.remote import Remote
+from sockrpc.sockets import Socket
 from sockrpc.websocket.client_handshake import ClientHandshake
 from sockrpc.websocket.deflate import CompressionName, check_name
 from sockrpc.websocket.headers import USER_AGENT, Headers, check_headers, merge_headers
-from sockrpc.websocket.loop import context_of_running_loop
+from sockrpc.websocket.loop import LoopContext, context_of_running_loop
+from sockrpc.websocket.protocols import check_protocols
 from sockrpc.websocket.uris import check_host_name, read_uri
 
 __all__ = ["connect"]
+
+# A client's user reads items one by one, and the way is long; a server has many clients.
+CLIENT_WINDOW_BYTES = 256 * 1024
 
 
 class connect:
@@ -68,6 +81,11 @@ class connect:
         proxy_ssl: A context for the TLS to an https proxy; by default one that verifies.
         headers: Further headers of the opening request; Host, User-Agent and Authorization replace ours.
         origin: The Origin to send; by default none is sent.
+        protocols: The subprotocols to offer, in order of preference. The published Rust server refuses an offer of
+            two: it wants "websocket.io-rpc-v0.1" alone.
+        app: An `App` whose handlers the server may call (v1).
+        metadata: Sent with the client's Hello (v1), for the server's `on_connect` to decide on: a mapping, or a
+            function, plain or coroutine, that returns one for each connection.
         compression: "deflate" offers permessage-deflate (RFC 7692) to the server.
         open_timeout: Seconds for connecting and the handshake; `handshake_timeout` by default.
         limits: See `sockrpc.limits.ClientLimits`.
@@ -94,6 +112,9 @@ class connect:
         proxy_ssl: ssl_module.SSLContext | None = None,
         headers: Headers = (),
         origin: str | None = None,
+        protocols: Sequence[str] = (PROTOCOL_V0,),
+        app: App | None = None,
+        metadata: Metadata | Callable[[], Metadata | Awaitable[Metadata]] | None = None,
         compression: CompressionName | None = None,
         open_timeout: float | None = None,
         **limits: Unpack[ClientLimits],
@@ -114,6 +135,12 @@ class connect:
             )
         self._proxy = read_proxy(proxy) if isinstance(proxy, str) else bool(proxy)
         self._proxy_ssl = proxy_ssl
+        self._protocols = check_protocols(protocols)
+        if app is not None and not isinstance(app, App):
+            raise UsageError(f"app is an App, not {app!r}")
+        self._app = app
+        self._metadata = metadata
+        limits.setdefault("window_bytes", CLIENT_WINDOW_BYTES)
         checked = make_limits(limits, CLIENT_KEYWORDS)
         if open_timeout is not None:
             check_seconds("open_timeout", open_timeout)
@@ -149,20 +176,24 @@ class connect:
             raise TimeoutError(f"no connection to {target.where} within {self._open_timeout:g} s") from error
 
     async def _open(self, target: Target) -> Client:
+        metadata = await self._packed_metadata()
         handshake = ClientHandshake(
             target.uri,
             max_handshake_bytes=self._limits.max_handshake_bytes,
-            subprotocols=[SUBPROTOCOL],
+            subprotocols=self._protocols,
             headers=target.headers,
             compression=self._compression,
         )
         opening = ClientOpening(handshake)
         context = context_of_running_loop()
-        connection = Peer("client", Service(Settings(self._limits), context), opening)
+        connection = Peer("client", self._make_service(context), opening)
+        connection.set_metadata(metadata)
         context.acquire()
         try:
             await self._open_transport(connection, target)
             await opening.wait()
+            if connection.is_v1:
+                await self._agree(connection)
         except BaseException:
             connection.abort("not opened")
             # uvloop closes a transport that was cancelled while being made, and does not call its protocol.
@@ -171,9 +202,50 @@ class connect:
         finally:
             context.release()
             opening.close()
-        # Begin to read only after the caller ran, which may start to listen to the first events.
-        asyncio.get_running_loop().call_soon(connection.begin)
+        # Let the caller run first, which may start to listen to the first events.
+        asyncio.get_running_loop().call_soon(
+            connection.deliver_early if connection.is_v1 else connection.begin
+        )
         return self._make_client(connection)
+
+    async def _packed_metadata(self) -> bytes:
+        """Return the metadata of the next Hello in its form on the wire."""
+        metadata = self._metadata
+        if callable(metadata):
+            metadata = metadata()
+            if inspect.isawaitable(metadata):
+                metadata = await metadata
+        return b"" if metadata is None else encode_metadata(metadata)
+
+    async def _agree(self, connection: Peer) -> None:
+        """Exchange Hellos, and wait until the server's application has let this client in."""
+        connection.keep_early_notifications()
+        connection.hold_handshake(False)
+        connection.begin()
+        try:
+            await connection.wait_greeted()
+            # The server answers it when it has decided.
+            await connection.ping_peer()
+        except ConnectionLost:
+            refusal = connection.refusal_of_peer()
+            if refusal is None:
+                raise
+            raise refusal from None
+
+    def _make_service(self, context: LoopContext) -> Service:
+        settings = Settings(self._limits)
+        if self._app is None:
+            return Service(settings, context, make_remote=Remote)
+        methods, events = self._app._tables()
+        return Service(
+            settings,
+            context,
+            methods,
+            events,
+            threads=HandlerThreads(context.loop, self._limits.max_threads),
+            make_socket=functools.partial(Socket, hooks=self._app._hooks(), endings=EndingLog()),
+            make_remote=Remote,
+        )
 
     def _make_client(self, connection: Peer) -> Client:
         return Client(connection)

@@ -4,11 +4,12 @@
     ├── UsageError          the caller of this API
     ├── ProtocolError       the peer's bytes (carries the close code)
     ├── HandshakeError      the opening handshake was refused or broken
-    ├── RemoteError         the peer's handler (protocol versions that carry errors)
+    ├── RPCError            the peer's handler, or whoever refused the call (carries a code and an outcome)
+    │   └── DeadlineExceeded    the time-out of a call is over; it is a TimeoutError too
     ├── ConnectionClosed    we closed the connection
     └── ConnectionLost      the peer closed it, or the line broke
 
-Timeouts are ``TimeoutError`` and cancellation is ``asyncio.CancelledError``; neither is ever
+Other time-outs are ``TimeoutError``, and cancellation is ``asyncio.CancelledError``; neither is ever
 replaced by one of these.
 
 `reason` has the peer's text as it came; the text of the exception has it escaped, so that it is safe
@@ -17,15 +18,19 @@ to log.
 
 from __future__ import annotations
 
+import math
+
+from sockrpc.codes import CODES, FIRST_APPLICATION_CODE, LAST_CODE, Code, Outcome, code_of, outcome_of
 from sockrpc.texts import printable
 
 __all__ = [
     "ConnectionClosed",
     "ConnectionLost",
+    "DeadlineExceeded",
     "HandshakeError",
     "ListenerOverflow",
     "ProtocolError",
-    "RemoteError",
+    "RPCError",
     "SockRPCError",
     "UsageError",
 ]
@@ -76,8 +81,80 @@ class HandshakeError(SockRPCError):
         return reason if self.status is None else f"HTTP {self.status}: {reason}"
 
 
-class RemoteError(SockRPCError):
-    """The peer's handler failed. ``websocket.io-rpc-v0.1`` cannot say so; later versions can."""
+class RPCError(SockRPCError):
+    """A call has failed. Handlers raise it, and it is raised at their callers.
+
+    Args:
+        code: A `Code`, or an application's own number from 128 to 255.
+        message: For people; it reaches the caller as it stands.
+        details: For programs, in whatever form the application wants.
+        retry_after: Seconds before which the caller should not try again. It travels in the details, so that there
+            is only one of both.
+
+    Attributes:
+        code: The code.
+        message: The message.
+        details: The details.
+        outcome: What became of the work; `Outcome.UNKNOWN` for an error that was not received.
+        received: True if it came from a peer. If a handler lets one escape, its own caller sees INTERNAL.
+        retry_after: Seconds, or None.
+
+    Raises:
+        UsageError: There is no such code, or both details and retry_after are given.
+    """
+
+    outcome: Outcome = Outcome.UNKNOWN
+    received: bool = False
+
+    def __init__(
+        self, code: Code | int, message: str = "", *, details: bytes = b"", retry_after: float | None = None
+    ) -> None:
+        number = int(code)
+        if number not in CODES and not FIRST_APPLICATION_CODE <= number <= LAST_CODE:
+            raise UsageError(f"a code is a Code, or from 128 to 255, not {code!r}")
+        if retry_after is not None:
+            if details:
+                raise UsageError("retry_after travels in the details, so an error has only one of both")
+            milliseconds = math.ceil(retry_after * 1000)
+            if not 0 <= milliseconds < 2**32:
+                raise UsageError(f"retry_after is a number of seconds, not {retry_after!r}")
+            details = milliseconds.to_bytes(4, "big")
+        super().__init__(code, message)
+        self.code: Code | int = CODES.get(number, number)
+        self.message = message
+        self.details = details
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        name = self.code.name if isinstance(self.code, Code) else str(self.code)
+        return f"{name}: {printable(self.message)}" if self.message else name
+
+
+class DeadlineExceeded(RPCError, TimeoutError):
+    """The time-out of a call is over, by the clock of either side.
+
+    As a `TimeoutError` it is an `OSError` too.
+    """
+
+
+def received_error(code: int, outcome: int, message: str, details: bytes) -> RPCError:
+    """Make the exception of an error that a peer sent."""
+    known = code_of(code)
+    kind = DeadlineExceeded if known is Code.DEADLINE_EXCEEDED else RPCError
+    error = kind(known, message, details=details)
+    error.outcome = outcome_of(outcome)
+    error.received = True
+    if len(details) == 4 and known in (Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE):
+        error.retry_after = int.from_bytes(details, "big") / 1000
+    return error
+
+
+def local_error(code: Code, message: str, outcome: Outcome) -> RPCError:
+    """Make the exception of a call that this side has ended, whose outcome it knows."""
+    kind = DeadlineExceeded if code is Code.DEADLINE_EXCEEDED else RPCError
+    error = kind(code, message)
+    error.outcome = outcome
+    return error
 
 
 class _Ended(SockRPCError):
@@ -108,7 +185,11 @@ class ConnectionLost(_Ended):
         code: The close code that the peer sent, 1006 if the line broke without a close frame, 1005
             if the close frame held no code (RFC 6455 section 7.4.1).
         reason: The reason that the peer sent, or the cause of the break.
+        outcome: What became of the call that failed with this: NOT_STARTED if the peer took leave in order, as
+            `sockrpc.v1` can, and never received the call; otherwise UNKNOWN.
     """
+
+    outcome: Outcome = Outcome.UNKNOWN
 
 
 class ListenerOverflow(SockRPCError):

@@ -79,10 +79,14 @@ LIMITS: Mapping[str, Limit] = {
     limit.name: limit
     for limit in (
         Limit("max_message_bytes", 16 * MIB, "bytes", BOTH),
+        Limit("max_calls", 4_096, "", BOTH),
         Limit("max_in_flight", 1_024, "", SERVER),
         Limit("max_waiting_calls", 16_384, "", SERVER),
         Limit("max_held_bytes", 24 * MIB, "bytes", SERVER),
         Limit("max_notifications", 1_024, "", SERVER),
+        Limit("max_outgoing_calls", 1_024, "", BOTH),
+        Limit("window_bytes", 64 * KIB, "bytes", BOTH),
+        Limit("credit_timeout", None, "s", SERVER, may_be_none=True),
         Limit("output_high_bytes", 1 * MIB, "bytes", BOTH),
         Limit("output_low_bytes", 256 * KIB, "bytes", BOTH, may_be_zero=True),
         Limit("output_max_bytes", 16 * MIB, "bytes", BOTH),
@@ -112,6 +116,9 @@ class ConnectionLimits(TypedDict, total=False):
     """The limits that both sides of a connection have, as keywords."""
 
     max_message_bytes: int
+    max_calls: int
+    max_outgoing_calls: int
+    window_bytes: int
     output_high_bytes: int
     output_low_bytes: int
     output_max_bytes: int
@@ -131,6 +138,7 @@ class ServerLimits(ConnectionLimits, total=False):
     max_held_bytes: int
     max_notifications: int
     max_connections: int | None
+    credit_timeout: float | None
     max_threads: int
     stop_grace: float
     abort_grace: float
@@ -160,6 +168,10 @@ class Limits:
     """
 
     max_message_bytes: int
+    max_calls: int
+    max_outgoing_calls: int
+    window_bytes: int
+    credit_timeout: float | None
     max_in_flight: int
     max_waiting_calls: int
     max_held_bytes: int

@@ -10,6 +10,7 @@ import ssl as ssl_module
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Self, Unpack
 
+from sockrpc._frames import PROTOCOLS
 from sockrpc._settings import Settings
 from sockrpc.app import App
 from sockrpc.errors import UsageError
@@ -42,10 +43,12 @@ from sockrpc.peer.peer import Peer
 from sockrpc.peer.rate_limited_log import RateLimitedLog
 from sockrpc.peer.service import Service
 from sockrpc.peer.signatures import check_function
+from sockrpc.remote import Remote
 from sockrpc.sockets import Socket, SocketHandler
 from sockrpc.websocket.deflate import CompressionName, check_name
 from sockrpc.websocket.loop import LoopContext, context_of_running_loop
 from sockrpc.websocket.origins import Origins, check_origins
+from sockrpc.websocket.protocols import check_protocols
 from sockrpc.websocket.uris import check_path
 
 __all__ = ["Server", "serve"]
@@ -231,6 +234,8 @@ class serve:
             "*" allows all.
         process_request: Called with the socket and each HTTP request before anything else; returns
             None to go on, or the `websockets.http11.Response` to send instead.
+        protocols: The subprotocols to speak; the client's order decides among them.
+        debug: Send callers the texts of exceptions that handlers did not mean for them (v1).
         compression: "deflate" agrees to permessage-deflate (RFC 7692) with clients that offer it.
         backlog: The most connections that the system may queue before they are accepted.
         reuse_port: Let several processes listen on the same port (SO_REUSEPORT).
@@ -255,6 +260,8 @@ class serve:
         ssl: ssl_module.SSLContext | Callable[[], ssl_module.SSLContext] | None = None,
         origins: Origins = None,
         process_request: ProcessRequest | None = None,
+        protocols: Sequence[str] = PROTOCOLS,
+        debug: bool = False,
         compression: CompressionName | None = None,
         backlog: int = 1024,
         reuse_port: bool | None = None,
@@ -289,11 +296,13 @@ class serve:
             origins=check_origins(origins),
             process_request=process_request,
             compression=check_name(compression),
+            protocols=check_protocols(protocols),
             max_handshake_bytes=self._limits.max_handshake_bytes,
             max_connections=max_connections,
             refusals=RefusalLog(),
             refused=RateLimitedLog("reasons to refuse requests"),
         )
+        self._debug = debug
         if inspect_path is not None and "\0" in inspect_path:
             raise UsageError("inspect_path is the path of a file: only that keeps others than the owner out")
         self._inspect_path = inspect_path
@@ -326,6 +335,8 @@ class serve:
             events,
             threads=HandlerThreads(loop, self._limits.max_threads),
             make_socket=functools.partial(Socket, hooks=hooks, endings=EndingLog()),
+            make_remote=Remote,
+            debug=self._debug,
         )
         on_stop = list(self._app._on_stop) if isinstance(self._app, App) else []
         server = Server(service, context, self._limits, on_stop)

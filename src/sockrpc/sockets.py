@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from websockets.http11 import Request
 
 from sockrpc._frames import encode
-from sockrpc.errors import ConnectionClosed, ConnectionLost, UsageError
+from sockrpc.calls import Calls
+from sockrpc.errors import ConnectionClosed, ConnectionLost, RPCError, UsageError
 from sockrpc.peer.belonging import check_here
 from sockrpc.peer.call import Call
 from sockrpc.peer.ended_connection import EndedConnection
 from sockrpc.peer.ending_log import ClosedBy, EndingLog, closed_by
 from sockrpc.peer.hooks import ENDS_PROCESS, Hooks, is_cancelled, run_hooks
+from sockrpc.peer.metadata import NO_METADATA, Metadata
 from sockrpc.peer.notification import Notification
 from sockrpc.peer.peer import Peer
 from sockrpc.websocket.credentials import peer_credentials
@@ -36,7 +38,7 @@ THREADS = threading.Lock()
 KEPT = ("peername", "sockname", "peercert", "peercred", "cipher")
 
 
-class Socket:
+class Socket(Calls):
     """A connection of a server.
 
     In the socket form it is also an asynchronous iterator over what the client sends: `Call` and
@@ -120,6 +122,12 @@ class Socket:
     def subprotocol(self) -> str | None:
         """The agreed subprotocol; None until the handshake is complete."""
         return self._subprotocol
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the client has sent with its Hello (v1), there when `on_connect` runs; empty in v0.1."""
+        metadata: Metadata | None = self._connection.hello
+        return NO_METADATA if metadata is None else metadata
 
     @property
     def in_flight(self) -> int:
@@ -299,6 +307,9 @@ class Socket:
             self._task = None
             # on_disconnect is skipped because nothing that it could undo was completed.
             self._hooks = Hooks()
+            if isinstance(error, RPCError) and not error.received:
+                self._connection.turn_away(error)
+                return
             # The end of the connection cancels this task; any other CancelledError is a failure.
             if not (cancelled and self._connection.has_ended):
                 self._log_failure("the on_connect hook for %r failed")

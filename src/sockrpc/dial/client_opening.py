@@ -42,6 +42,8 @@ class ClientOpening:
         else:
             self.connection.hold_handshake(True)
             self.connection.open(self.handshake.rest, self.handshake.take_compression())
+            assert self.handshake.subprotocol is not None
+            self.connection.speak(self.handshake.subprotocol)
             if self.opened is not None and not self.opened.done():
                 self.opened.set_result(None)
 

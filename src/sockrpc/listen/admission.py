@@ -15,7 +15,6 @@ from typing import NamedTuple
 from websockets.datastructures import MultipleValuesError
 from websockets.http11 import Request, Response
 
-from sockrpc._frames import SUBPROTOCOL
 from sockrpc.listen.pending_openings import PendingOpenings
 from sockrpc.listen.refusal_log import RefusalLog
 from sockrpc.peer.hooks import ENDS_PROCESS, is_cancelled
@@ -46,6 +45,7 @@ class AdmissionPolicy(NamedTuple):
     origins: Origins
     process_request: ProcessRequest | None
     compression: CompressionName | None
+    protocols: tuple[str, ...]
     max_handshake_bytes: int
     max_connections: int
     refusals: RefusalLog
@@ -75,7 +75,7 @@ class Admission:
         self.crowded = crowded  # file descriptors are nearly exhausted
         self.policy = policy
         self.pending = pending
-        self.handshake = ServerHandshake(policy.max_handshake_bytes, [SUBPROTOCOL], policy.compression)
+        self.handshake = ServerHandshake(policy.max_handshake_bytes, policy.protocols, policy.compression)
         self.connection: Peer | None = None
         self.task: asyncio.Task[None] | None = None
         self.held = b""  # bytes received that wait for a later iteration
@@ -233,7 +233,11 @@ class Admission:
         self.connection = None
         self.pending.discard(self)
         connection.open(self.handshake.rest, self.handshake.take_compression())
-        connection.socket._opened(self.handshake.subprotocol)
+        assert self.handshake.subprotocol is not None
+        connection.speak(self.handshake.subprotocol)
+        if not connection.is_v1:
+            # Otherwise the application waits for the client's Hello.
+            connection.socket._opened(self.handshake.subprotocol)
         connection.begin()
 
     def refuse(self, response: Response, *, head: bool = False) -> None:

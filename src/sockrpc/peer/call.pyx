@@ -1,32 +1,56 @@
 """Calls on the side that serves them.
 
-A call ends for its client exactly once: by an answer, a failure or an abort, whichever takes it out of the
-request table first. Its work may still be unwinding after that; the call counts against the limits until
-all of that work has ended.
+How a call ends is settled exactly once: by an answer, a failure or an abort, whichever comes first. Its work may
+still be unwinding after that; the call counts against the limits until all of that work has ended, and in
+`sockrpc.v1` its end is sent only then.
 """
 
 cimport cython
+from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, PyObject
 from libc.stdint cimport uint8_t
 
 import asyncio
+import functools
+import sys
 
 from sockrpc._debug cimport DEBUG
-from sockrpc._frames cimport encode_payload, write_response
-from sockrpc.peer.handler cimport KIND_THREAD, Handler, is_coroutine
+from sockrpc._frames cimport MAX_CURSOR_BYTES, OPEN_TRACKED, encode_payload, write_response
+from sockrpc.peer.handler cimport (
+    KIND_GENERATOR, KIND_INLINE, KIND_THREAD, KIND_THREAD_GENERATOR, Handler, is_coroutine,
+)
+from sockrpc.peer.options cimport CallOptions
+from sockrpc.peer.outbox cimport Outbox
 from sockrpc.peer.raising cimport call_one, take_raised
 from sockrpc.peer.states cimport (
-    CALLEE_IGNORE, CALLEE_INPUTS, CALLEE_LOG, CALLEE_ON_ANSWER, CALLEE_ON_FAIL, CALLEE_ON_GATE,
-    CALLEE_ON_RESET, CALLEE_RESPOND, CALLEE_START, CALLEE_WITHDRAW, Cell, take_callee_row,
+    CALLEE_IDLE, CALLEE_IGNORE, CALLEE_INPUTS, CALLEE_LOG, CALLEE_ON_ANSWER, CALLEE_ON_ENDED, CALLEE_ON_FAIL,
+    CALLEE_ON_GATE, CALLEE_ON_RESET, CALLEE_REFUSE, CALLEE_RESPOND, CALLEE_RUNNING, CALLEE_SEND_END, CALLEE_STOPPING,
+    CALLEE_WAITING, CALLEE_WITHDRAW, Cell, take_callee_row,
 )
 from sockrpc.peer.tally cimport (
-    ENDING_ANSWERED, ENDING_FAILED, ENDING_NONE, ENDING_RESET, abort_reason, observe,
+    ENDING_ANSWERED, ENDING_FAILED, ENDING_NONE, ENDING_RESET, ENDING_TIMED_OUT, abort_reason, observe,
 )
 from sockrpc.peer.undo cimport UndoHooks
 from sockrpc.peer.variables cimport enter_variables, exit_variables
 from sockrpc.peer.work cimport Work
 
-from sockrpc.errors import UsageError
+from sockrpc._frames import PROTOCOL_V0 as _PROTOCOL_V0
+from sockrpc.codes import Code
+from sockrpc.errors import RPCError, UsageError
+from sockrpc.peer.deadline import set_deadline
+from sockrpc.peer.drive import drive
+from sockrpc.peer.items import Items
+from sockrpc.peer.metadata import NO_METADATA as _NO_METADATA
+from sockrpc.peer.thread_generator import run_generator
+
+cdef bint EAGER = sys.version_info >= (3, 12)
+
+# The ends of calls that were aborted, by their endings (tally.pxd).
+cdef tuple ENDS = (
+    None, None, RPCError(Code.INTERNAL, "internal error"), RPCError(Code.CANCELLED), None,
+    RPCError(Code.DEADLINE_EXCEEDED, "the time-out of the call is over"),
+    RPCError(Code.UNAVAILABLE, "the server is stopping"),
+)
 
 cdef object CancelledError = asyncio.CancelledError
 
@@ -49,8 +73,13 @@ cdef class Call(Work):
         if self.table is not None and not self.service.context.loop.is_closed():
             self.service.context.call_in_loop(self._dropped)
 
+    def left_by_application(self) -> None:
+        """In the socket form, end an aborted call, as the application has nothing more to do for it."""
+        if self.state == CALLEE_STOPPING and self.handler is None and self.work == 0:
+            self.finish()
+
     def _dropped(self) -> None:
-        self.fail("was dropped without an answer", None)
+        self.failed("was dropped without an answer", None)
         self.finish()
 
     @property
@@ -61,17 +90,31 @@ cdef class Call(Work):
     @property
     def is_reset(self) -> bool:
         """True once the call is aborted, for any reason. It may be read from any thread."""
-        return self.ending >= ENDING_RESET
+        if self.ending >= ENDING_RESET:
+            self.note_seen()
+            return True
+        return False
 
     @property
     def abort_reason(self) -> str | None:
         """The reason of the abort ('reset', 'lost', 'timeout' or 'stop'); None if the call is not aborted."""
+        if self.ending >= ENDING_RESET:
+            self.note_seen()
         return abort_reason(self.ending)
 
     def raise_if_reset(self) -> None:
         """For work in a thread: raise `asyncio.CancelledError` once the call is aborted."""
         if self.ending >= ENDING_RESET:
+            self.note_seen()
             raise CancelledError
+
+    def note_began(self) -> None:
+        """Note that a line of the handler runs."""
+        self.began = True
+
+    def note_seen(self) -> None:
+        """Note, in any thread, that the work has seen its abort, so that nobody takes it for completed."""
+        self.seen = True
 
     @cython.nonecheck(True)
     async def respond(self, payload) -> bool:
@@ -91,7 +134,34 @@ cdef class Call(Work):
             raise UsageError(f"call {self.id} of {self.name!r} is over: it was answered or has failed")
         self.used = True
         if not self.answer(encoded):
+            self.left_by_application()
             return False
+        if self.work == 0 and not self.starting:
+            self.finish()
+        return True
+
+    @cython.nonecheck(True)
+    async def fail(self, code, message="", details=b"") -> bool:
+        """Fail the call, as a handler does by raising `RPCError`.
+
+        Never waits. Returns True if the error is the end of the call, False if it had been aborted.
+
+        Args:
+            code: A `Code`, or an application's own from 128 to 255.
+            message: For people.
+            details: For programs.
+
+        Raises:
+            UsageError: The call is over, or there is no such code.
+        """
+        error = RPCError(code, message, details=details)
+        if self.ending == ENDING_ANSWERED or self.ending == ENDING_FAILED:
+            raise UsageError(f"call {self.id} of {self.name!r} is over: it was answered or has failed")
+        self.used = True
+        if self.ending != ENDING_NONE:
+            self.left_by_application()
+            return False
+        self.end_with(error, "failed", error)
         if self.work == 0 and not self.starting:
             self.finish()
         return True
@@ -191,13 +261,22 @@ for a call that was answered or that failed by itself.
         # The call counts already; if anything raises from here on, `end` uncounts it.
         self.taken()
         variables = self.connection.fresh_variables()
-        if handler.kind == KIND_THREAD:
+        if self.options is not None and self.options.deadline:
+            variables.run(set_deadline, self)
+        if handler.kind >= KIND_THREAD:
+            if handler.kind == KIND_THREAD_GENERATOR:
+                function = functools.partial(
+                    run_generator, handler.function, self.service.context.loop,
+                    self.service.settings.limits.stall_timeout or None)
+            else:
+                function = handler.function
             self.job = self.service.threads.submit(
-                handler.function, self, self._thread_started, self._thread_ended, variables, self.connection)
+                function, self, self._thread_started, self._thread_ended, variables, self.connection)
             return self.work_began()
         if handler.timeout:
             self.start_timer()
         self.starting = True
+        self.began = EAGER or handler.kind == KIND_INLINE
         enter_variables(variables)
         returned = call_one(handler.function, self)
         exit_variables(variables)
@@ -206,8 +285,15 @@ for a call that was answered or that failed by itself.
         else:
             result = <object> returned
             Py_DECREF(result)
-            if type(result) is not bytes and is_coroutine(result):
-                return self.start_coroutine(result, variables)
+            if type(result) is not bytes:
+                if handler.kind == KIND_GENERATOR:
+                    return self.start_coroutine(
+                        drive(
+                            self, self.options.outbox, self.options.flags & OPEN_TRACKED != 0, self.service.context,
+                            result),
+                        variables)
+                if is_coroutine(result):
+                    return self.start_coroutine(result, variables)
             self.returned(result)
         self.starting = False
         if self.work == 0:
@@ -218,7 +304,7 @@ for a call that was answered or that failed by itself.
         # This is SystemExit or KeyboardInterrupt from a function or an eager first step, or a lack of memory.
         self.starting = False
         try:
-            self.fail("failed" if isinstance(error, Exception) else "was ended by the process's own end", None)
+            self.failed("failed" if isinstance(error, Exception) else "was ended by the process's own end", None)
         finally:
             if self.task is not None:
                 # The task may have no done callback yet.
@@ -230,12 +316,14 @@ for a call that was answered or that failed by itself.
     cdef int taken(self) except -1:
         self.step(CALLEE_ON_GATE, ENDING_NONE)
         self.counts = True
+        # In the socket form, the application has it now.
+        self.began = self.handler is None
         return 0
 
     cdef int returned(self, object result) except -1:
         cdef bytes payload
         if self.ending >= ENDING_FAILED or (self.used and result is None):
-            return 0
+            return self.complete() if self.ending >= ENDING_RESET else 0
         if self.ending == ENDING_ANSWERED:
             return self.report(
                 "method %r returned a value after it had answered call %d; the value is dropped",
@@ -249,19 +337,42 @@ for a call that was answered or that failed by itself.
                 raise
             except BaseException as error:
                 # The check runs code of the object itself, which may raise anything.
-                return self.fail(
+                if self.connection.is_v1:
+                    # The work was done; only its result cannot be told.
+                    self.completed = True
+                return self.failed(
                     f"returned what cannot be sent: {error}" if isinstance(error, (TypeError, ValueError))
                     else "returned what cannot be sent",
                     None if isinstance(error, (TypeError, ValueError)) else error)
+        if self.connection.is_v1 and PyBytes_GET_SIZE(payload) + 5 > self.connection.largest_message():
+            self.completed = True
+            text = (
+                f"the result has {PyBytes_GET_SIZE(payload) + 5} bytes; "
+                f"at most {self.connection.largest_message()} can be sent")
+            return self.end_with(RPCError(Code.RESOURCE_EXHAUSTED, text), "returned what cannot be sent: " + text, None)
         self.answer(payload)
+        return 0
+
+    cdef int complete(self) except -1:
+        """The handler has returned, although its caller had given up: see whether its effect has taken place."""
+        if not self.connection.is_v1:
+            return 0
+        if self.cancelled and (
+            self.handler is None or self.handler.kind < KIND_THREAD or self.seen
+            or (self.undo is not None and self.undo.hooks)
+        ):
+            return 0
+        self.completed = True
         return 0
 
     cdef int raised(self, object error) except -1:
         if self.ending == ENDING_NONE:
             if isinstance(error, CancelledError):
                 # No abort did this, so it is a failure; staying silent would look like an abort.
-                return self.fail("was cancelled by something other than an abort", error)
-            return self.fail("failed", error)
+                return self.failed("was cancelled by something other than an abort", error)
+            if isinstance(error, RPCError) and not error.received and self.connection.is_v1:
+                return self.end_with(error, "failed", None)
+            return self.failed("failed", error)
         if not isinstance(error, CancelledError):
             self.report("method %r raised after call %d was over", (self.name, self.id), error)
         return 0
@@ -274,11 +385,17 @@ for a call that was answered or that failed by itself.
         if DEBUG:
             take_callee_row(self.connection.life, self.state, input)
         self.state = cell.next
-        if cell.action > CALLEE_START:
-            # The call is over for the peer: the first to get here takes it out of the table and is counted.
-            self.table.take(self)
-            self.ending = ending
-            self.tally.ended[ending] += 1
+        if cell.action >= CALLEE_SEND_END:
+            if cell.action >= CALLEE_WITHDRAW:
+                # The first to get here settles how the call ends, and is counted.
+                self.ending = ending
+                self.tally.ended[ending] += 1
+            if cell.next == CALLEE_IDLE:
+                # The call is over for the peer.
+                self.connection.stopping_count -= cell.action < CALLEE_WITHDRAW
+                self.table.take(self)
+            else:
+                self.connection.stopping_count += 1
         return cell.action
 
     cdef bint answer(self, bytes payload) except -1:
@@ -288,25 +405,88 @@ for a call that was answered or that failed by itself.
             self.connection.close_slow()
         if self.step(CALLEE_ON_ANSWER, ENDING_ANSWERED) != CALLEE_RESPOND:
             return False
+        if self.options is not None:
+            self.options.release()
         observe(&self.tally.answers, self.service.context.tick() - self.since)
         self.connection.send(prefix, write_response(prefix, self.id), payload)
         self.connection.on_answered()
         return True
 
-    cdef int fail(self, str what, object error) except -1:
+    cdef int failed(self, str what, object error) except -1:
+        return self.end_with(None, what, error)
+
+    cdef int end_with(self, object end, str what, object error) except -1:
         if self.step(CALLEE_ON_FAIL, ENDING_FAILED) != CALLEE_LOG:
             return 0
-        self.report("call %d of method %r from %s %s", (self.id, self.name, self.connection.peer, what), error)
+        if end is None:
+            self.report("call %d of method %r from %s %s", (self.id, self.name, self.connection.peer, what), error)
+        elif not self.connection.is_v1:
+            self.report(
+                "call %d of method %r from %s %s, which " + _PROTOCOL_V0 + " cannot tell it",
+                (self.id, self.name, self.connection.peer, what), error)
+        else:
+            self.connection.note_refusal(self.id, self.name, end)
+        if self.connection.is_v1:
+            if end is None:
+                end = RPCError(Code.INTERNAL, self.service.failure_text(error))
+            self.use_options().error = end
         # No answer is possible any more, so the spawned work is of no use.
         if self.spawned:
             self.cancel_work()
         return 0
 
+    cdef int break_off(self, object end) except -1:
+        """End the call because its caller broke a rule that concerns nothing else."""
+        cdef bint waits = self.state == CALLEE_WAITING
+        if waits:
+            self.use_options().error = end
+            return self.abort(ENDING_RESET, False)
+        if self.state != CALLEE_RUNNING:
+            return 0
+        self.end_with(end, "was broken off", None)
+        return self.cancel_work()
+
+    cdef CallOptions use_options(self):
+        if self.options is None:
+            self.options = CallOptions.__new__(CallOptions)
+        return self.options
+
+    cdef int send_end(self) except -1:
+        """Send the end of a call that was not answered: its work has ended, or never began."""
+        cdef CallOptions options = self.options
+        cdef object error = None
+        cdef int outcome = 0
+        if options is not None:
+            options.release()
+            error = options.error
+        if not self.began:
+            outcome = 1
+        elif self.completed:
+            outcome = 2
+        if error is None:
+            error = ENDS[self.ending]
+        self.connection.send_error(self.id, outcome, error)
+        self.connection.on_answered()
+        return 0
+
+    cdef int arm_deadline(self) except -1:
+        # Most calls end in their first step and need no timer.
+        if self.options.timer is None and self.ending == ENDING_NONE:
+            self.options.timer = self.service.context.loop.call_later(
+                max(self.options.deadline - <double> self.service.context.loop.time(), 0.0), self._deadline_passed,
+                context=self.connection.callback_context())
+        return 0
+
+    def _deadline_passed(self) -> None:
+        self.options.timer = None
+        # To work that must run to its end this is what a reset is.
+        self.abort(ENDING_TIMED_OUT, False)
+
     cdef int mark_aborted(self, int ending) except -1:
         """Do the first half of an abort, after which nothing can answer the call. `abort` does the second."""
         # The inputs and the endings of aborts have the same order.
         cdef int action = self.step(CALLEE_ON_RESET + ending - ENDING_RESET, ending)
-        if action != CALLEE_IGNORE:
+        if action >= CALLEE_WITHDRAW:
             self.since = self.connection.read_at if ending == ENDING_RESET else self.service.context.tick()
         return action
 
@@ -318,10 +498,20 @@ for a call that was answered or that failed by itself.
             self.since = self.service.context.tick()
         if self.reset_waiter is not None and not self.reset_waiter.done():
             self.reset_waiter.set_result(None)
-        if action == CALLEE_WITHDRAW:
+        if action == CALLEE_WITHDRAW or action == CALLEE_REFUSE:
+            if self.options is not None:
+                self.connection.reserved_bytes -= self.options.reserved
+                self.options.release()
+            if action == CALLEE_REFUSE:
+                self.send_end()
             self.connection.on_left_waiting(self)
             return 0
-        if self.handler is not None and self.handler.run_to_completion and not forced:
+        if self.options is not None:
+            if self.options.inbox is not None:
+                self.options.inbox.close(RPCError(Code.CANCELLED, "the call was aborted"))
+            if self.options.outbox is not None:
+                self.options.outbox.close()
+        if self.is_protected() and not forced:
             return 0
         return self.cancel_work()
 
@@ -330,7 +520,7 @@ for a call that was answered or that failed by itself.
         if self.ending == ENDING_NONE or self.timer is not None:
             try:
                 if self.ending == ENDING_NONE:
-                    self.fail("ended without an answer", None)
+                    self.failed("ended without an answer", None)
                 self.stop_timer()
             except BaseException:  # pragma: no memory
                 self.end()  # pragma: no memory
@@ -349,10 +539,134 @@ for a call that was answered or that failed by itself.
             self.undo = None
         if self.cancelled and self.ending >= ENDING_RESET:
             observe(&self.tally.unwinding, self.service.context.tick() - self.since)
+        if self.options is not None:
+            self.connection.reserved_bytes -= self.options.reserved
+            self.options.reserved = 0
+            self.options.release()
+        if self.state == CALLEE_STOPPING and self.step(CALLEE_ON_ENDED, self.ending) == CALLEE_SEND_END:
+            self.send_end()
         if self.counts:
             self.counts = False
             self.connection.on_work_ended(self)
         return 0
+
+    # Options
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the caller has sent beside the payload (v1); empty if nothing."""
+        return _NO_METADATA if self.options is None else self.options.metadata
+
+    @property
+    def deadline(self) -> float | None:
+        """The loop time at which the caller gives up (v1); None if it said none."""
+        return None if self.options is None or not self.options.deadline else self.options.deadline
+
+    @property
+    @cython.nonecheck(True)
+    def remaining(self) -> float | None:
+        """The seconds until `deadline`, at least 0; None if there is none."""
+        if self.options is None or not self.options.deadline:
+            return None
+        return max(self.options.deadline - <double> self.service.context.loop.time(), 0.0)
+
+    @property
+    def resume_from(self) -> bytes | None:
+        """The cursor that a tracked stream goes on from; None if the stream is a new one."""
+        return None if self.options is None else self.options.metadata.get("resume-from")
+
+    @property
+    @cython.nonecheck(True)
+    def peer(self) -> Remote:
+        """The other end of the connection, to call it while it waits for this call: such a call never queues."""
+        return self.connection.remote(self)
+
+    @property
+    def is_running(self) -> bool:
+        """True while the caller waits: it was neither answered nor failed nor aborted."""
+        return self.ending == ENDING_NONE
+
+    @cython.nonecheck(True)
+    def commit(self) -> None:
+        """Let no abort reach the work from here on: its effect takes place, and the caller hears COMPLETED.
+
+        Raises:
+            asyncio.CancelledError: The call is aborted already.
+        """
+        if self.ending >= ENDING_RESET:
+            raise CancelledError
+        self.committed = True
+
+    @cython.nonecheck(True)
+    def items(self) -> Items:
+        """Return an iterator over the items that the caller sends (v1).
+
+        Leaving the loop drops those that were not taken, and tells the caller to send no more. Cancelling a
+        step of it loses nothing. If the call is aborted it raises `RPCError`.
+
+        Raises:
+            UsageError: The caller sends no items, or they were asked for before.
+        """
+        if self.options is None or self.options.inbox is None:
+            raise UsageError(f"the caller of {self.name!r} sends no items")
+        if self.options.items_taken:
+            raise UsageError("the items of a call have one consumer")
+        self.options.items_taken = True
+        return Items(self.options.inbox, self.service.context.loop)
+
+    @cython.nonecheck(True)
+    cdef Outbox stream_out(self):
+        if self.options is None or self.options.outbox is None:
+            raise UsageError(f"the caller of {self.name!r} takes no items")
+        return self.options.outbox
+
+    @cython.nonecheck(True)
+    async def send(self, payload, *, cursor=None) -> bool:
+        """Send an item to the caller (v1). Waits for its credit and for a slow peer; cancelling it sends nothing.
+
+        Args:
+            payload: bytes, bytearray, memoryview, or str (sent as UTF-8).
+            cursor: Where a tracked stream can be resumed behind this item; at most 255 bytes.
+
+        Returns:
+            False once the call is over or aborted, when nothing is sent.
+
+        Raises:
+            UsageError: The caller takes no items, or the item is too large for it.
+        """
+        cdef bint sent
+        cdef bytes encoded = encode_payload(payload)
+        cdef Outbox outbox = self.stream_out()
+        cdef bytes place = self.place(cursor)
+        if PyBytes_GET_SIZE(encoded) > MAX_CURSOR_BYTES or place is not None:
+            outbox.check(encoded, place)
+        sent = outbox.put(encoded, place)
+        if sent:
+            return True
+        timer = self.start_credit_timer(outbox)
+        try:
+            return await outbox.send(encoded, place)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def place(self, cursor: bytes | None) -> bytes | None:
+        """Return the cursor as it travels: items of a tracked stream have one, if only an empty one."""
+        if cursor is not None and not isinstance(cursor, bytes):
+            raise UsageError(f"a cursor is bytes, not {type(cursor).__name__}")
+        if self.options.flags & OPEN_TRACKED:
+            return b"" if cursor is None else cursor
+        return None
+
+    def start_credit_timer(self, outbox: Outbox) -> asyncio.TimerHandle | None:
+        """Start the timer that ends the call if the caller grants no credit for too long."""
+        seconds = self.service.credit_timeout(self.handler)
+        if not seconds or outbox.closed:
+            return None
+        return self.service.context.loop.call_later(seconds, self._credit_timed_out, seconds)
+
+    def _credit_timed_out(self, seconds: float) -> None:
+        self.break_off(RPCError(Code.RESOURCE_EXHAUSTED, f"no credit for items within {seconds:g} s"))
 
     cdef bint undo_is_due(self) noexcept:
         return self.undo.hooks and self.ending >= ENDING_RESET and (self.cancelled or self.cancel_is_due)

@@ -31,6 +31,7 @@ class EndedConnection:
     is_open = False
     in_flight = 0
     transport = None
+    hello = None
 
     def __init__(self, connection: Peer) -> None:
         self.close_code = connection.close_code
@@ -44,6 +45,14 @@ class EndedConnection:
     def reason_ended(self) -> Exception:
         """Return the exception to raise when the connection is used."""
         return self._kind(self.close_code, self.close_reason)
+
+    def request(self, name: bytes, payload: bytes) -> None:
+        """Raise, as no call can be made any more."""
+        raise self.reason_ended()
+
+    def open_call(self, *options: object) -> None:
+        """Raise, as no call can be made any more."""
+        raise self.reason_ended()
 
     def extra_info(self, name: str) -> None:
         """Return None, as the transport is gone."""

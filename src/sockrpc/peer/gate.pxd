@@ -4,6 +4,7 @@ from sockrpc.peer.procedure cimport Host, Procedure, ProcedureQueue
 
 cdef class Gate(Host):
     cdef ProcedureQueue waiting      # calls and notifications that may not start yet, in order of arrival
+    cdef ProcedureQueue notices      # v1: notifications that may not start yet, which never wait for calls
     cdef Py_ssize_t waiting_bytes    # the size of their payloads
     cdef Py_ssize_t running_bytes    # the payloads of calls and notifications that have started and not ended
     cdef Py_ssize_t active_count     # calls that have started and not ended, limited by max_in_flight
@@ -17,9 +18,11 @@ cdef class Gate(Host):
     cdef object takers               # OrderedDict with futures of waiting iterators as keys (socket form), or None
 
     cdef int arrive(self, Procedure procedure) except -1
+    cdef int arrive_v1(self, Procedure procedure) except -1
+    cdef int start_some(self, ProcedureQueue queue) except -1
     cdef bint may_start(self, Procedure procedure) noexcept
     cdef int start(self, Procedure procedure) except -1
-    cdef Procedure next_waiting(self)
+    cdef Procedure next_waiting(self, ProcedureQueue queue)
     cdef int leave_waiting(self, Procedure procedure) except -1
     cdef int drop_notifications(self, bint all_waiting) except -1
     cdef int check_waiting_room(self) except -1
@@ -27,6 +30,7 @@ cdef class Gate(Host):
     cdef int wake_taker(self) except -1
     cdef int wake_takers(self, bint all_of_them) except -1
     cdef int begin_work(self, Procedure procedure) except -1    # it counts as running from here on
+    cdef bint is_drained(self) noexcept
     cdef int close_if_drained(self) except -1
     cdef int close_for_stop(self) except -1
     cdef int forget_if_over(self) except -1

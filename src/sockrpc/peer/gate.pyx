@@ -8,6 +8,7 @@ from collections import OrderedDict
 
 from sockrpc.websocket.connection cimport Connection
 from sockrpc.peer.procedure cimport Host, Procedure, ProcedureQueue
+from sockrpc.peer.work cimport Work
 
 
 cdef enum:
@@ -20,13 +21,17 @@ cdef class Gate(Host):
 
     A call starts if fewer than `max_in_flight` calls have started and not ended, the output is below its
     high-water mark, and the payloads of what runs leave room in `max_held_bytes`. Otherwise it waits, in order
-    of arrival. While the queue is full, nothing more is parsed.
+    of arrival. In v0.1 nothing more is parsed while the queue is full; in v1 reading never stops, and what there
+    is no room for was refused before it came here.
     """
 
     def __cinit__(self, *args, **kwargs):
         self.waiting = ProcedureQueue()
+        self.notices = ProcedureQueue()
 
     cdef int arrive(self, Procedure procedure) except -1:
+        if self.is_v1:
+            return self.arrive_v1(procedure)
         if self.waiting.head is None and self.service.methods is not None and self.may_start(procedure):
             self.ran_handler = True
             return self.start(procedure)
@@ -36,6 +41,25 @@ cdef class Gate(Host):
         if self.service.methods is None:
             self.wake_taker()
         return 0
+
+    cdef int arrive_v1(self, Procedure procedure) except -1:
+        cdef ProcedureQueue queue = self.waiting
+        if not procedure.is_call and self.service.methods is not None:
+            queue = self.notices
+        if queue.head is None and self.service.methods is not None and self.may_start(procedure):
+            self.ran_handler = True
+            return self.start(procedure)
+        if not procedure.is_call and (
+            queue.count >= self.settings.limits.max_waiting_calls
+            or self.waiting_bytes + self.running_bytes + PyBytes_GET_SIZE(procedure.payload)
+            > self.settings.limits.max_held_bytes
+        ):
+            # A notification has no end that could tell its sender.
+            self.service.notifications_dropped += 1
+            return self.start_close(1013, "more notifications than this end can hold")
+        queue.push(procedure)
+        self.waiting_bytes += PyBytes_GET_SIZE(procedure.payload)
+        return self.wake_taker() if self.service.methods is None else 0
 
     cdef bint may_start(self, Procedure procedure) noexcept:
         if self.gate_closed:
@@ -54,7 +78,10 @@ cdef class Gate(Host):
 
     cdef int begin_work(self, Procedure procedure) except -1:
         if procedure.is_call:
-            self.active_count += 1
+            if (<Work> procedure).nested:
+                self.nested_count += 1
+            else:
+                self.active_count += 1
             self.service.calls_started += 1
         else:
             self.notifying += 1
@@ -74,13 +101,13 @@ cdef class Gate(Host):
         finally:
             self.context.starting = before  # pragma: no trace
 
-    cdef Procedure next_waiting(self):
-        cdef Procedure procedure = self.waiting.head
+    cdef Procedure next_waiting(self, ProcedureQueue queue):
+        cdef Procedure procedure = queue.head
         self.leave_waiting(procedure)
         return procedure
 
     cdef int leave_waiting(self, Procedure procedure) except -1:
-        self.waiting.remove(procedure)
+        procedure.queue.remove(procedure)
         self.waiting_bytes -= PyBytes_GET_SIZE(procedure.payload)
         self.left_queue += 1
         return 0
@@ -88,14 +115,17 @@ cdef class Gate(Host):
     cdef int drop_notifications(self, bint all_waiting) except -1:
         """Drop waiting notifications: those before the first call, or all of them."""
         while self.waiting.head is not None and (all_waiting or not self.waiting.head.is_call):
-            self.next_waiting()
+            self.next_waiting(self.waiting)
+            self.service.notifications_dropped += 1
+        while self.notices.head is not None:
+            self.next_waiting(self.notices)
             self.service.notifications_dropped += 1
         return 0
 
     cdef int check_waiting_room(self) except -1:
         # With an empty queue parsing goes on however much runs, because resets must be seen. It also goes on after
         # the end, because the peer's close frame may be among the bytes that were read already.
-        if self.waiting.count and not self.ended and (
+        if self.waiting.count and not self.ended and not self.is_v1 and (
             self.waiting.count >= self.settings.limits.max_waiting_calls
             or self.waiting_bytes + self.running_bytes >= self.settings.limits.max_held_bytes
         ):
@@ -117,18 +147,22 @@ cdef class Gate(Host):
             return self.drop_notifications(False)
         self.pumping = True
         try:
-            while self.waiting.head is not None and self.may_start(self.waiting.head):
-                # The turn belongs to the iteration: a thousand calls that end in it pump a thousand times.
-                self.context.begin_turn(self)
-                self.start(self.next_waiting())
-                if self.context.tick() >= self.turn_until:
-                    self.context.postpone(self)
-                    break
+            self.start_some(self.notices)
+            self.start_some(self.waiting)
         finally:
             self.pumping = False
             if not self.in_feed:
                 self.flush()
             self.check_waiting_room()
+        return 0
+
+    cdef int start_some(self, ProcedureQueue queue) except -1:
+        while queue.head is not None and not self.postponed and self.may_start(queue.head):
+            # The turn belongs to the iteration: a thousand calls that end in it pump a thousand times.
+            self.context.begin_turn(self)
+            self.start(self.next_waiting(queue))
+            if self.context.tick() >= self.turn_until:
+                self.context.postpone(self)
         return 0
 
     cdef int proceed(self) except -1:
@@ -155,21 +189,31 @@ cdef class Gate(Host):
 
     cdef int on_work_ended(self, Procedure procedure) except -1:
         if procedure.is_call:
-            self.active_count -= 1
+            if (<Work> procedure).nested:
+                self.nested_count -= 1
+            else:
+                self.active_count -= 1
         else:
             self.notifying -= 1
         self.running_bytes -= PyBytes_GET_SIZE(procedure.payload)
         # This check is inline because most calls that end leave nothing to do.
-        if self.waiting.count or self.draining or self.ended:
+        if self.waiting.count or self.notices.count or self.draining or self.ended:
             return self.advance()
         return 0
 
     cdef int on_output_open(self) except -1:
+        if self.may_answer_keepalive():
+            self.send_keepalive_pong()
+        self.wake_stalled()
         return self.advance()
+
+    cdef bint may_answer_keepalive(self) noexcept:
+        # Until the application has decided on the peer's Hello, a Pong would say that it has.
+        return not self.write_paused and not self.gate_closed
 
     cdef int advance(self) except -1:
         # Every change calls this, so only this function decides what a change has made possible.
-        if self.waiting.head is not None:
+        if self.waiting.head is not None or self.notices.head is not None:
             self.pump()
         if self.draining:
             self.close_if_drained()
@@ -178,7 +222,7 @@ cdef class Gate(Host):
         return 0
 
     cdef int close_if_drained(self) except -1:
-        if self.incoming.count == 0 and not self.ended and not self.close_is_due:
+        if self.is_drained() and not self.ended and not self.close_is_due:
             # A handler may be running, and its answer has to precede the close frame.
             self.close_is_due = True
             self.context.loop.call_soon(self._close_drained)
@@ -186,16 +230,21 @@ cdef class Gate(Host):
 
     def _close_drained(self) -> None:
         self.close_is_due = False
-        if self.incoming.count == 0:
+        if self.is_drained():
             self.close_for_stop()
+
+    cdef bint is_drained(self) noexcept:
+        # In v1 the last frame says that nothing is open in either direction.
+        return self.incoming.count == 0 and (self.outgoing.count == 0 or not self.is_v1)
 
     cdef int close_for_stop(self) except -1:
         raise NotImplementedError
 
     cdef int forget_if_over(self) except -1:
         if (
-            self.transport is None and self.ended and self.active_count == 0 and self.notifying == 0
-            and self.tended == 0 and self.waiting.head is None and not self.deferred
+            self.transport is None and self.ended and self.active_count == 0 and self.nested_count == 0
+            and self.notifying == 0 and self.tended == 0 and self.waiting.head is None
+            and self.notices.head is None and not self.deferred
         ):
             if self.is_attached:
                 # Detaching earlier would let a client that connects, starts work and leaves get past every limit.
@@ -221,7 +270,7 @@ cdef class Gate(Host):
             if self.context.tick() >= self.turn_until:
                 self.context.postpone(self)
                 return None
-        procedure = self.next_waiting()
+        procedure = self.next_waiting(self.waiting)
         if procedure.is_call:
             self.begin_work(procedure)
             procedure.taken()

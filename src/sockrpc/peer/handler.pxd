@@ -5,7 +5,10 @@ from sockrpc.peer.tally cimport Tally
 cdef enum Kind:
     KIND_INLINE = 0        # a plain function, called while the read is parsed
     KIND_COROUTINE = 1
-    KIND_THREAD = 2        # a plain function, in a worker thread
+    KIND_GENERATOR = 2     # an async generator function: a stream towards the caller
+    # From here on in a worker thread.
+    KIND_THREAD = 3        # a plain function
+    KIND_THREAD_GENERATOR = 4
 
 cdef class Handler:
     cdef readonly str name
@@ -13,6 +16,10 @@ cdef class Handler:
     cdef readonly int kind
     cdef readonly double timeout            # seconds, 0: none
     cdef readonly bint run_to_completion
+    cdef readonly double credit_timeout     # seconds, 0: the connection's
     cdef Tally tally
+
+    cdef inline bint is_stream(self) noexcept:
+        return self.kind == KIND_GENERATOR or self.kind == KIND_THREAD_GENERATOR
 
 cdef bint is_coroutine(object result) except -1

@@ -22,18 +22,22 @@ cdef class Handler:
         timeout: Seconds after which the work is aborted, 0 for never.
         run_to_completion: Resets and losses do not abort the work.
         thread: The function runs in a worker thread.
+        credit_timeout: Seconds to wait for the caller's credit, 0 for the connection's own limit.
     """
 
     def __cinit__(self, str name, function, *, double timeout=0.0, bint run_to_completion=False,
-                  bint thread=False):
+                  bint thread=False, double credit_timeout=0.0):
         if DEBUG:
             count_created(<PyObject *> self)
         self.name = name
         self.function = function
         self.timeout = timeout
         self.run_to_completion = run_to_completion
-        if thread:
-            self.kind = KIND_THREAD
+        self.credit_timeout = credit_timeout
+        if is_async_generator_function(function):
+            self.kind = KIND_GENERATOR
+        elif thread:
+            self.kind = KIND_THREAD_GENERATOR if is_generator_function(function) else KIND_THREAD
         elif is_coroutine_function(function):
             self.kind = KIND_COROUTINE
         else:
@@ -43,7 +47,7 @@ cdef class Handler:
         """Return a copy with counts of its own, because each server counts for itself."""
         return Handler(
             self.name, self.function, timeout=self.timeout, run_to_completion=self.run_to_completion,
-            thread=self.kind == KIND_THREAD)
+            thread=self.kind >= KIND_THREAD, credit_timeout=self.credit_timeout)
 
     def __dealloc__(self):
         if DEBUG:
@@ -69,4 +73,18 @@ def is_coroutine_function(function: object) -> bool:
     """True for a coroutine function, also as the `__call__` of an object."""
     return inspect.iscoroutinefunction(function) or (
         callable(function) and inspect.iscoroutinefunction(type(function).__call__)
+    )
+
+
+def is_async_generator_function(function: object) -> bool:
+    """True for an async generator function, also as the `__call__` of an object."""
+    return inspect.isasyncgenfunction(function) or (
+        callable(function) and inspect.isasyncgenfunction(type(function).__call__)
+    )
+
+
+def is_generator_function(function: object) -> bool:
+    """True for a plain generator function, also as the `__call__` of an object."""
+    return inspect.isgeneratorfunction(function) or (
+        callable(function) and inspect.isgeneratorfunction(type(function).__call__)
     )

@@ -3,24 +3,36 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint8_t
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.math cimport ceil
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 import asyncio
 import os
 import sys
 
 from sockrpc._debug cimport DEBUG
-from sockrpc._frames cimport MAX_PREFIX_BYTES, Frame, write_request, write_reset
+from sockrpc._frames cimport (
+    MAX_PREFIX_BYTES, OPEN_METADATA, OPEN_NESTED, OPEN_SENDS_ITEMS, OPEN_TAKES_ITEMS, OPEN_TIMEOUT, OPEN_TRACKED,
+    Frame, open_prefix, write_credit, write_open, write_request, write_reset,
+)
+from sockrpc.peer.inbox cimport new_inbox
+from sockrpc.peer.outbox cimport new_outbox
+from sockrpc.peer.session cimport Session
 from sockrpc.peer.states cimport (
-    CALLER_IDLE, CALLER_INPUTS, CALLER_ON_CALL, CALLER_ON_CANCEL, CALLER_ON_LOST, CALLER_ON_RESPONSE, CALLER_ON_WRITE,
-    CALLER_QUEUE, CALLER_SEND_RESET, CALLER_SETTLE, Cell, take_caller_row,
+    CALLER_ADD_CREDIT, CALLER_FORGET, CALLER_GIVEN_UP, CALLER_HOLD, CALLER_IDLE, CALLER_IGNORE, CALLER_INPUTS,
+    CALLER_ON_CALL, CALLER_ON_CANCEL, CALLER_ON_CREDIT, CALLER_ON_ERROR, CALLER_ON_ITEM, CALLER_ON_LOST,
+    CALLER_ON_REFUSE, CALLER_ON_RESPONSE, CALLER_ON_WRITE, CALLER_OPEN, CALLER_QUEUE, CALLER_SEND_RESET,
+    CALLER_SETTLE, CALLER_UNSENT, Cell, take_caller_row,
 )
 from sockrpc.peer.subscription cimport Subscription
 from sockrpc.peer.table cimport Entry, RequestTable
 from sockrpc.websocket.connection cimport Connection
 from sockrpc.websocket.input cimport STATE_OPEN
 
-from sockrpc.errors import UsageError
+from sockrpc._frames import PROTOCOL_V0 as _PROTOCOL_V0
+from sockrpc.codes import Code, Outcome, outcome_of
+from sockrpc.errors import ConnectionLost, UsageError, local_error, received_error
 
 cdef object running_loop = asyncio._get_running_loop
 
@@ -42,13 +54,41 @@ if hasattr(os, "register_at_fork"):
 cdef class OutgoingCall(Entry):
     """A call that waits for its answer in `future`."""
 
+    def outcome_of(self, loop) -> asyncio.Future[Outcome]:
+        """Return a future of what became of the work; it is done at once if that is known already."""
+        if self.outcome_waiter is None:
+            self.outcome_waiter = loop.create_future()
+            if self.state != CALLER_GIVEN_UP:
+                self.outcome_waiter.set_result(shown_outcome(self.outcome))
+        return self.outcome_waiter
 
-cdef class Caller(Connection):
+    @property
+    def is_over(self) -> bool:
+        """True once the call has its end, or was given up."""
+        return self.state == CALLER_IDLE or self.state == CALLER_GIVEN_UP
+
+    @property
+    def takes_no_more(self) -> bool:
+        """True if nothing is sent for this call any more."""
+        return self.outbox is None or self.outbox.closed
+
+
+cdef object shown_outcome(int outcome):
+    return Outcome.UNKNOWN if outcome == OUTCOME_UNKNOWN else outcome_of(outcome)
+
+
+cdef class Caller(Session):
     """A connection that makes calls at the other end and listens to its notifications."""
 
     def __cinit__(self, *args, **kwargs):
         self.outgoing = RequestTable()
         self.forks = forks
+
+    def set_protocol(self, protocol: str) -> None:
+        """Choose the rows for a protocol; in v1 the top bit of an id says who has called."""
+        Session.set_protocol(self, protocol)
+        if self.is_v1:
+            self.outgoing.set_range(max(self.receiver.own, 1), self.receiver.own | 0x7FFFFFFF)
 
     # Ownership
 
@@ -94,29 +134,135 @@ cdef class Caller(Connection):
 
     def request(self, name: bytes, payload: bytes) -> OutgoingCall:
         """Enter a call and get its request written: a single one at once, several at the end of the iteration."""
-        cdef OutgoingCall call = OutgoingCall.__new__(OutgoingCall)
+        return self.open_call(name, payload, 0, None, 0.0, 0)
+
+    def open_call(
+            self, bytes name, bytes payload, uint8_t flags, bytes metadata, double seconds, Py_ssize_t window):
+        """Do the same with options.
+
+        Args:
+            name: The method.
+            payload: The payload.
+            flags: The flags of an Open, but those of the time-out and the metadata.
+            metadata: Its metadata in its form on the wire, or None.
+            seconds: Its time-out, 0.0 for none; below 0 it is over already.
+            window: Bytes of items that the peer may send without credit, 0 for the connection's own.
+
+        Raises:
+            RPCError: The call cannot be made, and nothing of it was sent.
+        """
+        cdef OutgoingCall call
         if self.ended:
             raise self.error()
         self.check_place()
+        if self.is_v1:
+            self.check_room(name, payload, flags, metadata)
+        elif flags or metadata is not None:
+            raise local_error(
+                Code.UNIMPLEMENTED, f"the peer speaks {_PROTOCOL_V0}, which has no streams and no metadata",
+                Outcome.NOT_STARTED)
+        call = OutgoingCall.__new__(OutgoingCall)
         call.future = self.context.loop.create_future()
         call.name = name
         call.payload = payload
+        call.outcome = OUTCOME_UNKNOWN
         call.id = self.outgoing.allocate()
+        if flags or metadata is not None:
+            call.flags = flags
+            call.metadata = metadata
+            if flags & OPEN_TAKES_ITEMS:
+                call.inbox = new_inbox(self, call.id, max(window, self.window), flags & OPEN_TRACKED)
+            if flags & OPEN_SENDS_ITEMS:
+                call.outbox = new_outbox(self, call.id)
+                call.outbox.unsent = True
+        if seconds != 0.0:
+            call.seconds = seconds
+            call.when = self.context.loop.time() + seconds
+            call.timer = self.context.loop.call_later(
+                max(seconds, 0.0), self._expired, call, context=self.callback_context())
         self.step(call, CALLER_ON_CALL)
+        if flags & OPEN_NESTED:
+            # It never waits, or two peers that call each other from their handlers would wait for each other.
+            self.write(call)
         if self.outgoing.count == 1 and not self.in_feed:
             self.flush()
         else:
             self.context.schedule_flush(self)
         return call
 
+    def check_room(self, bytes name, bytes payload, uint8_t flags, bytes metadata):
+        """Raise unless the peer takes such a call.
+
+        Raises:
+            RPCError: It does not; nothing of the call was sent.
+        """
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(payload) + PyBytes_GET_SIZE(name) + 12
+        if metadata is not None:
+            size += PyBytes_GET_SIZE(metadata) + 2
+        if size > self.their_message_bytes:
+            raise local_error(
+                Code.RESOURCE_EXHAUSTED,
+                f"the call has {size} bytes, and the peer takes {self.their_message_bytes} in a message",
+                Outcome.NOT_STARTED)
+        if flags & OPEN_NESTED:
+            return
+        if self.peer_leaves or self.leaving:
+            raise local_error(Code.UNAVAILABLE, "the peer takes no more calls" if self.peer_leaves
+                              else "this end makes no more calls", Outcome.NOT_STARTED)
+        if self.unsent_count >= self.settings.limits.max_outgoing_calls:
+            # Most of them may only wait for the end of this iteration.
+            self.flush()
+            if self.unsent_count >= self.settings.limits.max_outgoing_calls:
+                raise local_error(
+                    Code.RESOURCE_EXHAUSTED, f"{self.unsent_count} calls wait to be sent already",
+                    Outcome.NOT_STARTED)
+
     def abandon(self, OutgoingCall call) -> None:
         """Give up a call: one reset, sent at once, unless the answer or the end came first."""
-        cdef uint8_t prefix[5]
         # The future's exception, if there is one, refers to the frame that waited, and thus to this call.
         call.future = None
-        if self.step(call, CALLER_ON_CANCEL) == CALLER_SEND_RESET:
-            self.send(prefix, write_reset(prefix, call.id), b"")
-            Connection.flush(self)
+        self.give_up(call, None)
+
+    def cancel(self, OutgoingCall call, object error) -> None:
+        """Give up a call, and let those that wait for it see the error."""
+        self.give_up(call, error)
+
+    cdef int give_up(self, OutgoingCall call, object error) except -1:
+        cdef int before = call.state
+        cdef int action = self.step(call, CALLER_ON_CANCEL)
+        if action == CALLER_FORGET:
+            call.outcome = 1
+        elif action != CALLER_SEND_RESET:
+            return 0
+        self.stop_waiting(call, error)
+        if action == CALLER_SEND_RESET and before == CALLER_OPEN:
+            self.send_reset(call)
+        return 0
+
+    cdef int send_reset(self, OutgoingCall call) except -1:
+        cdef uint8_t prefix[5]
+        self.send(prefix, write_reset(prefix, call.id), b"")
+        return Connection.flush(self)
+
+    def stop_waiting(self, OutgoingCall call, object error) -> None:
+        """Settle everything that waits for a call, which has its end or was given up."""
+        if call.timer is not None:
+            call.timer.cancel()
+            call.timer = None
+        if call.inbox is not None:
+            call.inbox.close(error)
+        if call.outbox is not None:
+            call.outbox.close()
+        if error is not None and call.future is not None and not call.future.done():
+            call.future.set_exception(error)
+            # The waiter may have been cancelled in this iteration, and an unretrieved exception would be logged.
+            call.future.exception()
+
+    def _expired(self, OutgoingCall call) -> None:
+        call.timer = None
+        # The name is kept for this.
+        text = f"no answer to {call.name.decode()!r} within {max(call.seconds, 0.0):g} s; the call was reset"
+        self.give_up(call, local_error(Code.DEADLINE_EXCEEDED, text, Outcome.UNKNOWN))
 
     cdef int step(self, OutgoingCall call, int input) except -1:
         # The index is within the table because both numbers come from its enums.
@@ -133,6 +279,7 @@ cdef class Caller(Connection):
 
     cdef int enter(self, OutgoingCall call) except -1:
         self.outgoing.insert(call)
+        self.unsent_count += 1
         call.previous = self.last
         if self.last is None:
             self.first = call
@@ -143,10 +290,12 @@ cdef class Caller(Connection):
             self.first_unsent = call
         return 0
 
-    cdef int leave_table(self, OutgoingCall call) noexcept:
+    cdef int leave_table(self, OutgoingCall call) except -1:
         self.outgoing.take(call)
         if self.first_unsent is call:
             self.first_unsent = call.following
+        if call.payload is not None:
+            self.unsent_count -= 1
         if call.previous is None:
             self.first = call.following
         else:
@@ -156,24 +305,71 @@ cdef class Caller(Connection):
         else:
             call.following.previous = call.previous
         call.previous = call.following = None
-        call.name = call.payload = None
+        call.payload = None
+        if call.counts:
+            call.counts = False
+            self.open_count -= 1
+            if self.first_unsent is not None:
+                self.context.schedule_flush(self)
+        if call.inbox is not None:
+            call.inbox.release()
+        if call.timer is not None:
+            call.timer.cancel()
+            call.timer = None
         return 0
 
     cdef int write_requests(self) except -1:
-        cdef uint8_t prefix[MAX_PREFIX_BYTES]
         cdef OutgoingCall call
-        cdef Py_ssize_t n
         while self.first_unsent is not None and not self.write_paused:
             call = self.first_unsent
+            if self.is_v1 and self.open_count >= self.their_calls:
+                # It waits here, where giving it up costs nothing.
+                break
             self.first_unsent = call.following
             # The waiter may be cancelled already and not have run since; `abandon` then finds the call unsent.
-            if not call.future.done():
-                self.step(call, CALLER_ON_WRITE)
-                n = write_request(
-                    prefix, call.id, <const uint8_t *> PyBytes_AS_STRING(call.name),
+            if call.state == CALLER_UNSENT and (call.future is None or not call.future.done()):
+                self.write(call)
+        return 0
+
+    cdef int write(self, OutgoingCall call) except -1:
+        cdef uint8_t prefix[MAX_PREFIX_BYTES]
+        cdef Py_ssize_t n
+        cdef bytes head
+        cdef double left
+        cdef uint32_t milliseconds = 0
+        self.step(call, CALLER_ON_WRITE)
+        self.unsent_count -= 1
+        if self.is_v1 and not call.flags & OPEN_NESTED:
+            call.counts = True
+            self.open_count += 1
+        if not self.is_v1 or not (call.flags or call.seconds or call.metadata is not None):
+            n = write_request(
+                prefix, call.id, <const uint8_t *> PyBytes_AS_STRING(call.name), PyBytes_GET_SIZE(call.name))
+            self.send(prefix, n, call.payload)
+        else:
+            if call.seconds:
+                call.flags |= OPEN_TIMEOUT
+                left = call.when - <double> self.context.loop.time()
+                milliseconds = <uint32_t> min(max(ceil(left * 1000.0), 0.0), 4294967295.0)
+            if call.metadata is None:
+                n = write_open(
+                    prefix, call.id, call.flags, milliseconds, <const uint8_t *> PyBytes_AS_STRING(call.name),
                     PyBytes_GET_SIZE(call.name))
                 self.send(prefix, n, call.payload)
-                call.name = call.payload = None
+            else:
+                head = open_prefix(call.id, call.flags | OPEN_METADATA, milliseconds, call.metadata, call.name)
+                call.metadata = None
+                # It may hold a token, which compression together with text of others would give away (CRIME).
+                self.send_plain(
+                    <const uint8_t *> PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head), call.payload)
+            if call.inbox is not None and call.inbox.window > self.window:
+                # This call's window is wider than the one that Hello offers.
+                n = write_credit(prefix, call.id, <uint32_t> (call.inbox.window - self.window))
+                self.send(prefix, n, b"")
+            if call.outbox is not None:
+                call.outbox.unsent = False
+                call.outbox.wake()
+        call.payload = None
         return 0
 
     cdef int flush(self) except -1:
@@ -227,16 +423,132 @@ cdef class Caller(Connection):
     cdef int on_response(self, Frame *frame) except -1:
         cdef PyObject *entry = self.outgoing.find(frame.id)
         cdef OutgoingCall call
+        cdef int action
         if entry == NULL:
             # A call that is not in the table is idle: the answer crossed the reset, or was never asked for.
             if DEBUG:
                 take_caller_row(self.life, CALLER_IDLE, CALLER_ON_RESPONSE)
             return 0
         call = <OutgoingCall> entry
-        if self.step(call, CALLER_ON_RESPONSE) == CALLER_SETTLE and not call.future.done():
-            call.future.set_result(
-                PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size))
+        action = self.step(call, CALLER_ON_RESPONSE)
+        if action == CALLER_SETTLE and call.inbox is None and call.outbox is None:
+            call.outcome = 2
+            if not call.future.done():
+                call.future.set_result(
+                    PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size))
+            return 0
+        return self.settle(
+            call, 2, PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size), None)
+
+    cdef int settle(self, OutgoingCall call, int outcome, object payload, object error) except -1:
+        """Note the end of a call that had streams, that was given up, or that has failed."""
+        call.outcome = outcome
+        if call.outcome_waiter is not None and not call.outcome_waiter.done():
+            call.outcome_waiter.set_result(shown_outcome(outcome))
+        self.stop_waiting(call, error)
+        if error is None and call.future is not None and not call.future.done():
+            call.future.set_result(payload)
         return 0
+
+    cdef int on_error_frame(self, Frame *frame) except -1:
+        cdef PyObject *entry = self.outgoing.find(frame.id)
+        cdef OutgoingCall call
+        cdef str message
+        try:
+            message = PyUnicode_DecodeUTF8(<const char *> frame.text, frame.text_size, NULL)
+        except UnicodeDecodeError:
+            return self.fail(1002, "message is not UTF-8")
+        if entry == NULL:
+            if DEBUG:
+                take_caller_row(self.life, CALLER_IDLE, CALLER_ON_ERROR)
+            return 0
+        call = <OutgoingCall> entry
+        if self.step(call, CALLER_ON_ERROR) == CALLER_IGNORE:
+            return 0
+        return self.settle(call, frame.outcome if frame.outcome <= 2 else 0, None, received_error(
+            frame.code, frame.outcome, message,
+            PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size)))
+
+    cdef int on_item_for_us(self, Frame *frame) except -1:
+        cdef PyObject *entry = self.outgoing.find(frame.id)
+        cdef OutgoingCall call
+        cdef object item
+        cdef Py_ssize_t cursor_size
+        if entry == NULL:
+            if DEBUG:
+                take_caller_row(self.life, CALLER_IDLE, CALLER_ON_ITEM)
+            return 0
+        call = <OutgoingCall> entry
+        if self.step(call, CALLER_ON_ITEM) != CALLER_HOLD:
+            return 0
+        if call.inbox is None:
+            return self.give_up(call, local_error(
+                Code.INTERNAL, "the peer sent an item that was not asked for", Outcome.UNKNOWN))
+        if call.inbox.tracked:
+            if frame.payload_size < 1 or frame.payload_size - 1 < frame.payload[0]:
+                return self.fail(1002, "frame too short for its cursor")
+            cursor_size = frame.payload[0]
+            item = (
+                PyBytes_FromStringAndSize(
+                    <const char *> frame.payload + 1 + cursor_size, frame.payload_size - 1 - cursor_size),
+                PyBytes_FromStringAndSize(<const char *> frame.payload + 1, cursor_size),
+            )
+            cursor_size = frame.payload_size - 1
+        else:
+            item = PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size)
+            cursor_size = frame.payload_size
+        if not call.inbox.add(item, cursor_size):
+            return self.give_up(call, local_error(
+                Code.RESOURCE_EXHAUSTED, "the peer sends items without credit", Outcome.UNKNOWN))
+        return 0
+
+    cdef int on_credit_for_us(self, Frame *frame) except -1:
+        cdef PyObject *entry = self.outgoing.find(frame.id)
+        cdef OutgoingCall call
+        self.ran_handler = True
+        if entry == NULL:
+            if DEBUG:
+                take_caller_row(self.life, CALLER_IDLE, CALLER_ON_CREDIT)
+            return 0
+        call = <OutgoingCall> entry
+        if self.step(call, CALLER_ON_CREDIT) != CALLER_ADD_CREDIT or call.outbox is None:
+            return 0
+        if frame.numbers[0] == 0:
+            # The handler takes no more.
+            return call.outbox.close()
+        if not call.outbox.add(frame.numbers[0]):
+            return self.give_up(call, local_error(
+                Code.INVALID_ARGUMENT, "the peer grants more credit than there can be", Outcome.UNKNOWN))
+        return 0
+
+    cdef int widen(self, int64_t bytes) except -1:
+        cdef OutgoingCall call = self.first
+        while call is not None:
+            if call.outbox is not None:
+                call.outbox.add(bytes)
+            call = call.following
+        return 0
+
+    cdef int refuse_unsent(self) except -1:
+        """Fail the calls that wait on this side, as the peer takes no more."""
+        cdef OutgoingCall call
+        while self.first_unsent is not None:
+            call = self.first_unsent
+            self.first_unsent = call.following
+            if call.state == CALLER_UNSENT:
+                self.step(call, CALLER_ON_REFUSE)
+                self.settle(call, 1, None, local_error(
+                    Code.UNAVAILABLE, "the peer takes no more calls", Outcome.NOT_STARTED))
+        return 0
+
+    def reset_all(self) -> None:
+        """Give up all calls, as this end leaves."""
+        cdef OutgoingCall call
+        cdef OutgoingCall following = self.first
+        while following is not None:
+            call = following
+            following = call.following
+            self.give_up(call, local_error(Code.UNAVAILABLE, "this end is stopping", Outcome.UNKNOWN))
 
     cdef bint deliver(self, Frame *frame) except -1:
         """Give a notification to the listeners of its name; False if there are none."""
@@ -269,20 +581,23 @@ cdef class Caller(Connection):
     cdef int fail_all(self) except -1:
         cdef OutgoingCall call
         cdef dict subscriptions = self.subscriptions
+        cdef int outcome
         while self.first is not None:
             call = self.first
+            # A peer that has taken leave has ended every call that it had received.
+            outcome = 1 if call.state == CALLER_UNSENT or self.parted else OUTCOME_UNKNOWN
             self.step(call, CALLER_ON_LOST)
-            if call.future.done():
-                continue
             try:
                 # Each call gets an exception of its own because raising adds to its traceback.
-                call.future.set_exception(self.error())
+                error = self.error()
+                if self.is_v1 and outcome == 1 and isinstance(error, ConnectionLost):
+                    error.outcome = Outcome.NOT_STARTED
+                self.settle(call, outcome, None, error)
             except Exception as error:  # pragma: no memory
                 # Out of memory, but no caller may wait for ever.
-                if not call.future.done():  # pragma: no memory
+                if call.future is not None and not call.future.done():  # pragma: no memory
                     call.future.set_exception(error)  # pragma: no memory
-            # The waiter may have been cancelled in this iteration, and an unretrieved exception would be logged.
-            call.future.exception()
+                    call.future.exception()  # pragma: no memory
         self.subscriptions = None
         if subscriptions is None:
             return 0

@@ -49,10 +49,16 @@ cdef class Host(Caller):
     cdef ProcedureQueue handling     # notifications whose handlers have not ended, None until there is one
     cdef Py_ssize_t notifying        # notification handlers that have not ended
     cdef object variables            # the contextvars.Context that handlers start from; None means the service's
-    cdef object callbacks            # the context that tasks' callbacks run in, None until one is needed
     cdef object deferred             # deque of (function, arguments) that wait for a turn, None until there is one
+    cdef Py_ssize_t stopping_count   # v1: calls that are settled, and whose ends are not sent
+    cdef Py_ssize_t reserved_bytes   # v1: what calls hold beside their payloads, windows for their items included
+    cdef Py_ssize_t nested_count     # v1: nested calls that have started and not ended
     cdef Py_ssize_t tended           # tasks of hooks, and of the socket form, that have not ended
 
+    # Sends the end of a call that was not answered; `error` is an RPCError.
+    cdef int send_error(self, uint32_t id, int outcome, object error) except -1
+    cdef int note_refusal(self, uint32_t id, str method, object error) except -1
+    cdef Py_ssize_t largest_message(self) noexcept
     cdef int on_unknown(self, uint32_t id, str method) except -1  # a call of an unregistered method
     cdef int attach(self) except -1                             # its transport is there
     cdef int keep_transferred(self) except -1                   # its transport is gone: count what it carried
@@ -62,7 +68,6 @@ cdef class Host(Caller):
     # Calls it now while the connection's turn lasts, otherwise in a later turn, behind earlier deferred calls.
     cdef int in_turn_or_later(self, object function, tuple arguments) except -1
     cdef ProcedureQueue handling_queue(self)
-    cdef object callback_context(self)
     # Makes a context for one handler; it has only the variables that hooks of this connection have set.
     cdef object fresh_variables(self)
     cdef int on_answered(self) except -1                        # an answer was appended to the output

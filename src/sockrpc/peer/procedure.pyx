@@ -1,19 +1,29 @@
 """The work that a peer asks for, calls and notifications, and the queues they wait in."""
 
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 import asyncio
 import contextvars
+import logging
 from collections import deque
 
 from sockrpc._debug cimport DEBUG, count_created, count_freed
+from sockrpc._frames cimport ERROR_PREFIX_BYTES, error_prefix
 from sockrpc.peer.outgoing cimport Caller
 from sockrpc.peer.table cimport Entry, RequestTable
 from sockrpc.peer.tally cimport ENDING_FAILED
 from sockrpc.peer.variables cimport copy_variables, enter_variables, exit_variables
 from sockrpc.websocket.loop cimport FAIR_SHARE
+
+from sockrpc.errors import UsageError
+
+cdef enum:
+    LONGEST_MESSAGE = 65_535         # it fits the field
+
+cdef int DEBUG_LEVEL = logging.DEBUG
 
 # Source of the connection numbers of this process.
 cdef uint64_t connections_made = 0
@@ -136,6 +146,48 @@ cdef class Host(Caller):
             self.on_slow()
             self.start_close(1013, "too slow")
 
+    cdef Py_ssize_t largest_message(self) noexcept:
+        return min(self.their_message_bytes, self.settings.limits.max_message_bytes)
+
+    cdef int send_error(self, uint32_t id, int outcome, object error) except -1:
+        cdef bytes message = error.message.encode()
+        cdef bytes details = error.details
+        cdef bytes prefix
+        cdef Py_ssize_t room = self.largest_message() - ERROR_PREFIX_BYTES
+        cdef int code = error.code
+        if self.ended:
+            return 0
+        # A peer may ask for nothing but refusals, so it takes its turns like one whose calls run.
+        self.ran_handler = True
+        if self.write_paused and self.is_full():
+            self.close_slow()
+            return 0
+        if PyBytes_GET_SIZE(details) > room:
+            message = f"{error.message} ({len(details)} bytes of details do not fit in {room})".encode()
+            details = b""
+        if PyBytes_GET_SIZE(message) > min(room - PyBytes_GET_SIZE(details), LONGEST_MESSAGE):
+            message = cut(message, min(room - PyBytes_GET_SIZE(details), LONGEST_MESSAGE))
+        self.service.count_end(code, outcome)
+        prefix = error_prefix(id, <uint8_t> code, <uint8_t> outcome, message)
+        self.send(<const uint8_t *> PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix), details)
+        if not self.in_feed:
+            self.write_soon(False)
+        return 0
+
+    cdef int note_refusal(self, uint32_t id, str method, object error) except -1:
+        # A handler that refuses has not failed, and peers can make it refuse as often as they want.
+        if self.service.log.isEnabledFor(DEBUG_LEVEL):
+            self.service.log.debug(
+                "call %d of method %r from %s was refused: %s", id, method, self.peer, error,
+                extra={**self.log_fields, "request_id": id, "method": method})
+        return 0
+
+    def remote(self, call):
+        """Return the other end as a handler of a call sees it, to call it."""
+        if self.service.make_remote is None:
+            raise UsageError("this connection makes no calls")
+        return self.service.make_remote(self, call)
+
     cdef int on_unknown(self, uint32_t id, str method) except -1:
         self.service.calls_started += 1
         self.service.others.received += 1
@@ -194,13 +246,6 @@ cdef class Host(Caller):
             self.context.postpone(self)
         return Caller.proceed(self)
 
-    cdef object callback_context(self):
-        # All callbacks share one context, or each would keep a copy of the current one. It must not be the current
-        # one: that may be a handler's, and tasks started in a callback must not see its variables.
-        if self.callbacks is None:
-            self.callbacks = self.context.variables.copy()
-        return self.callbacks
-
     cdef object fresh_variables(self):
         return copy_variables(self.service.variables if self.variables is None else self.variables)
 
@@ -251,14 +296,24 @@ cdef class Host(Caller):
         raise NotImplementedError
 
     @property
+    def remote_address(self) -> object:
+        """The peer's address; None once the transport is gone, unless there is a socket that has kept it."""
+        return self.extra_info("peername") if self.socket is None else self.socket.remote_address
+
+    @property
     def peer(self) -> str:
         """The peer's address, for logs."""
-        return repr(self.socket.remote_address)
+        return repr(self.remote_address)
 
     @property
     def log_fields(self) -> dict[str, object]:
         """The fields of the connection's log records."""
-        return {"connection_id": self.number, "remote_address": shown_address(self.socket.remote_address)}
+        return {"connection_id": self.number, "remote_address": shown_address(self.remote_address)}
+
+
+cdef bytes cut(bytes text, Py_ssize_t size):
+    """Cut UTF-8 at a character."""
+    return text[:max(size, 0)].decode(errors="ignore").encode()
 
 
 def shown_address(address: object) -> str:

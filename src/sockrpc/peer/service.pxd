@@ -16,6 +16,8 @@ cdef class Service:
     cdef NameTable events
     cdef readonly object threads           # sockrpc.peer.handler_threads.HandlerThreads
     cdef readonly object make_socket       # Connection -> sockrpc.Socket
+    cdef readonly object make_remote       # (Connection, Call or None) -> sockrpc.Remote
+    cdef readonly bint debug               # errors of handlers reach their callers with their texts
     cdef readonly set connections          # open ones
     cdef readonly set working              # connections that are open or have work that unwinds
     cdef readonly set tasks                # notification handlers, undo hooks, hooks of the application
@@ -29,6 +31,9 @@ cdef class Service:
 
     cdef uint64_t calls_started
     cdef Tally others              # calls of unregistered methods, and all calls in the socket form
+    cdef uint64_t[256] ends_by_code  # v1: calls that were not answered
+    cdef uint64_t[3] ends_by_outcome
+    cdef uint64_t frames_ignored     # v1: opcodes of later versions
     cdef uint64_t slow_peers_closed
     cdef uint64_t bytes_received     # over connections whose transports are gone, like bytes_sent
     cdef uint64_t bytes_sent
@@ -40,4 +45,11 @@ cdef class Service:
     cdef inline Tally *tally_of(self, PyObject *handler) noexcept:
         return &self.others if handler == NULL else &(<Handler> handler).tally
 
+    cdef inline int count_end(self, int code, int outcome) noexcept:
+        self.ends_by_code[code & 255] += 1
+        self.ends_by_outcome[outcome] += 1
+        return 0
+
+    cdef str failure_text(self, object error)
+    cdef double credit_timeout(self, Handler handler)
     cdef int check_idle(self) except -1

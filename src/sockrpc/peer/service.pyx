@@ -38,10 +38,13 @@ cdef class Service:
         events: Handlers of notifications by name; None likewise.
         threads: The threads that run `thread=True` handlers; a client has none.
         make_socket: Makes the public object of a server's connection; a client has none.
+        make_remote: Makes the public object of the other end, for handlers.
+        debug: Callers get the texts of exceptions that handlers did not mean for them.
     """
 
     def __cinit__(self, Settings settings, LoopContext context, NameTable methods=NOTHING,
-                  NameTable events=NOTHING, *, threads=None, make_socket=None):
+                  NameTable events=NOTHING, *, threads=None, make_socket=None,
+                  make_remote=None, bint debug=False):
         if DEBUG:
             count_created(<PyObject *> self)
         self.settings = settings
@@ -50,6 +53,8 @@ cdef class Service:
         self.events = events
         self.threads = threads
         self.make_socket = make_socket
+        self.make_remote = make_remote
+        self.debug = debug
         self.connections = set()
         self.working = set()
         self.tasks = set()
@@ -60,6 +65,16 @@ cdef class Service:
     def __dealloc__(self):
         if DEBUG:
             count_freed(<PyObject *> self)
+
+    cdef str failure_text(self, object error):
+        if not self.debug or error is None:
+            return "internal error"
+        return f"{type(error).__name__}: {error}"
+
+    cdef double credit_timeout(self, Handler handler):
+        if handler is not None and handler.credit_timeout:
+            return handler.credit_timeout
+        return self.settings.limits.credit_timeout
 
     def keep(self, task: asyncio.Task[object]) -> None:
         """Own a task until it has ended: the loop itself refers to tasks only weakly."""

@@ -8,31 +8,39 @@ from collections.abc import Callable
 from typing import Any
 
 from sockrpc.errors import UsageError
-from sockrpc.peer.handler import is_coroutine_function
+from sockrpc.peer.handler import is_async_generator_function, is_coroutine_function, is_generator_function
 
-__all__ = ["check_function"]
+__all__ = ["STREAM", "STREAM_IN_THREAD", "check_function"]
+
+# What a function may be besides one that returns.
+STREAM = 1  # an async generator function
+STREAM_IN_THREAD = 2  # a plain generator function
 
 NUMBERS = {1: "one argument", 2: "two arguments"}
 
 
-def check_function(function: object, what: str, arguments: int = 1) -> None:
+def check_function(function: object, what: str, arguments: int = 1, *, stream: int = 0) -> None:
     """Raise if a function cannot do its work.
 
     Args:
         function: The function to check.
         what: Its name in the error.
         arguments: How many arguments it will be called with.
+        stream: STREAM or STREAM_IN_THREAD if it may be such a generator function itself.
 
     Raises:
-        UsageError: It cannot be called, takes other arguments, or is a generator, which no code here iterates
+        UsageError: It cannot be called, takes other arguments, or is a generator that no code here iterates
             over.
     """
     if not callable(function):
         raise UsageError(f"{what} is not callable")
-    if is_generator(function):
+    streams = stream and (
+        is_async_generator_function(function) if stream == STREAM else is_generator_function(function)
+    )
+    if is_generator(function) and not streams:
         raise UsageError(
-            f"{what} is a generator, or wraps one, and this version of the protocol has no streams: "
-            "return one answer, and send parts as notifications"
+            f"{what} is a generator, or wraps one, which nobody would iterate over: a method streams as an async "
+            "generator function, or as a plain one with thread=True"
         )
     if not takes(function, arguments):
         raise UsageError(f"{what} has to take {NUMBERS[arguments]}, and no other")

@@ -4,10 +4,11 @@ from libc.stdint cimport uint8_t
 
 # The states of a call that the other end made and this end serves.
 cdef enum CalleeState:
-    CALLEE_IDLE = 0        # over for the peer, though its work may still unwind
+    CALLEE_IDLE = 0        # over for the peer, though in v0.1 its work may still unwind
     CALLEE_WAITING = 1     # it has not started, or no iterator has taken it
     CALLEE_RUNNING = 2
-    CALLEE_STATES = 3
+    CALLEE_STOPPING = 3    # v1: it was aborted or has failed, and its end is sent when all its work has ended
+    CALLEE_STATES = 4
 
 cdef enum CalleeInput:
     CALLEE_ON_GATE = 0     # the limits let it start
@@ -18,24 +19,36 @@ cdef enum CalleeInput:
     CALLEE_ON_LOST = 4
     CALLEE_ON_TIMER = 5
     CALLEE_ON_STOP = 6
-    CALLEE_INPUTS = 7
-    CALLEE_CELLS = 21      # CALLEE_STATES * CALLEE_INPUTS
+    CALLEE_ON_ENDED = 7    # nothing of its work is left
+    CALLEE_ON_ITEM = 8
+    CALLEE_ON_END = 9
+    CALLEE_ON_CREDIT = 10
+    CALLEE_INPUTS = 11
+    CALLEE_CELLS = 44      # CALLEE_STATES * CALLEE_INPUTS
 
 cdef enum CalleeAction:
     CALLEE_NEVER = 0       # there is no row, so this is a defect of ours
     CALLEE_IGNORE = 1
     CALLEE_START = 2
-    CALLEE_WITHDRAW = 3
-    CALLEE_CANCEL = 4
-    CALLEE_RESPOND = 5
-    CALLEE_LOG = 6
+    CALLEE_HOLD = 3        # keep the item for the handler
+    CALLEE_CLOSE_INPUT = 4
+    CALLEE_ADD_CREDIT = 5
+    CALLEE_SEND_END = 6
+    CALLEE_FORGET = 7
+    # From here on the action settles how the call has ended.
+    CALLEE_WITHDRAW = 8
+    CALLEE_REFUSE = 9      # withdraw it, and send its end
+    CALLEE_CANCEL = 10
+    CALLEE_RESPOND = 11
+    CALLEE_LOG = 12
 
 # The states of a call that this end made.
 cdef enum CallerState:
     CALLER_IDLE = 0
     CALLER_UNSENT = 1      # its request is not written yet
     CALLER_OPEN = 2
-    CALLER_STATES = 3
+    CALLER_GIVEN_UP = 3    # v1: its reset is sent, its end has not come
+    CALLER_STATES = 4
 
 cdef enum CallerInput:
     CALLER_ON_CALL = 0
@@ -43,8 +56,12 @@ cdef enum CallerInput:
     CALLER_ON_CANCEL = 2   # the waiter gave up
     CALLER_ON_RESPONSE = 3
     CALLER_ON_LOST = 4
-    CALLER_INPUTS = 5
-    CALLER_CELLS = 15
+    CALLER_ON_ERROR = 5
+    CALLER_ON_ITEM = 6
+    CALLER_ON_CREDIT = 7
+    CALLER_ON_REFUSE = 8   # it may not be written any more
+    CALLER_INPUTS = 9
+    CALLER_CELLS = 36      # CALLER_STATES * CALLER_INPUTS
 
 cdef enum CallerAction:
     CALLER_NEVER = 0
@@ -55,6 +72,9 @@ cdef enum CallerAction:
     CALLER_SEND_RESET = 5
     CALLER_SETTLE = 6
     CALLER_RAISE = 7
+    CALLER_NOTE = 8        # note the outcome
+    CALLER_HOLD = 9        # keep the item for the reader
+    CALLER_ADD_CREDIT = 10
 
 cdef struct Cell:
     uint8_t action

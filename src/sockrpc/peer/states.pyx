@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 from sockrpc._debug cimport DEBUG
 
-PROTOCOLS = ("websocket.io-rpc-v0.1",)
+from sockrpc._frames import PROTOCOL_V0, PROTOCOL_V1
+
+PROTOCOLS = (PROTOCOL_V0, PROTOCOL_V1)
 
 
 class Row(NamedTuple):
@@ -20,26 +22,49 @@ class Row(NamedTuple):
     Attributes:
         state: The state of the call.
         input: The event: a frame that arrives, or something on this side.
-        cells: The action and the next state for each of PROTOCOLS.
+        cells: The action and the next state for each of PROTOCOLS, None where the input cannot occur; a single
+            one holds for all.
     """
 
     state: str
     input: str
-    cells: tuple[tuple[str, str], ...]
+    cells: tuple[tuple[str, str] | None, ...]
+
+    def cell(self, column: int) -> tuple[str, str] | None:
+        """The action and the next state in one of PROTOCOLS."""
+        return self.cells[min(column, len(self.cells) - 1)]
 
 
 # Calls that the other end made. Their request is not an input: it creates the call, in `waiting`.
 CALLEE = (
     Row("waiting", "gate opens", (("start", "running"),)),
-    Row("waiting", "reset", (("withdraw", "idle"),)),
+    Row("waiting", "reset", (("withdraw", "idle"), ("refuse", "idle"))),
     Row("waiting", "lost", (("withdraw", "idle"),)),
-    Row("waiting", "stop", (("withdraw", "idle"),)),
+    Row("waiting", "timer", (None, ("refuse", "idle"))),
+    Row("waiting", "stop", (("withdraw", "idle"), ("refuse", "idle"))),
+    Row("waiting", "item", (None, ("hold", "waiting"))),
+    Row("waiting", "end", (None, ("close input", "waiting"))),
+    Row("waiting", "credit", (None, ("add credit", "waiting"))),
     Row("running", "answer", (("send response", "idle"),)),
-    Row("running", "fail", (("log", "idle"),)),
-    Row("running", "reset", (("cancel", "idle"),)),
+    Row("running", "fail", (("log", "idle"), ("log", "stopping"))),
+    Row("running", "reset", (("cancel", "idle"), ("cancel", "stopping"))),
     Row("running", "lost", (("cancel", "idle"),)),
-    Row("running", "timer", (("cancel", "idle"),)),
-    Row("running", "stop", (("cancel", "idle"),)),
+    Row("running", "timer", (("cancel", "idle"), ("cancel", "stopping"))),
+    Row("running", "stop", (("cancel", "idle"), ("cancel", "stopping"))),
+    Row("running", "item", (None, ("hold", "running"))),
+    Row("running", "end", (None, ("close input", "running"))),
+    Row("running", "credit", (None, ("add credit", "running"))),
+    # The first input has settled how the call ends; the others change nothing, and its end comes last.
+    Row("stopping", "work ended", (None, ("send end", "idle"))),
+    Row("stopping", "lost", (None, ("forget", "idle"))),
+    Row("stopping", "answer", (None, ("ignore", "stopping"))),
+    Row("stopping", "fail", (None, ("ignore", "stopping"))),
+    Row("stopping", "reset", (None, ("ignore", "stopping"))),
+    Row("stopping", "timer", (None, ("ignore", "stopping"))),
+    Row("stopping", "stop", (None, ("ignore", "stopping"))),
+    Row("stopping", "item", (None, ("ignore", "stopping"))),
+    Row("stopping", "end", (None, ("ignore", "stopping"))),
+    Row("stopping", "credit", (None, ("ignore", "stopping"))),
     # The first input has settled the call; later ones change nothing for the peer. A loss never comes later, because
     # it ends the calls that are in the table, and an idle call has left it.
     Row("idle", "answer", (("ignore", "idle"),)),
@@ -47,6 +72,10 @@ CALLEE = (
     Row("idle", "reset", (("ignore", "idle"),)),
     Row("idle", "timer", (("ignore", "idle"),)),
     Row("idle", "stop", (("ignore", "idle"),)),
+    # These crossed the end of their call.
+    Row("idle", "item", (None, ("ignore", "idle"))),
+    Row("idle", "end", (None, ("ignore", "idle"))),
+    Row("idle", "credit", (None, ("ignore", "idle"))),
 )
 
 # Calls that this end made.
@@ -56,38 +85,66 @@ CALLER = (
     # The request was never sent, so no reset is either.
     Row("unsent", "cancel", (("forget", "idle"),)),
     Row("unsent", "lost", (("raise", "idle"),)),
+    # The peer takes no more calls.
+    Row("unsent", "refuse", (None, ("raise", "idle"))),
     # The response answers an older call of the same id, or a request that was never made.
     Row("unsent", "response", (("ignore", "unsent"),)),
+    Row("unsent", "error", (None, ("ignore", "unsent"))),
+    Row("unsent", "item", (None, ("ignore", "unsent"))),
+    Row("unsent", "credit", (None, ("ignore", "unsent"))),
     Row("open", "response", (("settle", "idle"),)),
-    Row("open", "cancel", (("send reset", "idle"),)),
+    Row("open", "error", (None, ("raise", "idle"))),
+    Row("open", "cancel", (("send reset", "idle"), ("send reset", "given up"))),
     Row("open", "lost", (("raise", "idle"),)),
+    Row("open", "item", (None, ("hold", "open"))),
+    Row("open", "credit", (None, ("add credit", "open"))),
+    # The id stays taken until the end has come, which says what became of the work.
+    Row("given up", "response", (None, ("note outcome", "idle"))),
+    Row("given up", "error", (None, ("note outcome", "idle"))),
+    Row("given up", "lost", (None, ("note outcome", "idle"))),
+    Row("given up", "cancel", (None, ("ignore", "given up"))),
+    Row("given up", "item", (None, ("ignore", "given up"))),
+    Row("given up", "credit", (None, ("ignore", "given up"))),
     # The answer or the end came first.
     Row("idle", "cancel", (("ignore", "idle"),)),
     # The response crossed the reset, or answers a request that was never made.
     Row("idle", "response", (("ignore", "idle"),)),
+    # A conforming peer sends none of these.
+    Row("idle", "error", (None, ("ignore", "idle"))),
+    Row("idle", "item", (None, ("ignore", "idle"))),
+    Row("idle", "credit", (None, ("ignore", "idle"))),
 )
 
-cdef dict CALLEE_STATE_NUMBERS = {"idle": CALLEE_IDLE, "waiting": CALLEE_WAITING, "running": CALLEE_RUNNING}
+cdef dict CALLEE_STATE_NUMBERS = {
+    "idle": CALLEE_IDLE, "waiting": CALLEE_WAITING, "running": CALLEE_RUNNING, "stopping": CALLEE_STOPPING,
+}
 cdef dict CALLEE_INPUT_NUMBERS = {
     "gate opens": CALLEE_ON_GATE, "answer": CALLEE_ON_ANSWER, "fail": CALLEE_ON_FAIL, "reset": CALLEE_ON_RESET,
-    "lost": CALLEE_ON_LOST, "timer": CALLEE_ON_TIMER, "stop": CALLEE_ON_STOP,
+    "lost": CALLEE_ON_LOST, "timer": CALLEE_ON_TIMER, "stop": CALLEE_ON_STOP, "work ended": CALLEE_ON_ENDED,
+    "item": CALLEE_ON_ITEM, "end": CALLEE_ON_END, "credit": CALLEE_ON_CREDIT,
 }
 cdef dict CALLEE_ACTION_NUMBERS = {
-    "ignore": CALLEE_IGNORE, "start": CALLEE_START, "withdraw": CALLEE_WITHDRAW, "cancel": CALLEE_CANCEL,
-    "send response": CALLEE_RESPOND, "log": CALLEE_LOG,
+    "ignore": CALLEE_IGNORE, "start": CALLEE_START, "hold": CALLEE_HOLD, "close input": CALLEE_CLOSE_INPUT,
+    "add credit": CALLEE_ADD_CREDIT, "send end": CALLEE_SEND_END, "forget": CALLEE_FORGET,
+    "withdraw": CALLEE_WITHDRAW, "refuse": CALLEE_REFUSE, "cancel": CALLEE_CANCEL, "send response": CALLEE_RESPOND,
+    "log": CALLEE_LOG,
 }
-cdef dict CALLER_STATE_NUMBERS = {"idle": CALLER_IDLE, "unsent": CALLER_UNSENT, "open": CALLER_OPEN}
+cdef dict CALLER_STATE_NUMBERS = {
+    "idle": CALLER_IDLE, "unsent": CALLER_UNSENT, "open": CALLER_OPEN, "given up": CALLER_GIVEN_UP,
+}
 cdef dict CALLER_INPUT_NUMBERS = {
     "call": CALLER_ON_CALL, "write": CALLER_ON_WRITE, "cancel": CALLER_ON_CANCEL, "response": CALLER_ON_RESPONSE,
-    "lost": CALLER_ON_LOST,
+    "lost": CALLER_ON_LOST, "error": CALLER_ON_ERROR, "item": CALLER_ON_ITEM, "credit": CALLER_ON_CREDIT,
+    "refuse": CALLER_ON_REFUSE,
 }
 cdef dict CALLER_ACTION_NUMBERS = {
     "ignore": CALLER_IGNORE, "queue": CALLER_QUEUE, "send request": CALLER_SEND_REQUEST, "forget": CALLER_FORGET,
-    "send reset": CALLER_SEND_RESET, "settle": CALLER_SETTLE, "raise": CALLER_RAISE,
+    "send reset": CALLER_SEND_RESET, "settle": CALLER_SETTLE, "raise": CALLER_RAISE, "note outcome": CALLER_NOTE,
+    "hold": CALLER_HOLD, "add credit": CALLER_ADD_CREDIT,
 }
 
 cdef enum:
-    COLUMNS = 1
+    COLUMNS = 2
 
 cdef Life[COLUMNS] LIVES
 memset(LIVES, 0, sizeof(LIVES))
@@ -96,7 +153,9 @@ memset(LIVES, 0, sizeof(LIVES))
 cdef int fill(Cell *cells, tuple rows, int column, dict states, dict inputs, dict actions) except -1:
     cdef Cell *cell
     for row in rows:
-        action, next_state = row.cells[column]
+        if row.cell(column) is None:
+            continue
+        action, next_state = row.cell(column)
         # The index is within the array because both numbers are values of the dicts.
         cell = &cells[<int> states[row.state] * len(inputs) + <int> inputs[row.input]]
         assert cell.action == 0, f"two rows for {row.state}, {row.input}"

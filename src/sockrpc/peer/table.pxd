@@ -15,6 +15,8 @@ cdef class RequestTable:
     cdef int shift                   # 32 minus the logarithm of the number of buckets
     cdef Py_ssize_t count
     cdef uint32_t last_id            # the last id that `allocate` returned
+    cdef uint32_t first_id           # `allocate` returns ids from this
+    cdef uint32_t final_id           # to this, and then starts anew
 
     # Returns the entry of `id`, borrowed; NULL if none is in flight.
     cdef PyObject *find(self, uint32_t id) noexcept
@@ -25,6 +27,8 @@ cdef class RequestTable:
     # Removes by identity; True if this very entry was in the table.
     cdef bint take(self, Entry entry) noexcept
     cdef uint32_t allocate(self) noexcept
+    # Lets `allocate` return ids of a range only, starting with its first.
+    cdef int set_range(self, uint32_t first, uint32_t final) except -1
     cdef list entries(self)
     # Returns any entry, or None; `bucket` starts at 0, and between two calls entries may only be removed.
     cdef Entry next_entry(self, Py_ssize_t *bucket)

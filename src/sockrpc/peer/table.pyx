@@ -69,6 +69,8 @@ cdef class RequestTable:
     def __cinit__(self):
         if DEBUG:
             count_created(<PyObject *> self)
+        # Ids count up from 1, and 0 follows 2**32 - 1.
+        self.final_id = 0xFFFFFFFF
 
     def __dealloc__(self):
         if DEBUG:
@@ -123,11 +125,16 @@ cdef class RequestTable:
         return True
 
     cdef uint32_t allocate(self) noexcept:
-        # Ids count up from 1 and wrap at 2**32 by themselves; the loop ends because no table holds 2**32 entries.
-        self.last_id += 1
-        while self.find(self.last_id) != NULL:
-            self.last_id += 1
-        return self.last_id
+        # The loop ends because no table holds all ids of a range.
+        while True:
+            self.last_id = self.first_id if self.last_id == self.final_id else self.last_id + 1
+            if self.find(self.last_id) == NULL:
+                return self.last_id
+
+    cdef int set_range(self, uint32_t first, uint32_t final) except -1:
+        self.first_id = first
+        self.final_id = self.last_id = final
+        return 0
 
     cdef list entries(self):
         """Return all entries, alive and in no order. They stay in the table."""

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t
 
 from sockrpc.peer.handler cimport Handler
+from sockrpc.peer.options cimport CallOptions
 from sockrpc.peer.procedure cimport Procedure
 from sockrpc.peer.states cimport CALLEE_IDLE
 
@@ -19,9 +20,19 @@ cdef class Work(Procedure):
     cdef uint8_t counts              # against max_in_flight: it has started, and work of it is left
     cdef uint8_t starting            # the handler's first step is running now
     cdef uint8_t cancelled           # the work was cancelled; never twice
+    cdef uint8_t began               # a line of the handler has run
+    cdef uint8_t seen                # the work has seen its abort
+    cdef uint8_t committed           # no abort reaches it any more
+    cdef uint8_t completed           # it has taken effect, although no answer was sent
+    cdef uint8_t nested              # a handler of ours waits for the peer that has made this call
+    cdef CallOptions options         # None for a call without any
 
     cdef inline bint is_over(self) noexcept:
         return self.state == CALLEE_IDLE and not self.counts
+
+    # Only the end of a stop's grace reaches it.
+    cdef inline bint is_protected(self) noexcept:
+        return self.committed or (self.handler is not None and self.handler.run_to_completion)
 
     cdef object spawn(self, object coroutine, object when_done)
     cdef int start_timer(self) except -1

@@ -3,12 +3,21 @@
 cimport cython
 
 import asyncio
+import inspect
 
+from sockrpc.peer.handler cimport KIND_GENERATOR
 from sockrpc.peer.procedure cimport Procedure
+from sockrpc.peer.states cimport CALLEE_STOPPING
 from sockrpc.peer.tally cimport ENDING_NONE, ENDING_RESET, ENDING_TIMED_OUT
 from sockrpc.websocket.loop cimport LoopContext
 
 from sockrpc.errors import UsageError
+
+
+cdef bint has_begun(object task) except -1:
+    # Before 3.12, and with a task factory, a task that is cancelled at once never runs.
+    coroutine = task.get_coro()
+    return not inspect.iscoroutine(coroutine) or inspect.getcoroutinestate(coroutine) != inspect.CORO_CREATED
 
 
 cdef class Work(Procedure):
@@ -57,6 +66,7 @@ cdef class Work(Procedure):
         task = self.start_task(coroutine, variables)
         self.starting = False
         if task.done():
+            self.began = True
             self.handler_ended(task)
             if self.work == 0:
                 self.finish()
@@ -66,7 +76,7 @@ cdef class Work(Procedure):
         self.work_began()
         if self.cancelled:
             task.cancel()
-        elif self.connection.ended and not self.handler.run_to_completion:
+        elif self.connection.ended and not self.is_protected():
             # The handler answered and then ended its own connection, all in its first step.
             self.cancel_work()
         return 0
@@ -97,6 +107,8 @@ cdef class Work(Procedure):
             self.work_ended()
 
     cdef int handler_ended(self, object task) except -1:
+        if not self.cancelled:
+            self.began = True
         try:
             result = task.result()
         except BaseException as error:
@@ -121,6 +133,7 @@ cdef class Work(Procedure):
             self.queue.remove(self)
 
     def _thread_started(self) -> None:
+        self.began = True
         if self.handler.timeout:
             self.start_timer()
 
@@ -145,13 +158,16 @@ cdef class Work(Procedure):
             # No thread had taken the job.
             self.job = None
             self.work_ended()
-        elif self.work == 0 and not self.starting:
+        elif self.work == 0 and not self.starting and (self.handler is not None or self.state != CALLEE_STOPPING):
+            # In the socket form of v1 the application still has the call; it ends when it was let go.
             self.finish()
         return 0
 
     cdef int cancel_tasks(self) except -1:
         cdef list spawned = [] if self.spawned is None else [(task, task.cancelling()) for task in self.spawned]
         if self.task is not None:
+            if not self.began and self.handler.kind != KIND_GENERATOR and has_begun(self.task):
+                self.began = True
             self.task.cancel()
         for task, before in spawned:
             # The handler's cancel has already reached this task because the handler awaits it.

@@ -29,6 +29,7 @@ from sockrpc._frames cimport (
     fault_reason,
     name_fault,
     parse,
+    receiver_of,
     write_notify,
     write_request,
     write_reset,
@@ -53,6 +54,7 @@ from sockrpc.websocket.parser cimport (
     write_header,
 )
 
+from sockrpc._frames import PROTOCOL_V0 as _PROTOCOL_V0
 from sockrpc.errors import ProtocolError, UsageError
 
 
@@ -120,7 +122,7 @@ def parse_message(message: bytes, *, receiver: str) -> Notify | Request | Reset 
 
 cdef object read_frame(const uint8_t *data, Py_ssize_t size, int side):
     cdef Frame frame
-    cdef Fault fault = parse(data, size, side, &frame)
+    cdef Fault fault = parse(data, size, receiver_of(_PROTOCOL_V0, side), &frame)
     if fault != FAULT_NONE:
         raise ProtocolError(1002, fault_reason(fault))
     cdef bytes payload = PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size)

@@ -21,6 +21,8 @@ cdef class Output(Member):
 
     # Appends one binary message; the transport gets it at the next flush.
     cdef int send(self, const uint8_t *prefix, Py_ssize_t prefix_size, bytes payload) except -1
+    # The same, and never compressed.
+    cdef int send_plain(self, const uint8_t *prefix, Py_ssize_t prefix_size, bytes payload) except -1
     # Appends one message, compressed if that was agreed on.
     cdef int send_message(self, uint8_t opcode, bytes message) except -1
     cdef int send_joined(self, const uint8_t *prefix, Py_ssize_t prefix_size, bytes payload) except -1

@@ -61,6 +61,12 @@ cdef class Output(Member):
             Output.flush(self)
         return 0
 
+    cdef int send_plain(self, const uint8_t *prefix, Py_ssize_t prefix_size, bytes payload) except -1:
+        self.send_control(OPCODE_BINARY, PyBytes_FromStringAndSize(<char *> prefix, prefix_size) + payload)
+        if self.output.size + self.buffered_bytes >= self.settings.limits.output_high_bytes:
+            Output.flush(self)
+        return 0
+
     cdef int send_large(self, bytes payload) except -1:
         # Header and payload go out as a vector; the payload is not copied.
         cdef bytes head = self.take_output()

@@ -206,10 +206,10 @@ def known_subprotocols(names: Sequence[str] | None) -> list[Subprotocol] | None:
 
 
 def select_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol:
-    """Return the first subprotocol that both ends speak; raise rather than guess."""
+    """Return the first offered subprotocol that is spoken here; raise rather than guess."""
     spoken = protocol.available_subprotocols or []
-    for each in spoken:
-        if each in offered:
+    for each in offered:
+        if each in spoken:
             return each
     what = "no subprotocol was offered" if not offered else "none of the offered subprotocols is spoken here"
     raise NegotiationError(f"{what}; this server speaks: {', '.join(spoken)}")

@@ -1,0 +1,213 @@
+"""Making calls at the other end of a connection: what a client and a server's socket share."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterable, Iterable, Mapping
+from typing import Any
+
+from sockrpc._frames import FLAGS, encode, encode_bytes
+from sockrpc.codes import Code, Outcome
+from sockrpc.errors import UsageError, local_error
+from sockrpc.handle import Handle
+from sockrpc.limits import check_seconds
+from sockrpc.peer.deadline import CURRENT, inherited_deadline
+from sockrpc.peer.metadata import encode_metadata
+from sockrpc.peer.outgoing import OutgoingCall
+from sockrpc.stream import Stream
+
+__all__ = ["Calls", "Items", "Metadata", "Payload"]
+
+SENDS_ITEMS = FLAGS["sends items"]
+TAKES_ITEMS = FLAGS["takes items"]
+TRACKED = FLAGS["tracked"]
+NESTED = FLAGS["nested"]
+
+Payload = str | bytes | bytearray | memoryview
+Items = Iterable[Payload] | AsyncIterable[Payload]
+Metadata = Mapping[str, str | bytes]
+
+
+class Calls:
+    """What calls the other end of a connection."""
+
+    __slots__ = ()
+
+    _connection: Any
+    # The call of the other end within which these are made, or None.
+    _within: Any = None
+
+    async def call(
+        self,
+        method: str,
+        payload: Payload = b"",
+        *,
+        items: Items | None = None,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> bytes:
+        """Call a method and wait for its answer.
+
+        Any cancellation of the waiting task, and the time-out, sends one reset at once, so the work at the
+        other end stops too; an answer that crosses the reset is dropped. If the request was not written yet,
+        because the peer reads too slowly or has as many calls as it takes, nothing is sent at all.
+
+        Args:
+            method: The name, at most 255 bytes of UTF-8.
+            payload: bytes, or str that is sent as UTF-8.
+            items: Payloads to send as a stream of items, an iterable or asynchronous iterable (v1).
+            timeout: Seconds to wait, which the peer hears of too (v1); None for as long as the block or the
+                handler that this is called in may take. In v0.1 a call that fails is never answered.
+            metadata: Sent beside the payload (v1).
+
+        Raises:
+            RPCError: The call failed; its outcome says what became of the work (v1).
+            DeadlineExceeded: The time is over by either clock. The text has the method and the seconds.
+            ConnectionLost: The connection was lost first. The method may have run, unless the outcome says
+                otherwise.
+            ConnectionClosed: We closed the connection.
+            UsageError: The name is too long, the time-out is no number of seconds, or this belongs to another
+                event loop.
+        """
+        connection = self._connection
+        if items is None and timeout is None and metadata is None and CURRENT.get() is None and self._within is None:
+            pending = connection.request(*encode(method, payload))
+            pump = None
+        else:
+            pending, pump = open_call(self, method, payload, 0, items, timeout, metadata)
+        try:
+            answer: bytes = await pending.future
+            return answer
+        finally:
+            # This does nothing if the answer or the end of the connection came first.
+            connection.abandon(pending)
+            if pump is not None:
+                pump.cancel()
+
+    def start(
+        self,
+        method: str,
+        payload: Payload = b"",
+        *,
+        items: Items | None = None,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> Handle:
+        """Call a method and go on; the handle waits for the answer, or cancels the call and tells its outcome.
+
+        Arguments and errors are those of `call`, except that what can be known at once is raised at once.
+        """
+        pending, pump = open_call(self, method, payload, 0, items, timeout, metadata)
+        return Handle(self._connection, pending, method, pump)
+
+    def stream(
+        self,
+        method: str,
+        payload: Payload = b"",
+        *,
+        items: Items | None = None,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+        window_bytes: int | None = None,
+        tracked: bool = False,
+    ) -> Stream:
+        """Call a method that streams (v1), and return its items, an asynchronous iterator.
+
+            async for token in client.stream("generate", "hello"): ...     # leaving the loop resets at once
+            async with client.stream("chat") as chat: ...                  # leaving the block resets too
+
+        Args:
+            method: The name, at most 255 bytes of UTF-8.
+            payload: bytes, or str that is sent as UTF-8.
+            items: Payloads to send beside the reader, an iterable or asynchronous iterable; without it `send`
+                and `end` of the stream do so.
+            timeout: Seconds for the whole call, as in `call`.
+            metadata: Sent beside the payload.
+            window_bytes: Bytes of items that may wait here, if more than those of the connection.
+            tracked: Ask for a cursor with each item.
+
+        Raises:
+            RPCError: The peer speaks v0.1, or the call cannot be made; nothing was sent.
+            UsageError, ConnectionLost, ConnectionClosed: As in `call`.
+        """
+        flags = TAKES_ITEMS | (TRACKED if tracked else 0)
+        if items is None:
+            flags |= SENDS_ITEMS
+        pending, pump = open_call(self, method, payload, flags, items, timeout, metadata, window_bytes or 0)
+        return Stream(self._connection, pending, pump)
+
+
+def open_call(
+    calls: Calls,
+    method: str,
+    payload: Payload,
+    flags: int,
+    items: Items | None,
+    timeout: float | None,
+    metadata: Metadata | None,
+    window: int = 0,
+) -> tuple[OutgoingCall, asyncio.Task[None] | None]:
+    """Open a call, and start the pump of its items if it has some."""
+    seconds = seconds_left(timeout)
+    if items is not None:
+        if isinstance(items, str | bytes | bytearray | memoryview):
+            raise UsageError("items are an iterable of payloads, not one payload")
+        flags |= SENDS_ITEMS
+    within = calls._within
+    if within is not None and within.is_running:
+        flags |= NESTED
+    connection = calls._connection
+    name, encoded = encode(method, payload)
+    packed = None if metadata is None else encode_metadata(metadata)
+    pending: OutgoingCall = connection.open_call(name, encoded, flags, packed, seconds, window)
+    if items is None:
+        return pending, None
+    return pending, asyncio.get_running_loop().create_task(pump_items(connection, pending, items))
+
+
+def seconds_left(timeout: float | None) -> float:
+    """Return the seconds that a call may take, 0.0 for no limit.
+
+    Raises:
+        DeadlineExceeded: None are left.
+        UsageError: The time-out is no number of seconds.
+    """
+    if timeout is not None:
+        check_seconds("timeout", timeout, zero=True)
+    when = inherited_deadline()
+    left = math.inf if timeout is None else timeout
+    if when is not None:
+        left = min(left, when - asyncio.get_running_loop().time())
+    if left <= 0:
+        raise local_error(
+            Code.DEADLINE_EXCEEDED, "the time of the call is over before it began", Outcome.NOT_STARTED
+        )
+    return 0.0 if left == math.inf else left
+
+
+async def pump_items(connection: Any, call: OutgoingCall, items: Items) -> None:
+    """Send the items of a call; what their source raises is raised at the caller."""
+    outbox = call.outbox
+    assert outbox is not None
+    try:
+        if isinstance(items, AsyncIterable):
+            async for item in items:
+                data = encode_bytes(item)
+                outbox.check(data, None)
+                if not outbox.try_send(data) and not await outbox.send(data, None):
+                    return
+        else:
+            for item in items:
+                data = encode_bytes(item)
+                outbox.check(data, None)
+                if not outbox.try_send(data) and not await outbox.send(data, None):
+                    return
+        outbox.end()
+    except Exception as error:
+        connection.cancel(call, error)
+    finally:
+        if outbox.closed:
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()

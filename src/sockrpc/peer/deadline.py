@@ -1,0 +1,92 @@
+"""The deadline that calls inherit from what they are made in: a block of the caller, or a handler's own call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, NamedTuple
+
+from sockrpc.limits import check_seconds
+
+if TYPE_CHECKING:
+    from sockrpc.peer.call import Call
+
+__all__ = ["deadline", "inherited_deadline", "set_deadline", "timeout"]
+
+
+class Until(NamedTuple):
+    """A deadline of a block."""
+
+    when: float | None  # loop time
+
+
+# A call while that runs, or the deadline of a block; blocks within a handler take the earlier of both.
+CURRENT: ContextVar[Call | Until | None] = ContextVar("sockrpc_deadline", default=None)
+
+
+def set_deadline(call: Call) -> None:
+    """Let the calls that a handler makes inherit the deadline of its own, while that runs."""
+    CURRENT.set(call)
+
+
+def inherited_deadline() -> float | None:
+    """Return the loop time until which a call that is made here may take; None if there is no limit."""
+    current = CURRENT.get()
+    if current is None:
+        return None
+    if isinstance(current, Until):
+        return current.when
+    return current.deadline if current.is_running else None
+
+
+def earlier(when: float | None, other: float | None) -> float | None:
+    """Return the earlier of two deadlines."""
+    if when is None or other is None:
+        return other if when is None else when
+    return min(when, other)
+
+
+@contextlib.contextmanager
+def deadline(seconds: float | None) -> Iterator[None]:
+    """Bound the calls that are made inside by one deadline, and nothing else between them.
+
+    Blocks nest: the earlier deadline wins. None lets the calls inside outlive every deadline around them, that of
+    the handler's own call included.
+
+    Args:
+        seconds: From now on.
+
+    Raises:
+        UsageError: It is no number of seconds.
+    """
+    if seconds is None:
+        when = None
+    else:
+        check_seconds("deadline", seconds, zero=True)
+        when = earlier(inherited_deadline(), asyncio.get_running_loop().time() + seconds)
+    token = CURRENT.set(Until(when))
+    try:
+        yield
+    finally:
+        CURRENT.reset(token)
+
+
+@contextlib.asynccontextmanager
+async def timeout(seconds: float | None) -> AsyncIterator[None]:
+    """Do what `asyncio.timeout` does, with a deadline that travels with every call inside.
+
+    Args:
+        seconds: From now on; None for no limit of its own.
+
+    Raises:
+        TimeoutError: The time is over.
+        UsageError: It is no number of seconds.
+    """
+    if seconds is None:
+        yield
+        return
+    with deadline(seconds):
+        async with asyncio.timeout(seconds):
+            yield

@@ -1,0 +1,20 @@
+# What a call of sockrpc.v1 has beside its method and its payload.
+
+from libc.stdint cimport uint8_t
+
+from sockrpc.peer.inbox cimport Inbox
+from sockrpc.peer.outbox cimport Outbox
+
+# A plain Request has none of these, so it pays for none.
+cdef class CallOptions:
+    cdef uint8_t flags               # of its Open
+    cdef double deadline             # loop time, 0.0: none
+    cdef object timer                # of the deadline
+    cdef object metadata             # a Metadata
+    cdef Inbox inbox                 # items of the caller, None if it sends none
+    cdef Outbox outbox               # items for the caller, None if it takes none
+    cdef Py_ssize_t reserved         # what it holds of `max_held_bytes`, beside its payload
+    cdef object error                # the RPCError that is its end, None where its ending says enough
+    cdef uint8_t items_taken         # the handler has asked for the iterator of its items
+
+    cdef int release(self) except -1 # the call has ended

@@ -1,0 +1,33 @@
+"""What a call of sockrpc.v1 has beside its method and its payload: options of the caller, and what its end will say."""
+
+cimport cython
+from cpython.ref cimport PyObject
+
+from sockrpc._debug cimport DEBUG, count_created, count_freed
+
+from sockrpc.peer.metadata import NO_METADATA as _NO_METADATA
+
+
+@cython.final
+cdef class CallOptions:
+    """Made for the calls that need it."""
+
+    def __cinit__(self):
+        if DEBUG:
+            count_created(<PyObject *> self)
+        self.metadata = _NO_METADATA
+
+    def __dealloc__(self):
+        if DEBUG:
+            count_freed(<PyObject *> self)
+
+    cdef int release(self) except -1:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if self.inbox is not None:
+            self.inbox.close(None)
+            self.inbox.release()
+        if self.outbox is not None:
+            self.outbox.close()
+        return 0

@@ -1,0 +1,22 @@
+# The items that one call sends.
+
+from libc.stdint cimport int64_t, uint32_t
+
+from sockrpc.peer.session cimport Session
+
+cdef class Outbox:
+    cdef Session connection
+    cdef uint32_t id
+    cdef int64_t balance             # bytes that may be sent; below 0 after the last item that was
+    cdef readonly bint closed        # nothing more is sent
+    cdef bint ended                  # End was sent
+    cdef list waiters                # futures of senders, None until the first
+    cdef readonly bint unsent        # the request itself is not written yet
+
+    # Sends an item if it may be sent now.
+    cdef bint put(self, bytes payload, bytes cursor) except -1
+    cdef bint add(self, int64_t size) except -1    # more credit; False if the balance overflows
+    cdef int wake(self) except -1
+    cdef int close(self) except -1
+
+cdef Outbox new_outbox(Session connection, uint32_t id)

@@ -1,0 +1,142 @@
+"""The items that one call sends, as far as the credit of their consumer goes."""
+
+cimport cython
+from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.ref cimport PyObject
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+from sockrpc._debug cimport DEBUG, count_created, count_freed
+from sockrpc._frames cimport MAX_CURSOR_BYTES, MAX_ITEM_PREFIX_BYTES, write_end, write_item
+from sockrpc.peer.inbox cimport ITEM_COST
+from sockrpc.peer.session cimport Session
+
+from sockrpc.errors import UsageError
+
+cdef int64_t LARGEST_BALANCE = 2_147_483_647
+
+
+cdef Outbox new_outbox(Session connection, uint32_t id):
+    cdef Outbox outbox = Outbox.__new__(Outbox)
+    outbox.connection = connection
+    outbox.id = id
+    outbox.balance = connection.their_window
+    return outbox
+
+
+@cython.final
+cdef class Outbox:
+    """The items that one call sends."""
+
+    def __cinit__(self):
+        if DEBUG:
+            count_created(<PyObject *> self)
+
+    def __dealloc__(self):
+        if DEBUG:
+            count_freed(<PyObject *> self)
+
+    cdef bint put(self, bytes payload, bytes cursor) except -1:
+        cdef uint8_t prefix[MAX_ITEM_PREFIX_BYTES]
+        cdef Py_ssize_t n
+        if self.balance <= 0 or self.connection.write_paused or self.unsent or self.closed:
+            return False
+        n = write_item(prefix, self.id, cursor)
+        self.balance -= PyBytes_GET_SIZE(payload) + n - 5 + ITEM_COST
+        if cursor is not None:
+            # Its length byte costs nothing.
+            self.balance += 1
+        self.connection.send(prefix, n, payload)
+        self.connection.write_soon(False)
+        return True
+
+    def try_send(self, payload: bytes) -> bool:
+        """Send an item if that is possible without waiting; False if it is not, or never will be."""
+        return self.put(payload, None)
+
+    def check(self, payload: bytes, cursor: bytes | None) -> None:
+        """Check that an item can be sent at all.
+
+        Raises:
+            UsageError: It is larger than the window of its consumer, or its cursor is too long.
+        """
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
+        if cursor is not None:
+            if PyBytes_GET_SIZE(cursor) > MAX_CURSOR_BYTES:
+                raise UsageError(f"a cursor has at most {MAX_CURSOR_BYTES} bytes, this one {len(cursor)}")
+            size += PyBytes_GET_SIZE(cursor)
+        # The window's own size without the cost of an item, which would forbid payloads of exactly a window.
+        if size > self.connection.their_window or size + 6 > self.connection.their_message_bytes:
+            raise UsageError(
+                f"an item has at most {min(self.connection.their_window, self.connection.their_message_bytes - 6)} "
+                f"bytes here, this one {size}")
+
+    cdef bint add(self, int64_t size) except -1:
+        cdef int64_t before = self.balance
+        if before + size > LARGEST_BALANCE:
+            return False
+        self.balance = before + size
+        if before <= 0 < self.balance:
+            self.wake()
+        return True
+
+    cdef int wake(self) except -1:
+        cdef list waiters = self.waiters
+        self.waiters = None
+        if waiters is not None:
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+        return 0
+
+    cdef int close(self) except -1:
+        if not self.closed:
+            self.closed = True
+            self.wake()
+        return 0
+
+    @cython.nonecheck(True)
+    async def send(self, bytes payload, bytes cursor) -> bool:
+        """Send an item; waits for credit and for a slow peer. False if nothing more is sent.
+
+        Cancelling it sends nothing.
+        """
+        cdef bint sent
+        while not self.closed:
+            sent = self.put(payload, cursor)
+            if sent:
+                return True
+            await self.wait()
+        return False
+
+    def wait(self):
+        """Return a future that is done when it is worth another try."""
+        cdef Py_ssize_t count
+        waiter = self.connection.context.loop.create_future()
+        if self.waiters is None:
+            self.waiters = []
+            if self.connection.write_paused:
+                if self.connection.stalled is None:
+                    self.connection.stalled = []
+                self.connection.stalled.append(self)
+        count = len(self.waiters)
+        if count >= 8 and count & (count - 1) == 0:
+            # Senders that were cancelled are left behind; they must not pile up while the peer grants nothing.
+            self.waiters = [each for each in self.waiters if not each.done()]
+        self.waiters.append(waiter)
+        return waiter
+
+    def wake_up(self) -> None:
+        """Let senders try again, as there is room in the output."""
+        self.wake()
+
+    def end(self) -> None:
+        """Tell the consumer that no more items come."""
+        cdef uint8_t prefix[5]
+        if self.closed:
+            return
+        self.closed = True
+        self.ended = True
+        self.wake()
+        if not self.unsent:
+            self.connection.send(prefix, write_end(prefix, self.id), b"")
+            self.connection.write_soon(False)
