@@ -32,7 +32,7 @@ from sockrpc.dial.tls import default_context
 from sockrpc.errors import ConnectionLost, HandshakeError, UsageError
 from sockrpc.limits import CLIENT_KEYWORDS, ClientLimits, check_seconds, make_limits
 from sockrpc.listen.unix import check_uds, connected
-from sockrpc.peer.endings import EndingLog
+from sockrpc.peer.ending_log import EndingLog
 from sockrpc.peer.handler_threads import HandlerThreads
 from sockrpc.peer.metadata import encode_metadata
 from sockrpc.peer.peer import Peer
