@@ -14,7 +14,7 @@ from sockrpc.handle import Handle
 from sockrpc.limits import check_seconds
 from sockrpc.peer.deadline import CURRENT, inherited_deadline
 from sockrpc.peer.metadata import encode_metadata
-from sockrpc.peer.outgoing import OutgoingCall
+from sockrpc.peer.outgoing_call import OutgoingCall
 from sockrpc.stream import Stream
 
 __all__ = ["Calls", "Items", "Metadata", "Payload"]

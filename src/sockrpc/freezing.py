@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sockrpc import _debug, _frames, _settings
 from sockrpc.peer import (
+    arrivals,
     broadcast,
     call,
     drive,
@@ -25,11 +26,15 @@ from sockrpc.peer import (
     options,
     outbox,
     outgoing,
+    outgoing_call,
     peer,
     procedure,
+    replies,
     service,
     session,
+    spawning,
     states,
+    streaming,
     subscription,
     table,
     tally,

@@ -8,7 +8,7 @@ from typing import Any
 
 from sockrpc.codes import Code, Outcome
 from sockrpc.errors import local_error
-from sockrpc.peer.outgoing import OutgoingCall
+from sockrpc.peer.outgoing_call import OutgoingCall
 
 __all__ = ["Handle"]
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 from sockrpc._frames import encode_bytes
 from sockrpc.codes import Code, Outcome
 from sockrpc.errors import UsageError, local_error
-from sockrpc.peer.outgoing import OutgoingCall
+from sockrpc.peer.outgoing_call import OutgoingCall
 
 __all__ = ["Stream"]
 

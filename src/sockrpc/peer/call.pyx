@@ -15,32 +15,29 @@ import functools
 import sys
 
 from sockrpc._debug cimport DEBUG
-from sockrpc._frames cimport MAX_CURSOR_BYTES, OPEN_TRACKED, encode_payload, write_response
+from sockrpc._frames cimport OPEN_TRACKED, encode_payload, write_response
 from sockrpc.peer.handler cimport (
     KIND_GENERATOR, KIND_INLINE, KIND_THREAD, KIND_THREAD_GENERATOR, Handler, is_coroutine,
 )
 from sockrpc.peer.options cimport CallOptions
-from sockrpc.peer.outbox cimport Outbox
 from sockrpc.peer.raising cimport call_one, take_raised
 from sockrpc.peer.states cimport (
     CALLEE_IDLE, CALLEE_IGNORE, CALLEE_INPUTS, CALLEE_LOG, CALLEE_ON_ANSWER, CALLEE_ON_ENDED, CALLEE_ON_FAIL,
     CALLEE_ON_GATE, CALLEE_ON_RESET, CALLEE_REFUSE, CALLEE_RESPOND, CALLEE_RUNNING, CALLEE_SEND_END, CALLEE_STOPPING,
     CALLEE_WAITING, CALLEE_WITHDRAW, Cell, take_callee_row,
 )
+from sockrpc.peer.streaming cimport Streaming
 from sockrpc.peer.tally cimport (
-    ENDING_ANSWERED, ENDING_FAILED, ENDING_NONE, ENDING_RESET, ENDING_TIMED_OUT, abort_reason, observe,
+    ENDING_ANSWERED, ENDING_FAILED, ENDING_NONE, ENDING_RESET, abort_reason, observe,
 )
 from sockrpc.peer.undo cimport UndoHooks
 from sockrpc.peer.variables cimport enter_variables, exit_variables
-from sockrpc.peer.work cimport Work
 
 from sockrpc._frames import PROTOCOL_V0 as _PROTOCOL_V0
 from sockrpc.codes import Code
 from sockrpc.errors import RPCError, UsageError
 from sockrpc.peer.deadline import set_deadline
 from sockrpc.peer.drive import drive
-from sockrpc.peer.items import Items
-from sockrpc.peer.metadata import NO_METADATA as _NO_METADATA
 from sockrpc.peer.thread_generator import run_generator
 
 cdef bint EAGER = sys.version_info >= (3, 12)
@@ -55,13 +52,8 @@ cdef tuple ENDS = (
 cdef object CancelledError = asyncio.CancelledError
 
 
-cdef int cancels_of_task() except -1:
-    task = asyncio.current_task()
-    return 0 if task is None else task.cancelling()
-
-
 @cython.final
-cdef class Call(Work):
+cdef class Call(Streaming):
     """A call, as its handler sees it. It is in flight until it is answered or reset."""
 
     def __init__(self, *args, **kwargs):
@@ -107,14 +99,6 @@ cdef class Call(Work):
         if self.ending >= ENDING_RESET:
             self.note_seen()
             raise CancelledError
-
-    def note_began(self) -> None:
-        """Note that a line of the handler runs."""
-        self.began = True
-
-    def note_seen(self) -> None:
-        """Note, in any thread, that the work has seen its abort, so that nobody takes it for completed."""
-        self.seen = True
 
     @cython.nonecheck(True)
     async def respond(self, payload) -> bool:
@@ -165,72 +149,6 @@ cdef class Call(Work):
         if self.work == 0 and not self.starting:
             self.finish()
         return True
-
-    @cython.nonecheck(True)
-    def spawn_and_abort_on_reset(self, coroutine) -> asyncio.Task:
-        """Run a coroutine in a task of its own that an abort of this call cancels.
-
-        If the work of the call has been cancelled already, the task is cancelled before its first step. If all
-        spawned work ends and the call is not answered, it has failed.
-
-        Raises:
-            UsageError: The call is over: it was answered and its work has ended.
-        """
-        task = self.spawn(coroutine, self._spawned_ended)
-        self.used = True
-        return task
-
-    @cython.nonecheck(True)
-    async def abort_on_reset(self, coroutine):
-        """Run a coroutine that an abort of this call cancels.
-
-        Returns its result, or None after it has unwound from an abort. The abort goes to the
-        coroutine instead of the caller, so it raises no CancelledError of its own; cancelling the
-        caller otherwise cancels the coroutine, waits for it and goes on.
-        """
-        task = self.spawn(coroutine, self._awaited_ended)
-        cdef int before = cancels_of_task()
-        try:
-            await asyncio.wait([task])
-        except CancelledError:
-            abort_only = self.take_back_cancel(before)
-            if not task.done():
-                # An abort of the call has cancelled the task already; a second cancel would mislead it.
-                if not self.cancelled:
-                    task.cancel()
-                await asyncio.wait([task])
-            if not abort_only:
-                raise
-        if self.cancelled:
-            if not task.cancelled() and task.exception() is not None:
-                self.raised(task.exception())
-            return None
-        return task.result()
-
-    @cython.nonecheck(True)
-    async def wait_reset(self) -> None:
-        """Wait until the call is aborted. If the handler itself waits here, the abort reaches it this way."""
-        cdef int before = cancels_of_task()
-        if self.ending >= ENDING_RESET:
-            return
-        if self.reset_waiter is None:
-            self.reset_waiter = self.service.context.loop.create_future()
-        try:
-            await asyncio.shield(self.reset_waiter)
-        except CancelledError:
-            if not self.take_back_cancel(before):
-                raise
-
-    cdef bint take_back_cancel(self, int before) except -1:
-        """In a CancelledError: True if the abort of this call is all that has cancelled the running task.
-
-        The abort reaches the handler through the thing it waits for, so the cancel of its task is taken back.
-        `before` is the number of times the task had been cancelled when it began to wait.
-        """
-        task = asyncio.current_task()
-        if self.ending < ENDING_RESET or not self.cancelled or task is not self.task or task.cancelling() <= before:
-            return False
-        return task.uncancel() <= before
 
     @cython.nonecheck(True)
     def on_abort(self, callback, *args) -> None:
@@ -446,11 +364,6 @@ for a call that was answered or that failed by itself.
         self.end_with(end, "was broken off", None)
         return self.cancel_work()
 
-    cdef CallOptions use_options(self):
-        if self.options is None:
-            self.options = CallOptions.__new__(CallOptions)
-        return self.options
-
     cdef int send_end(self) except -1:
         """Send the end of a call that was not answered: its work has ended, or never began."""
         cdef CallOptions options = self.options
@@ -468,19 +381,6 @@ for a call that was answered or that failed by itself.
         self.connection.send_error(self.id, outcome, error)
         self.connection.on_answered()
         return 0
-
-    cdef int arm_deadline(self) except -1:
-        # Most calls end in their first step and need no timer.
-        if self.options.timer is None and self.ending == ENDING_NONE:
-            self.options.timer = self.service.context.loop.call_later(
-                max(self.options.deadline - <double> self.service.context.loop.time(), 0.0), self._deadline_passed,
-                context=self.connection.callback_context())
-        return 0
-
-    def _deadline_passed(self) -> None:
-        self.options.timer = None
-        # To work that must run to its end this is what a reset is.
-        self.abort(ENDING_TIMED_OUT, False)
 
     cdef int mark_aborted(self, int ending) except -1:
         """Do the first half of an abort, after which nothing can answer the call. `abort` does the second."""
@@ -549,124 +449,6 @@ for a call that was answered or that failed by itself.
             self.counts = False
             self.connection.on_work_ended(self)
         return 0
-
-    # Options
-
-    @property
-    def metadata(self) -> Metadata:
-        """What the caller has sent beside the payload (v1); empty if nothing."""
-        return _NO_METADATA if self.options is None else self.options.metadata
-
-    @property
-    def deadline(self) -> float | None:
-        """The loop time at which the caller gives up (v1); None if it said none."""
-        return None if self.options is None or not self.options.deadline else self.options.deadline
-
-    @property
-    @cython.nonecheck(True)
-    def remaining(self) -> float | None:
-        """The seconds until `deadline`, at least 0; None if there is none."""
-        if self.options is None or not self.options.deadline:
-            return None
-        return max(self.options.deadline - <double> self.service.context.loop.time(), 0.0)
-
-    @property
-    def resume_from(self) -> bytes | None:
-        """The cursor that a tracked stream goes on from; None if the stream is a new one."""
-        return None if self.options is None else self.options.metadata.get("resume-from")
-
-    @property
-    @cython.nonecheck(True)
-    def peer(self) -> Remote:
-        """The other end of the connection, to call it while it waits for this call: such a call never queues."""
-        return self.connection.remote(self)
-
-    @property
-    def is_running(self) -> bool:
-        """True while the caller waits: it was neither answered nor failed nor aborted."""
-        return self.ending == ENDING_NONE
-
-    @cython.nonecheck(True)
-    def commit(self) -> None:
-        """Let no abort reach the work from here on: its effect takes place, and the caller hears COMPLETED.
-
-        Raises:
-            asyncio.CancelledError: The call is aborted already.
-        """
-        if self.ending >= ENDING_RESET:
-            raise CancelledError
-        self.committed = True
-
-    @cython.nonecheck(True)
-    def items(self) -> Items:
-        """Return an iterator over the items that the caller sends (v1).
-
-        Leaving the loop drops those that were not taken, and tells the caller to send no more. Cancelling a
-        step of it loses nothing. If the call is aborted it raises `RPCError`.
-
-        Raises:
-            UsageError: The caller sends no items, or they were asked for before.
-        """
-        if self.options is None or self.options.inbox is None:
-            raise UsageError(f"the caller of {self.name!r} sends no items")
-        if self.options.items_taken:
-            raise UsageError("the items of a call have one consumer")
-        self.options.items_taken = True
-        return Items(self.options.inbox, self.service.context.loop)
-
-    @cython.nonecheck(True)
-    cdef Outbox stream_out(self):
-        if self.options is None or self.options.outbox is None:
-            raise UsageError(f"the caller of {self.name!r} takes no items")
-        return self.options.outbox
-
-    @cython.nonecheck(True)
-    async def send(self, payload, *, cursor=None) -> bool:
-        """Send an item to the caller (v1). Waits for its credit and for a slow peer; cancelling it sends nothing.
-
-        Args:
-            payload: bytes, bytearray, memoryview, or str (sent as UTF-8).
-            cursor: Where a tracked stream can be resumed behind this item; at most 255 bytes.
-
-        Returns:
-            False once the call is over or aborted, when nothing is sent.
-
-        Raises:
-            UsageError: The caller takes no items, or the item is too large for it.
-        """
-        cdef bint sent
-        cdef bytes encoded = encode_payload(payload)
-        cdef Outbox outbox = self.stream_out()
-        cdef bytes place = self.place(cursor)
-        if PyBytes_GET_SIZE(encoded) > MAX_CURSOR_BYTES or place is not None:
-            outbox.check(encoded, place)
-        sent = outbox.put(encoded, place)
-        if sent:
-            return True
-        timer = self.start_credit_timer(outbox)
-        try:
-            return await outbox.send(encoded, place)
-        finally:
-            if timer is not None:
-                timer.cancel()
-
-    def place(self, cursor: bytes | None) -> bytes | None:
-        """Return the cursor as it travels: items of a tracked stream have one, if only an empty one."""
-        if cursor is not None and not isinstance(cursor, bytes):
-            raise UsageError(f"a cursor is bytes, not {type(cursor).__name__}")
-        if self.options.flags & OPEN_TRACKED:
-            return b"" if cursor is None else cursor
-        return None
-
-    def start_credit_timer(self, outbox: Outbox) -> asyncio.TimerHandle | None:
-        """Start the timer that ends the call if the caller grants no credit for too long."""
-        seconds = self.service.credit_timeout(self.handler)
-        if not seconds or outbox.closed:
-            return None
-        return self.service.context.loop.call_later(seconds, self._credit_timed_out, seconds)
-
-    def _credit_timed_out(self, seconds: float) -> None:
-        self.break_off(RPCError(Code.RESOURCE_EXHAUSTED, f"no credit for items within {seconds:g} s"))
 
     cdef bint undo_is_due(self) noexcept:
         return self.undo.hooks and self.ending >= ENDING_RESET and (self.cancelled or self.cancel_is_due)

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from sockrpc.peer.outgoing cimport Caller
+from sockrpc.peer.replies cimport Replies
 from sockrpc.peer.service cimport Service
 from sockrpc.peer.table cimport Entry, RequestTable
 from sockrpc.peer.tally cimport Tally
@@ -40,7 +40,7 @@ cdef class ProcedureQueue:
     cdef int remove(self, Procedure procedure) except -1
 
 # The connection as a procedure sees it.
-cdef class Host(Caller):
+cdef class Host(Replies):
     cdef RequestTable incoming       # calls of the peer by id
     cdef readonly Service service
     cdef readonly object socket      # sockrpc.Socket

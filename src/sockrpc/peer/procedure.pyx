@@ -12,7 +12,7 @@ from collections import deque
 
 from sockrpc._debug cimport DEBUG, count_created, count_freed
 from sockrpc._frames cimport ERROR_PREFIX_BYTES, error_prefix
-from sockrpc.peer.outgoing cimport Caller
+from sockrpc.peer.replies cimport Replies
 from sockrpc.peer.table cimport Entry, RequestTable
 from sockrpc.peer.tally cimport ENDING_FAILED
 from sockrpc.peer.variables cimport copy_variables, enter_variables, exit_variables
@@ -128,7 +128,7 @@ cdef class ProcedureQueue:
         return 0
 
 
-cdef class Host(Caller):
+cdef class Host(Replies):
     """The connection as a procedure sees it."""
 
     def __cinit__(self, *args, **kwargs):
@@ -244,7 +244,7 @@ cdef class Host(Caller):
                 break
         if self.deferred:
             self.context.postpone(self)
-        return Caller.proceed(self)
+        return Replies.proceed(self)
 
     cdef object fresh_variables(self):
         return copy_variables(self.service.variables if self.variables is None else self.variables)

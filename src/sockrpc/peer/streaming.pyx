@@ -1,0 +1,168 @@
+"""What `sockrpc.v1` lets the handler of a call do beside returning: items both ways, a deadline, calls back."""
+
+cimport cython
+from cpython.bytes cimport PyBytes_GET_SIZE
+
+import asyncio
+
+from sockrpc._frames cimport MAX_CURSOR_BYTES, OPEN_TRACKED, encode_payload
+from sockrpc.peer.options cimport CallOptions
+from sockrpc.peer.outbox cimport Outbox
+from sockrpc.peer.tally cimport ENDING_NONE, ENDING_RESET, ENDING_TIMED_OUT
+from sockrpc.peer.spawning cimport Spawning
+
+from sockrpc.codes import Code
+from sockrpc.errors import RPCError, UsageError
+from sockrpc.peer.items import Items
+from sockrpc.peer.metadata import NO_METADATA as _NO_METADATA
+
+cdef object CancelledError = asyncio.CancelledError
+
+
+cdef class Streaming(Spawning):
+    """The part of a call that its options are about."""
+
+    cdef int break_off(self, object end) except -1:
+        raise NotImplementedError
+
+    cdef CallOptions use_options(self):
+        if self.options is None:
+            self.options = CallOptions.__new__(CallOptions)
+        return self.options
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the caller has sent beside the payload (v1); empty if nothing."""
+        return _NO_METADATA if self.options is None else self.options.metadata
+
+    @property
+    def deadline(self) -> float | None:
+        """The loop time at which the caller gives up (v1); None if it said none."""
+        return None if self.options is None or not self.options.deadline else self.options.deadline
+
+    @property
+    @cython.nonecheck(True)
+    def remaining(self) -> float | None:
+        """The seconds until `deadline`, at least 0; None if there is none."""
+        if self.options is None or not self.options.deadline:
+            return None
+        return max(self.options.deadline - <double> self.service.context.loop.time(), 0.0)
+
+    @property
+    def resume_from(self) -> bytes | None:
+        """The cursor that a tracked stream goes on from; None if the stream is a new one."""
+        return None if self.options is None else self.options.metadata.get("resume-from")
+
+    @property
+    @cython.nonecheck(True)
+    def peer(self) -> Remote:
+        """The other end of the connection, to call it while it waits for this call: such a call never queues."""
+        return self.connection.remote(self)
+
+    @property
+    def is_running(self) -> bool:
+        """True while the caller waits: it was neither answered nor failed nor aborted."""
+        return self.ending == ENDING_NONE
+
+    @cython.nonecheck(True)
+    def commit(self) -> None:
+        """Let no abort reach the work from here on: its effect takes place, and the caller hears COMPLETED.
+
+        Raises:
+            asyncio.CancelledError: The call is aborted already.
+        """
+        if self.ending >= ENDING_RESET:
+            raise CancelledError
+        self.committed = True
+
+    @cython.nonecheck(True)
+    def items(self) -> Items:
+        """Return an iterator over the items that the caller sends (v1).
+
+        Leaving the loop drops those that were not taken, and tells the caller to send no more. Cancelling a
+        step of it loses nothing. If the call is aborted it raises `RPCError`.
+
+        Raises:
+            UsageError: The caller sends no items, or they were asked for before.
+        """
+        if self.options is None or self.options.inbox is None:
+            raise UsageError(f"the caller of {self.name!r} sends no items")
+        if self.options.items_taken:
+            raise UsageError("the items of a call have one consumer")
+        self.options.items_taken = True
+        return Items(self.options.inbox, self.service.context.loop)
+
+    @cython.nonecheck(True)
+    cdef Outbox stream_out(self):
+        if self.options is None or self.options.outbox is None:
+            raise UsageError(f"the caller of {self.name!r} takes no items")
+        return self.options.outbox
+
+    @cython.nonecheck(True)
+    async def send(self, payload, *, cursor=None) -> bool:
+        """Send an item to the caller (v1). Waits for its credit and for a slow peer; cancelling it sends nothing.
+
+        Args:
+            payload: bytes, bytearray, memoryview, or str (sent as UTF-8).
+            cursor: Where a tracked stream can be resumed behind this item; at most 255 bytes.
+
+        Returns:
+            False once the call is over or aborted, when nothing is sent.
+
+        Raises:
+            UsageError: The caller takes no items, or the item is too large for it.
+        """
+        cdef bint sent
+        cdef bytes encoded = encode_payload(payload)
+        cdef Outbox outbox = self.stream_out()
+        cdef bytes place = self.place(cursor)
+        if PyBytes_GET_SIZE(encoded) > MAX_CURSOR_BYTES or place is not None:
+            outbox.check(encoded, place)
+        sent = outbox.put(encoded, place)
+        if sent:
+            return True
+        timer = self.start_credit_timer(outbox)
+        try:
+            return await outbox.send(encoded, place)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def place(self, cursor: bytes | None) -> bytes | None:
+        """Return the cursor as it travels: items of a tracked stream have one, if only an empty one."""
+        if cursor is not None and not isinstance(cursor, bytes):
+            raise UsageError(f"a cursor is bytes, not {type(cursor).__name__}")
+        if self.options.flags & OPEN_TRACKED:
+            return b"" if cursor is None else cursor
+        return None
+
+    def start_credit_timer(self, outbox: Outbox) -> asyncio.TimerHandle | None:
+        """Start the timer that ends the call if the caller grants no credit for too long."""
+        seconds = self.service.credit_timeout(self.handler)
+        if not seconds or outbox.closed:
+            return None
+        return self.service.context.loop.call_later(seconds, self._credit_timed_out, seconds)
+
+    def _credit_timed_out(self, seconds: float) -> None:
+        self.break_off(RPCError(Code.RESOURCE_EXHAUSTED, f"no credit for items within {seconds:g} s"))
+
+    def note_began(self) -> None:
+        """Note that a line of the handler runs."""
+        self.began = True
+
+    def note_seen(self) -> None:
+        """Note, in any thread, that the work has seen its abort, so that nobody takes it for completed."""
+        self.seen = True
+
+    cdef int arm_deadline(self) except -1:
+        # Most calls end in their first step and need no timer.
+        if self.options.timer is None and self.ending == ENDING_NONE:
+            self.options.timer = self.service.context.loop.call_later(
+                max(self.options.deadline - <double> self.service.context.loop.time(), 0.0), self._deadline_passed,
+                context=self.connection.callback_context())
+        return 0
+
+    def _deadline_passed(self) -> None:
+        self.options.timer = None
+        # To work that must run to its end this is what a reset is.
+        self.abort(ENDING_TIMED_OUT, False)
