@@ -9,6 +9,8 @@ from typing import Any, Self
 from sockrpc._frames import encode_bytes
 from sockrpc.codes import Code, Outcome
 from sockrpc.errors import UsageError, local_error
+from sockrpc.peer.items import Items
+from sockrpc.peer.next_item import next_item
 from sockrpc.peer.outgoing_call import OutgoingCall
 
 __all__ = ["Stream"]
@@ -34,11 +36,11 @@ class Stream(AsyncIterator[bytes]):
         if pump is not None:
             call.future.add_done_callback(lambda _: pump.cancel())
 
-    def __aiter__(self) -> Self:
-        return self
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return Items(self._inbox, self._loop, self)
 
     def __anext__(self) -> Any:
-        return self._inbox.step(self._loop)
+        return next_item(self._inbox, self._loop)
 
     @property
     def cursor(self) -> bytes | None:

@@ -106,6 +106,10 @@ cdef class Inbox:
             self.connection.send(prefix, write_credit(prefix, self.id, 0), b"")
             self.connection.write_soon(False)
 
+    def take_item(self) -> bytes | None:
+        """Return the next payload; None if there is none."""
+        return self.take()
+
     def drain(self) -> None:
         """Drop all items from here on, as if the application took them at once."""
         self.drained = True
@@ -119,27 +123,19 @@ cdef class Inbox:
 
     @cython.nonecheck(True)
     async def step(self, loop):
-        """Return the next item, as the `__anext__` of an iterator does."""
-        item = await self.next(loop)
-        if item is None:
-            raise StopAsyncIteration
-        return item
-
-    @cython.nonecheck(True)
-    async def next(self, loop):
-        """Return the next item; waits for it. None at the end. Cancelling it loses nothing.
+        """Return the next item, as the `__anext__` of an iterator does. Cancelling it loses nothing.
 
         Raises:
             RPCError, ConnectionLost: The call has failed, and all items that came before were taken.
         """
-        while True:
-            item = self.take()
-            if item is not None:
-                return item
+        item = self.take()
+        while item is None:
             if self.closed:
                 if self.error is not None:
                     raise self.error
-                return None
+                raise StopAsyncIteration
             if self.waiter is None or self.waiter.done():
                 self.waiter = loop.create_future()
             await self.waiter
+            item = self.take()
+        return item
