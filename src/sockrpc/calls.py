@@ -75,7 +75,7 @@ class Calls:
             pending = connection.request(*encode(method, payload))
             pump = None
         else:
-            pending, pump = open_call(self, method, payload, 0, items, timeout, metadata)
+            pending, pump = open_call(self, method, payload, items, timeout, metadata)
         try:
             answer: bytes = await pending.future
             return answer
@@ -98,7 +98,7 @@ class Calls:
 
         Arguments and errors are those of `call`, except that what can be known at once is raised at once.
         """
-        pending, pump = open_call(self, method, payload, 0, items, timeout, metadata)
+        pending, pump = open_call(self, method, payload, items, timeout, metadata)
         return Handle(self._connection, pending, method, pump)
 
     def stream(
@@ -112,10 +112,13 @@ class Calls:
         window_bytes: int | None = None,
         tracked: bool = False,
     ) -> Stream:
-        """Call a method that streams (v1), and return its items, an asynchronous iterator.
+        """Return a stream of items, which calls a method (v1) at the first use of it.
 
             async for token in client.stream("generate", "hello"): ...     # leaving the loop resets at once
             async with client.stream("chat") as chat: ...                  # leaving the block resets too
+
+        The call is opened by the entry of its block, or by the first step, `send`, `end`, `result` or `cancel`. Only
+        a stream that began as a block or with `send` or `end` can send items: the peer reserves room for them.
 
         Args:
             method: The name, at most 255 bytes of UTF-8.
@@ -128,39 +131,61 @@ class Calls:
             tracked: Ask for a cursor with each item.
 
         Raises:
-            RPCError: The peer speaks v0.1, or the call cannot be made; nothing was sent.
-            UsageError, ConnectionLost, ConnectionClosed: As in `call`.
+            UsageError: The name is too long, or the payload or the metadata cannot be sent.
         """
         flags = TAKES_ITEMS | (TRACKED if tracked else 0)
-        if items is None:
-            flags |= SENDS_ITEMS
-        pending, pump = open_call(self, method, payload, flags, items, timeout, metadata, window_bytes or 0)
-        return Stream(self._connection, pending, pump)
+        name, encoded = encode(method, payload)
+        packed = None if metadata is None else encode_metadata(metadata)
+        check_items(items)
+        window = window_bytes or 0
+
+        def opened(sends: bool) -> tuple[OutgoingCall, asyncio.Task[None] | None]:
+            wanted = flags | SENDS_ITEMS if sends else flags
+            return begin_call(self, name, encoded, wanted, items, timeout, packed, window)
+
+        return Stream(self._connection, opened, has_pump=items is not None)
+
+
+def check_items(items: object) -> None:
+    """Raise `UsageError` for a payload in the place of several."""
+    if isinstance(items, str | bytes | bytearray | memoryview):
+        raise UsageError("items are an iterable of payloads, not one payload")
 
 
 def open_call(
     calls: Calls,
     method: str,
     payload: Payload,
-    flags: int,
     items: Items | None,
     timeout: float | None,
     metadata: Metadata | None,
-    window: int = 0,
+) -> tuple[OutgoingCall, asyncio.Task[None] | None]:
+    """Open a call with options."""
+    check_items(items)
+    packed = None if metadata is None else encode_metadata(metadata)
+    name, encoded = encode(method, payload)
+    return begin_call(calls, name, encoded, 0, items, timeout, packed, 0)
+
+
+def begin_call(
+    calls: Calls,
+    name: bytes,
+    payload: bytes,
+    flags: int,
+    items: Items | None,
+    timeout: float | None,
+    metadata: bytes | None,
+    window: int,
 ) -> tuple[OutgoingCall, asyncio.Task[None] | None]:
     """Open a call, and start the pump of its items if it has some."""
     seconds = seconds_left(timeout)
     if items is not None:
-        if isinstance(items, str | bytes | bytearray | memoryview):
-            raise UsageError("items are an iterable of payloads, not one payload")
         flags |= SENDS_ITEMS
     within = calls._within
     if within is not None and within.is_running:
         flags |= NESTED
     connection = calls._connection
-    name, encoded = encode(method, payload)
-    packed = None if metadata is None else encode_metadata(metadata)
-    pending: OutgoingCall = connection.open_call(name, encoded, flags, packed, seconds, window)
+    pending: OutgoingCall = connection.open_call(name, payload, flags, metadata, seconds, window)
     if items is None:
         return pending, None
     return pending, asyncio.get_running_loop().create_task(pump_items(connection, pending, items))

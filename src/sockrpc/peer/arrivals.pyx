@@ -311,7 +311,13 @@ cdef class Arrivals(Gate):
             return 0
         if call.options is None or call.options.inbox is None:
             return self.fail(1002, "end of items for a call without items")
-        return call.options.inbox.close(None)
+        if call.options.inbox.closed:
+            return 0
+        call.options.inbox.close(None)
+        # What has come is all that it can hold.
+        self.reserved_bytes -= 2 * self.window - call.options.inbox.held
+        call.options.reserved -= 2 * self.window - call.options.inbox.held
+        return 0
 
     cdef int on_credit(self, Frame *frame) except -1:
         cdef PyObject *entry

@@ -178,6 +178,10 @@ for a call that was answered or that failed by itself.
         cdef object variables
         # The call counts already; if anything raises from here on, `end` uncounts it.
         self.taken()
+        if handler.is_stream() and (self.options is None or self.options.outbox is None):
+            # In v1 such a call was refused when it came.
+            self.failed("is of a method that streams, which " + _PROTOCOL_V0 + " cannot carry", None)
+            return self.finish()
         variables = self.connection.fresh_variables()
         if self.options is not None and self.options.deadline:
             variables.run(set_deadline, self)

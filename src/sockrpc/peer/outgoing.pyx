@@ -11,7 +11,7 @@ import sys
 from sockrpc._debug cimport DEBUG
 from sockrpc._frames cimport (
     MAX_PREFIX_BYTES, OPEN_METADATA, OPEN_NESTED, OPEN_SENDS_ITEMS, OPEN_TAKES_ITEMS, OPEN_TIMEOUT, OPEN_TRACKED,
-    open_prefix, write_credit, write_open, write_request, write_reset,
+    RECEIVER_SERVER, open_prefix, write_credit, write_open, write_request, write_reset,
 )
 from sockrpc.peer.inbox cimport new_inbox
 from sockrpc.peer.outbox cimport new_outbox
@@ -125,9 +125,10 @@ cdef class Caller(Session):
         self.check_place()
         if self.is_v1:
             self.check_room(name, payload, flags, metadata)
-        elif flags or metadata is not None:
+        elif flags or metadata is not None or self.receiver.role == RECEIVER_SERVER:
             raise local_error(
-                Code.UNIMPLEMENTED, f"the peer speaks {_PROTOCOL_V0}, which has no streams and no metadata",
+                Code.UNIMPLEMENTED,
+                f"the peer speaks {_PROTOCOL_V0}, which has no streams, no metadata and no calls of the server",
                 Outcome.NOT_STARTED)
         call = OutgoingCall.__new__(OutgoingCall)
         call.future = self.context.loop.create_future()
