@@ -9,6 +9,7 @@ from sockrpc._frames import encode
 from sockrpc.errors import UsageError
 from sockrpc.limits import check_seconds
 from sockrpc.listen.server_hooks import ServerHook, check_hook
+from sockrpc.peer.around import AroundHook, surround
 from sockrpc.peer.call import Call
 from sockrpc.peer.handler import Handler, is_async_generator_function, is_coroutine_function
 from sockrpc.peer.hooks import Hooks
@@ -36,6 +37,7 @@ SocketHook = Callable[[Socket], Awaitable[None] | None]
 
 M = TypeVar("M", bound=MethodHandler)
 N = TypeVar("N", bound=Callable[[Notification], Any])
+A = TypeVar("A", bound=Callable[..., Coroutine[Any, Any, Any]])
 H = TypeVar("H", bound=Callable[[Socket], Any])
 S = TypeVar("S", bound=Callable[[], Any])
 
@@ -50,6 +52,7 @@ class App:
     def __init__(self) -> None:
         self._methods: dict[str, Handler] = {}
         self._events: dict[str, Handler] = {}
+        self._around: list[AroundHook] = []
         self._on_connect: list[SocketHook] = []
         self._on_disconnect: list[SocketHook] = []
         self._on_start: list[ServerHook] = []
@@ -156,6 +159,28 @@ class App:
 
         return register
 
+    def around(self, function: A) -> A:
+        """Register a coroutine function that runs around the handler of every call, for tracing and the like.
+
+            @app.around
+            async def trace(call, proceed):
+                with span(call.method):
+                    return await proceed()
+
+        Hooks run outermost first, in order of registration, in the task of their call: an abort reaches
+        them like the handler. What one returns is the answer, and what it raises is what the handler would
+        have raised; one that does not await `proceed` keeps the handler from running. With a hook, plain
+        functions run in a task too.
+
+        Raises:
+            UsageError: It is no coroutine function, or cannot take two arguments.
+        """
+        check_function(function, "the around hook", 2)
+        if not is_coroutine_function(function):
+            raise UsageError("an around hook is a coroutine function")
+        self._around.append(function)
+        return function
+
     def on_connect(self, function: H) -> H:
         """Register a hook that takes each new socket, before any handler of that socket starts.
 
@@ -213,7 +238,12 @@ class App:
     def _tables(self) -> tuple[NameTable, NameTable]:
         """Return handlers of methods and of events, by their names in UTF-8."""
         return (
-            NameTable({name.encode(): handler.copy() for name, handler in self._methods.items()}),
+            NameTable(
+                {
+                    name.encode(): surround(self._around, handler) if self._around else handler.copy()
+                    for name, handler in self._methods.items()
+                }
+            ),
             NameTable({name.encode(): handler for name, handler in self._events.items()}),
         )
 

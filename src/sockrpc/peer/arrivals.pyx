@@ -240,7 +240,7 @@ cdef class Arrivals(Gate):
     cdef object refusal(self, Frame *frame, int flags, PyObject *handler):
         """Return the RPCError with which a call is refused before any of its work; None if it is not."""
         cdef Py_ssize_t reserved = 0
-        cdef bint is_stream = handler != NULL and (<Handler> handler).is_stream()
+        cdef bint is_stream = handler != NULL and (<Handler> handler).streams
         if self.service.stopping or self.leaving:
             return LEAVING
         if flags:

@@ -11,14 +11,11 @@ from cpython.ref cimport Py_DECREF, PyObject
 from libc.stdint cimport uint8_t
 
 import asyncio
-import functools
 import sys
 
 from sockrpc._debug cimport DEBUG
-from sockrpc._frames cimport OPEN_TRACKED, encode_payload, write_response
-from sockrpc.peer.handler cimport (
-    KIND_GENERATOR, KIND_INLINE, KIND_THREAD, KIND_THREAD_GENERATOR, Handler, is_coroutine,
-)
+from sockrpc._frames cimport encode_payload, write_response
+from sockrpc.peer.handler cimport KIND_GENERATOR, KIND_INLINE, KIND_THREAD, Handler, is_coroutine
 from sockrpc.peer.options cimport CallOptions
 from sockrpc.peer.raising cimport call_one, take_raised
 from sockrpc.peer.states cimport (
@@ -37,8 +34,6 @@ from sockrpc._frames import PROTOCOL_V0 as _PROTOCOL_V0
 from sockrpc.codes import Code
 from sockrpc.errors import RPCError, UsageError
 from sockrpc.peer.deadline import set_deadline
-from sockrpc.peer.drive import drive
-from sockrpc.peer.thread_generator import run_generator
 
 cdef bint EAGER = sys.version_info >= (3, 12)
 
@@ -178,7 +173,7 @@ for a call that was answered or that failed by itself.
         cdef object variables
         # The call counts already; if anything raises from here on, `end` uncounts it.
         self.taken()
-        if handler.is_stream() and (self.options is None or self.options.outbox is None):
+        if handler.streams and (self.options is None or self.options.outbox is None):
             # In v1 such a call was refused when it came.
             self.failed("is of a method that streams, which " + _PROTOCOL_V0 + " cannot carry", None)
             return self.finish()
@@ -186,14 +181,9 @@ for a call that was answered or that failed by itself.
         if self.options is not None and self.options.deadline:
             variables.run(set_deadline, self)
         if handler.kind >= KIND_THREAD:
-            if handler.kind == KIND_THREAD_GENERATOR:
-                function = functools.partial(
-                    run_generator, handler.function, self.service.context.loop,
-                    self.service.settings.limits.stall_timeout or None)
-            else:
-                function = handler.function
             self.job = self.service.threads.submit(
-                function, self, self._thread_started, self._thread_ended, variables, self.connection)
+                self.thread_function(handler.function), self, self._thread_started, self._thread_ended, variables,
+                self.connection)
             return self.work_began()
         if handler.timeout:
             self.start_timer()
@@ -209,11 +199,7 @@ for a call that was answered or that failed by itself.
             Py_DECREF(result)
             if type(result) is not bytes:
                 if handler.kind == KIND_GENERATOR:
-                    return self.start_coroutine(
-                        drive(
-                            self, self.options.outbox, self.options.flags & OPEN_TRACKED != 0, self.service.context,
-                            result),
-                        variables)
+                    return self.start_coroutine(self.drive(result), variables)
                 if is_coroutine(result):
                     return self.start_coroutine(result, variables)
             self.returned(result)

@@ -16,10 +16,8 @@ cdef class Handler:
     cdef readonly int kind
     cdef readonly double timeout            # seconds, 0: none
     cdef readonly bint run_to_completion
+    cdef readonly bint streams              # towards the caller
     cdef readonly double credit_timeout     # seconds, 0: the connection's
     cdef Tally tally
-
-    cdef inline bint is_stream(self) noexcept:
-        return self.kind == KIND_GENERATOR or self.kind == KIND_THREAD_GENERATOR
 
 cdef bint is_coroutine(object result) except -1

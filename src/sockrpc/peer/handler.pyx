@@ -22,11 +22,12 @@ cdef class Handler:
         timeout: Seconds after which the work is aborted, 0 for never.
         run_to_completion: Resets and losses do not abort the work.
         thread: The function runs in a worker thread.
+        streams: The function streams, although it is no generator function.
         credit_timeout: Seconds to wait for the caller's credit, 0 for the connection's own limit.
     """
 
     def __cinit__(self, str name, function, *, double timeout=0.0, bint run_to_completion=False,
-                  bint thread=False, double credit_timeout=0.0):
+                  bint thread=False, double credit_timeout=0.0, bint streams=False):
         if DEBUG:
             count_created(<PyObject *> self)
         self.name = name
@@ -42,12 +43,18 @@ cdef class Handler:
             self.kind = KIND_COROUTINE
         else:
             self.kind = KIND_INLINE
+        self.streams = streams or self.kind == KIND_GENERATOR or self.kind == KIND_THREAD_GENERATOR
+
+    @property
+    def in_thread(self) -> bool:
+        """True if the function runs in a worker thread."""
+        return self.kind >= KIND_THREAD
 
     def copy(self) -> Handler:
         """Return a copy with counts of its own, because each server counts for itself."""
         return Handler(
             self.name, self.function, timeout=self.timeout, run_to_completion=self.run_to_completion,
-            thread=self.kind >= KIND_THREAD, credit_timeout=self.credit_timeout)
+            thread=self.kind >= KIND_THREAD, credit_timeout=self.credit_timeout, streams=self.streams)
 
     def __dealloc__(self):
         if DEBUG:

@@ -4,6 +4,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_GET_SIZE
 
 import asyncio
+import functools
 
 from sockrpc._frames cimport MAX_CURSOR_BYTES, OPEN_TRACKED, encode_payload
 from sockrpc.peer.options cimport CallOptions
@@ -13,8 +14,10 @@ from sockrpc.peer.spawning cimport Spawning
 
 from sockrpc.codes import Code
 from sockrpc.errors import RPCError, UsageError
+from sockrpc.peer.drive import drive
 from sockrpc.peer.items import Items
 from sockrpc.peer.metadata import NO_METADATA as _NO_METADATA
+from sockrpc.peer.thread_generator import run_generator
 
 cdef object CancelledError = asyncio.CancelledError
 
@@ -135,6 +138,39 @@ cdef class Streaming(Spawning):
         if self.options.flags & OPEN_TRACKED:
             return b"" if cursor is None else cursor
         return None
+
+    def drive(self, generator):
+        """Return a coroutine that sends what an async generator yields."""
+        return drive(
+            self, self.stream_out(), self.options.flags & OPEN_TRACKED != 0, self.service.context, generator)
+
+    def thread_function(self, function):
+        """Return the function to run in a thread, which for a generator function sends what it yields."""
+        if self.handler.streams:
+            return functools.partial(
+                run_generator, function, self.service.context.loop,
+                self.service.settings.limits.stall_timeout or None)
+        return function
+
+    def submit(self, function) -> tuple[asyncio.Future[object], Callable[[], bool]]:
+        """Run a function of this call in a thread of the server.
+
+        Returns:
+            A future of its result, and a function that takes the job back if no thread has taken it.
+        """
+        ended = self.service.context.loop.create_future()
+
+        def done(result, error):
+            if ended.done():
+                return
+            if error is None:
+                ended.set_result(result)
+            else:
+                ended.set_exception(error)
+
+        job = self.service.threads.submit(
+            self.thread_function(function), self, self.note_began, done, None, self.connection)
+        return ended, functools.partial(self.service.threads.withdraw, job)
 
     def start_credit_timer(self, outbox: Outbox) -> asyncio.TimerHandle | None:
         """Start the timer that ends the call if the caller grants no credit for too long."""
