@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-import inspect
 import socket
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -210,11 +209,9 @@ class connect:
 
     async def _packed_metadata(self) -> bytes:
         """Return the metadata of the next Hello in its form on the wire."""
-        metadata = self._metadata
-        if callable(metadata):
-            metadata = metadata()
-            if inspect.isawaitable(metadata):
-                metadata = await metadata
+        metadata = self._metadata() if callable(self._metadata) else self._metadata
+        if isinstance(metadata, Awaitable):
+            metadata = await metadata
         return b"" if metadata is None else encode_metadata(metadata)
 
     async def _agree(self, connection: Peer) -> None:

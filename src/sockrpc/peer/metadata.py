@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from sockrpc.errors import UsageError
 
@@ -56,7 +56,8 @@ def encode_metadata(values: Mapping[str, str | bytes]) -> bytes:
         UsageError: A key or a value cannot be sent, or together they are too large.
     """
     parts = []
-    for key, value in values.items():
+    entries: Iterable[tuple[object, object]] = values.items()
+    for key, value in entries:
         if not isinstance(key, str) or not key or not KEY_CHARACTERS.issuperset(key):
             raise UsageError(f"a key of metadata has characters of a-z 0-9 - _ . only, not {key!r}")
         if not isinstance(value, str | bytes):

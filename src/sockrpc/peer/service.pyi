@@ -4,11 +4,13 @@ from collections.abc import Callable
 from typing import Any, Self, final
 
 from sockrpc._settings import Settings
+from sockrpc.peer.call import Call
 from sockrpc.peer.handler_threads import HandlerThreads
 from sockrpc.peer.names import NameTable
 from sockrpc.peer.peer import Peer
 from sockrpc.peer.rate_limited_log import RateLimitedLog
 from sockrpc.peer.tally import MethodStatistics
+from sockrpc.remote import Remote
 from sockrpc.sockets import Socket
 from sockrpc.websocket.loop import LoopContext
 
@@ -20,6 +22,10 @@ class Service:
     def threads(self) -> HandlerThreads: ...
     @property
     def make_socket(self) -> Callable[[Peer], Socket]: ...
+    @property
+    def make_remote(self) -> Callable[[Peer, Call | None], Remote]: ...
+    @property
+    def debug(self) -> bool: ...
     @property
     def connections(self) -> set[Peer]: ...
     @property
@@ -45,6 +51,8 @@ class Service:
         *,
         threads: HandlerThreads | None = None,
         make_socket: Callable[[Peer], Socket] | None = None,
+        make_remote: Callable[[Peer, Call | None], Remote] | None = None,
+        debug: bool = False,
     ) -> Self: ...
     def keep(self, task: asyncio.Task[Any]) -> None: ...
     def begin_stop(self) -> None: ...

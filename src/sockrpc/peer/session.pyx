@@ -17,7 +17,9 @@ from sockrpc.websocket.input cimport STATE_OPEN
 
 from sockrpc._frames import PROTOCOL_V0 as _PROTOCOL_V0
 from sockrpc._frames import PROTOCOL_V1 as _PROTOCOL_V1
-from sockrpc.peer.metadata import MAX_ENTRIES, MAX_METADATA_BYTES, decode
+from sockrpc.peer.metadata import MAX_ENTRIES as _MAX_ENTRIES
+from sockrpc.peer.metadata import MAX_METADATA_BYTES as _MAX_METADATA_BYTES
+from sockrpc.peer.metadata import decode
 
 cdef double LONGEST_GRACE = 4_294_967.295    # seconds; it fits the field
 
@@ -96,12 +98,12 @@ cdef class Session(Connection):
         cdef int64_t before = self.their_window
         if self.greeted:
             return self.fail(1002, "a second hello")
-        if frame.payload_size > MAX_METADATA_BYTES:
+        if frame.payload_size > <Py_ssize_t> _MAX_METADATA_BYTES:
             return self.fail(1002, "more metadata in a hello than 16 KiB")
         metadata = decode(PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size))
         if metadata is None:
             return self.fail(1002, "metadata that does not parse")
-        if len(metadata) > MAX_ENTRIES:
+        if len(metadata) > _MAX_ENTRIES:
             return self.fail(1002, "more metadata in a hello than 64 entries")
         self.greeted = True
         self.stop_hello_timer()

@@ -10,12 +10,14 @@ class Row(NamedTuple):
     Attributes:
         state: The state of the call.
         input: The event: a frame that arrives, or something on this side.
-        cells: The action and the next state for each of PROTOCOLS.
+        cells: The action and the next state for each of PROTOCOLS, None where the input cannot occur; a single
+            one holds for all.
     """
 
     state: str
     input: str
-    cells: tuple[tuple[str, str], ...]
+    cells: tuple[tuple[str, str] | None, ...]
+    def cell(self, column: int) -> tuple[str, str] | None: ...
 
 def rows_taken() -> dict[tuple[str, str, str], int]: ...
 def take_row(table: str, state: str, input: str) -> None: ...

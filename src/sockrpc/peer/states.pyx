@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from sockrpc._debug cimport DEBUG
 
-from sockrpc._frames import PROTOCOL_V0, PROTOCOL_V1
+from sockrpc._frames import PROTOCOL_V0 as _PROTOCOL_V0
+from sockrpc._frames import PROTOCOL_V1 as _PROTOCOL_V1
 
-PROTOCOLS = (PROTOCOL_V0, PROTOCOL_V1)
+PROTOCOLS = (_PROTOCOL_V0, _PROTOCOL_V1)
 
 
 class Row(NamedTuple):
