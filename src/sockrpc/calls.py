@@ -8,8 +8,7 @@ from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import Any
 
 from sockrpc._frames import FLAGS, encode, encode_bytes
-from sockrpc.codes import Code, Outcome
-from sockrpc.errors import UsageError, local_error
+from sockrpc.errors import UsageError
 from sockrpc.handle import Handle
 from sockrpc.limits import check_seconds
 from sockrpc.peer.deadline import CURRENT, inherited_deadline
@@ -192,10 +191,9 @@ def begin_call(
 
 
 def seconds_left(timeout: float | None) -> float:
-    """Return the seconds that a call may take, 0.0 for no limit.
+    """Return the seconds that a call may take, 0.0 for no limit, and below 0 if none are left.
 
     Raises:
-        DeadlineExceeded: None are left.
         UsageError: The time-out is no number of seconds.
     """
     if timeout is not None:
@@ -204,10 +202,8 @@ def seconds_left(timeout: float | None) -> float:
     left = math.inf if timeout is None else timeout
     if when is not None:
         left = min(left, when - asyncio.get_running_loop().time())
-    if left <= 0:
-        raise local_error(
-            Code.DEADLINE_EXCEEDED, "the time of the call is over before it began", Outcome.NOT_STARTED
-        )
+    if left <= 0.0:
+        return -1.0
     return 0.0 if left == math.inf else left
 
 

@@ -113,7 +113,7 @@ cdef class Caller(Session):
             payload: The payload.
             flags: The flags of an Open, but those of the time-out and the metadata.
             metadata: Its metadata in its form on the wire, or None.
-            seconds: Its time-out, 0.0 for none; below 0 it is over already.
+            seconds: Its time-out, 0.0 for none; below 0 it is over already, for which v0.1 sends a reset.
             window: Bytes of items that the peer may send without credit, 0 for the connection's own.
 
         Raises:
@@ -124,6 +124,9 @@ cdef class Caller(Session):
             raise self.error()
         self.check_place()
         if self.is_v1:
+            if seconds < 0.0:
+                raise local_error(
+                    Code.DEADLINE_EXCEEDED, "the time of the call was over before it began", Outcome.NOT_STARTED)
             self.check_room(name, payload, flags, metadata)
         elif flags or metadata is not None or self.receiver.role == RECEIVER_SERVER:
             raise local_error(

@@ -68,6 +68,8 @@ cdef class Replies(Caller):
                 call.future.set_result(
                     PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size))
             return 0
+        if action == CALLER_IGNORE:
+            return 0
         return self.settle(
             call, 2, PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size), None)
 
