@@ -221,7 +221,17 @@ def test_the_tree_of_errors_and_what_each_says() -> None:
         ),
         (sockrpc.HandshakeError("no"), "no", {"status": None, "reason": "no"}),
         (sockrpc.HandshakeError("no", 403), "HTTP 403: no", {"status": 403, "reason": "no"}),
-        (sockrpc.RemoteError("handler"), "handler", {}),
+        (
+            sockrpc.RPCError(sockrpc.Code.NOT_FOUND, "nothing there", details=b"x"),
+            "NOT_FOUND: nothing there",
+            {"code": sockrpc.Code.NOT_FOUND, "message": "nothing there", "details": b"x"},
+        ),
+        (sockrpc.RPCError(200), "200", {"code": 200, "message": "", "outcome": sockrpc.Outcome.UNKNOWN}),
+        (
+            sockrpc.DeadlineExceeded(sockrpc.Code.DEADLINE_EXCEEDED, "late"),
+            "DEADLINE_EXCEEDED: late",
+            {"retry_after": None, "received": False},
+        ),
         (sockrpc.ConnectionClosed(1000, ""), "1000", {"code": 1000, "reason": ""}),
         (sockrpc.ConnectionClosed(4000, "enough"), "4000: enough", {"code": 4000, "reason": "enough"}),
         (sockrpc.ConnectionLost(), "1006", {"code": 1006, "reason": ""}),

@@ -64,6 +64,7 @@ OPEN = {
     "Output",
     "Input",
     "Connection",
+    "Session",
     "Caller",
     "Host",
     "Gate",
