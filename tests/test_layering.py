@@ -20,9 +20,9 @@ PACKAGE = "sockrpc"
 
 # A file imports its own folder, and what stands to the left of the last `<` before its own place.
 ORDER = """
-    texts version logs _debug < errors < limits _frames < _settings
+    texts version logs _debug codes < errors < limits _frames < _settings
     < websocket
-    < peer < sockets listener < rooms client
+    < peer < handle stream < calls < remote sockets listener < rooms client
     < listen
     < dial observe app
     < server connect

@@ -86,9 +86,9 @@ class App:
         A coroutine function runs in a task of its own, which a reset, the loss of the connection or a
         stopping server cancels at its next `await`. A plain function runs inline, for work that never
         waits; with `thread=True` it runs in a worker thread, which polls `call.is_reset` or
-        `call.raise_if_reset()`. An async generator function is a stream towards the caller (v1), as is a plain
-        generator function with `thread=True`: an abort is raised in it at `yield`, and the caller hears of
-        the end when it is closed.
+        `call.raise_if_reset()`. An async generator function is a stream towards the caller (v1), as is a
+        plain generator function with `thread=True`: an abort is raised in it at `yield`, and the caller
+        hears of the end when it is closed.
 
         Args:
             name: The method's name; the function's own by default.

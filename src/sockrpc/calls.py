@@ -70,7 +70,13 @@ class Calls:
                 event loop.
         """
         connection = self._connection
-        if items is None and timeout is None and metadata is None and CURRENT.get() is None and self._within is None:
+        if (
+            items is None
+            and timeout is None
+            and metadata is None
+            and CURRENT.get() is None
+            and self._within is None
+        ):
             pending = connection.request(*encode(method, payload))
             pump = None
         else:
@@ -93,7 +99,7 @@ class Calls:
         timeout: float | None = None,
         metadata: Metadata | None = None,
     ) -> Handle:
-        """Call a method and go on; the handle waits for the answer, or cancels the call and tells its outcome.
+        """Call a method and go on; the handle waits for the answer, or cancels the call and has its outcome.
 
         Arguments and errors are those of `call`, except that what can be known at once is raised at once.
         """

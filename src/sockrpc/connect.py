@@ -80,11 +80,11 @@ class connect:
         proxy_ssl: A context for the TLS to an https proxy; by default one that verifies.
         headers: Further headers of the opening request; Host, User-Agent and Authorization replace ours.
         origin: The Origin to send; by default none is sent.
-        protocols: The subprotocols to offer, in order of preference. The published Rust server refuses an offer of
-            two: it wants "websocket.io-rpc-v0.1" alone.
+        protocols: The subprotocols to offer, in order of preference. The published Rust server refuses an
+            offer of two: it wants "websocket.io-rpc-v0.1" alone.
         app: An `App` whose handlers the server may call (v1).
-        metadata: Sent with the client's Hello (v1), for the server's `on_connect` to decide on: a mapping, or a
-            function, plain or coroutine, that returns one for each connection.
+        metadata: Sent with the client's Hello (v1), for the server's `on_connect` to decide on: a mapping, or
+            a function, plain or coroutine, that returns one for each connection.
         compression: "deflate" offers permessage-deflate (RFC 7692) to the server.
         open_timeout: Seconds for connecting and the handshake; `handshake_timeout` by default.
         limits: See `sockrpc.limits.ClientLimits`.

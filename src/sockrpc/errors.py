@@ -88,8 +88,8 @@ class RPCError(SockRPCError):
         code: A `Code`, or an application's own number from 128 to 255.
         message: For people; it reaches the caller as it stands.
         details: For programs, in whatever form the application wants.
-        retry_after: Seconds before which the caller should not try again. It travels in the details, so that there
-            is only one of both.
+        retry_after: Seconds before which the caller should not try again. It travels in the details, so that
+            there is only one of both.
 
     Attributes:
         code: The code.
@@ -185,8 +185,8 @@ class ConnectionLost(_Ended):
         code: The close code that the peer sent, 1006 if the line broke without a close frame, 1005
             if the close frame held no code (RFC 6455 section 7.4.1).
         reason: The reason that the peer sent, or the cause of the break.
-        outcome: What became of the call that failed with this: NOT_STARTED if the peer took leave in order, as
-            `sockrpc.v1` can, and never received the call; otherwise UNKNOWN.
+        outcome: What became of the call that failed with this: NOT_STARTED if the peer took leave in order,
+            as `sockrpc.v1` can, and never received the call; otherwise UNKNOWN.
     """
 
     outcome: Outcome = Outcome.UNKNOWN

@@ -16,7 +16,8 @@ __all__ = ["Handle"]
 class Handle(Awaitable[bytes]):
     """A started call, made by `start`: `await handle` is its answer.
 
-    Cancelling a task that awaits it resets the call, as with `call`. A handle that is dropped changes nothing.
+    Cancelling a task that awaits it resets the call, as with `call`. A handle that is dropped changes
+    nothing.
 
     Attributes:
         method: The name that was called.
@@ -45,11 +46,12 @@ class Handle(Awaitable[bytes]):
     def cancel(self) -> asyncio.Future[Outcome]:
         """Reset the call now; the returned future tells what became of its work, once that is over.
 
-        Nobody has to await it. Whoever awaits the handle gets `RPCError` CANCELLED. If the call has ended already
-        nothing is sent, and the outcome is known. With a v0.1 peer it is `Outcome.UNKNOWN`.
+        Nobody has to await it. Whoever awaits the handle gets `RPCError` CANCELLED. If the call has ended
+        already nothing is sent, and the outcome is known. With a v0.1 peer it is `Outcome.UNKNOWN`.
         """
         self._connection.cancel(
-            self._call, local_error(Code.CANCELLED, f"the call of {self.method!r} was cancelled", Outcome.UNKNOWN)
+            self._call,
+            local_error(Code.CANCELLED, f"the call of {self.method!r} was cancelled", Outcome.UNKNOWN),
         )
         return self._call.outcome_of(asyncio.get_running_loop())
 

@@ -12,9 +12,9 @@ __all__ = ["Remote"]
 class Remote(Calls):
     """The peer that waits for a call, `Call.peer`.
 
-    Calls that are made here while that call runs are nested: they never queue behind others, or two peers that
-    call each other from their handlers could wait for each other for ever. At the peer's limit they fail at once
-    with RESOURCE_EXHAUSTED, not started.
+    Calls that are made here while that call runs are nested: they never queue behind others, or two peers
+    that call each other from their handlers could wait for each other for ever. At the peer's limit they fail
+    at once with RESOURCE_EXHAUSTED, not started.
     """
 
     __slots__ = ("_connection", "_within")

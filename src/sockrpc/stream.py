@@ -22,8 +22,8 @@ Opener = Callable[[bool], tuple[OutgoingCall, "asyncio.Task[None] | None"]]
 class Stream(AsyncIterator[bytes]):
     """The items of one call, made by `stream`, and the way to send it items.
 
-    Cancelling a step of the iteration loses nothing. A stream that is left, by the end of its block or because
-    nobody refers to it any more, is reset at once unless it is over.
+    Cancelling a step of the iteration loses nothing. A stream that is left, by the end of its block or
+    because nobody refers to it any more, is reset at once unless it is over.
     """
 
     __slots__ = ("__weakref__", "_call", "_connection", "_has_pump", "_inbox", "_loop", "_open", "_pump")
@@ -94,7 +94,7 @@ class Stream(AsyncIterator[bytes]):
         return outbox
 
     async def result(self) -> bytes:
-        """Drop the items that were not taken, and wait for the end: the value beside the items, usually empty.
+        """Drop the items that were not taken, and return the value beside them, usually empty, at the end.
 
         Cancelling it does not reset the call.
 

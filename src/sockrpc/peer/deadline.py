@@ -1,4 +1,4 @@
-"""The deadline that calls inherit from what they are made in: a block of the caller, or a handler's own call."""
+"""The deadline that calls inherit: that of a block around them, or of the call whose handler makes them."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def earlier(when: float | None, other: float | None) -> float | None:
 def deadline(seconds: float | None) -> Iterator[None]:
     """Bound the calls that are made inside by one deadline, and nothing else between them.
 
-    Blocks nest: the earlier deadline wins. None lets the calls inside outlive every deadline around them, that of
-    the handler's own call included.
+    Blocks nest: the earlier deadline wins. None lets the calls inside outlive every deadline around them,
+    that of the handler's own call included.
 
     Args:
         seconds: From now on.

@@ -5,5 +5,5 @@ from sockrpc.peer.outbox import Outbox
 from sockrpc.websocket.loop import LoopContext
 
 async def drive(
-    call: Call, outbox: Outbox, tracked: bool, context: LoopContext, generator: AsyncGenerator[object, None]
+    call: Call, outbox: Outbox, tracked: bool, context: LoopContext, generator: AsyncGenerator[object]
 ) -> None: ...

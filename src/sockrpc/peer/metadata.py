@@ -86,7 +86,13 @@ def decode(data: bytes) -> Metadata | None:
         start = end + 2
         size = int.from_bytes(data[end:start], "big")
         at = start + size
-        if at > len(data) or start > len(data) or not key or not KEY_CHARACTERS.issuperset(key) or key in values:
+        if (
+            at > len(data)
+            or start > len(data)
+            or not key
+            or not KEY_CHARACTERS.issuperset(key)
+            or key in values
+        ):
             return None
         values[key] = data[start:at]
     return Metadata(values)

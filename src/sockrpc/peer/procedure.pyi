@@ -3,7 +3,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, final
 
 from sockrpc.peer.call import Call
-from sockrpc.peer.outgoing import Caller
+from sockrpc.peer.replies import Replies
 from sockrpc.peer.service import Service
 from sockrpc.peer.table import Entry
 from sockrpc.remote import Remote
@@ -22,7 +22,7 @@ class Procedure(Entry):
 @final
 class ProcedureQueue: ...
 
-class Host(Caller):
+class Host(Replies):
     @property
     def service(self) -> Service: ...
     @property

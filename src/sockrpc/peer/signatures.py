@@ -39,8 +39,8 @@ def check_function(function: object, what: str, arguments: int = 1, *, stream: i
     )
     if is_generator(function) and not streams:
         raise UsageError(
-            f"{what} is a generator, or wraps one, which nobody would iterate over: a method streams as an async "
-            "generator function, or as a plain one with thread=True"
+            f"{what} is a generator, or wraps one, which nobody would iterate over: a method streams as an "
+            "async generator function, or as a plain one with thread=True"
         )
     if not takes(function, arguments):
         raise UsageError(f"{what} has to take {NUMBERS[arguments]}, and no other")

@@ -10,8 +10,8 @@ class Row(NamedTuple):
     Attributes:
         state: The state of the call.
         input: The event: a frame that arrives, or something on this side.
-        cells: The action and the next state for each of PROTOCOLS, None where the input cannot occur; a single
-            one holds for all.
+        cells: The action and the next state for each of PROTOCOLS, None where the input cannot occur; a
+            single one holds for all.
     """
 
     state: str
