@@ -187,7 +187,7 @@ def begin_call(
     if items is not None:
         flags |= SENDS_ITEMS
     within = calls._within
-    if within is not None and within.is_running:
+    if within is not None and within._is_running:
         flags |= NESTED
     connection = calls._connection
     pending: OutgoingCall = connection.open_call(name, payload, flags, metadata, seconds, window)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["FIRST_APPLICATION_CODE", "Code", "Outcome"]
+__all__ = [
+    "CODES",
+    "FIRST_APPLICATION_CODE",
+    "LAST_CODE",
+    "Code",
+    "Outcome",
+    "code_of",
+    "outcome_of",
+]
 
 # Codes from here to 255 belong to applications.
 FIRST_APPLICATION_CODE = 128

@@ -33,6 +33,8 @@ __all__ = [
     "RPCError",
     "SockRPCError",
     "UsageError",
+    "local_error",
+    "received_error",
 ]
 
 

@@ -1,7 +1,7 @@
 """Support for PyInstaller, cx_Freeze and Nuitka, which freeze programs and have to find the whole package.
 
 They follow the imports of byte code. Most compiled modules are imported only by other compiled modules,
-which have none; this module imports each of them in byte code.
+which have none; this module imports each of them in byte code, and what else only they import.
 """
 
 # ruff: noqa: A004, F401
@@ -38,6 +38,7 @@ from sockrpc.peer import (
     subscription,
     table,
     tally,
+    thread_generator,
     undo,
     work,
 )

@@ -320,19 +320,15 @@ class serve:
         """Return the server, and the factory of its protocols."""
         loop = asyncio.get_running_loop()
         context = context_of_running_loop()
+        tables: tuple[NameTable | None, NameTable | None] = None, None
         if isinstance(self._app, App):
-            methods: NameTable | None
-            events: NameTable | None
-            methods, events = self._app._tables()
-            hooks = self._app._hooks()
+            tables, hooks = self._app._tables(), self._app._hooks()
         else:
-            methods = events = None
             hooks = Hooks(handle_socket=self._app)
         service = Service(
             Settings(self._limits),
             context,
-            methods,
-            events,
+            *tables,
             threads=HandlerThreads(loop, self._limits.max_threads),
             make_socket=functools.partial(Socket, hooks=hooks, endings=EndingLog()),
             make_remote=Remote,

@@ -66,10 +66,14 @@ OPEN = {
     "Connection",
     "Session",
     "Caller",
+    "Replies",
     "Host",
     "Gate",
+    "Arrivals",
     "PeerBase",  # joined with asyncio.BufferedProtocol in Peer
     "Work",
+    "Spawning",
+    "Streaming",
     "MessageConnection",
 }
 

@@ -81,23 +81,43 @@ GENERATORS: dict[str, Function] = {
 }
 
 
+# Those that are iterated over as the handler of a method, on the loop and in a thread.
+STREAMS = {"an asynchronous generator", "an asynchronous object"}
+STREAMS_IN_THREADS = {
+    "a generator",
+    "a lambda that yields",
+    "a partial",
+    "an object",
+    "a method",
+    "a wrapper that yields",
+}
+
+
 @pytest.mark.parametrize("what", GENERATORS)
-def test_a_generator_is_refused_wherever_a_function_is_registered(what: str) -> None:
+def test_a_generator_is_refused_where_nobody_would_iterate_over_it(what: str) -> None:
     app = sockrpc.App()
     function = GENERATORS[what]
-    ways: list[Callable[[], object]] = [
+    on_loop: list[Callable[[], object]] = [
         lambda: app.method("name")(function),
-        lambda: app.method("name", thread=True)(function),
         lambda: app.method("name", timeout=1)(function),
+    ]
+    in_thread: list[Callable[[], object]] = [lambda: app.method("name", thread=True)(function)]
+    elsewhere: list[Callable[[], object]] = [
         lambda: app.on("name")(function),
         lambda: app.on_connect(function),
         lambda: app.on_disconnect(function),
     ]
-    for way in ways:
+    refused = elsewhere
+    refused += [] if what in STREAMS else on_loop
+    refused += [] if what in STREAMS_IN_THREADS else in_thread
+    for way in refused:
         with pytest.raises(sockrpc.UsageError, match="generator, or wraps one"):
             way()
     # The names are free.
-    app.method("name")(lambda call: call.payload)
+    app.method("name")(function if what in STREAMS else lambda call: call.payload)
+    app.method("name in a thread", thread=True)(
+        function if what in STREAMS_IN_THREADS else lambda call: call.payload
+    )
     app.on("name")(lambda notification: None)
     with pytest.raises(sockrpc.UsageError):
         sockrpc.serve(function, "127.0.0.1", 0)
@@ -106,8 +126,8 @@ def test_a_generator_is_refused_wherever_a_function_is_registered(what: str) -> 
 
 
 def test_the_refusal_names_the_handler_and_what_to_do() -> None:
-    with pytest.raises(sockrpc.UsageError, match=r"method 'tokens' is a generator.* notifications"):
-        sockrpc.App().method(tokens)
+    with pytest.raises(sockrpc.UsageError, match=r"method 'lines' is a generator.* with thread=True"):
+        sockrpc.App().method(lines)
 
 
 async def test_a_coroutine_function_that_works_through_a_generator_may_wrap_it() -> None:

@@ -56,7 +56,7 @@ def as_coroutine(handler: Handler) -> Callable[[Call], Awaitable[Any]]:
         if handler.in_thread:
             return await run_in_thread(call, function)
         if handler.streams:
-            return await call.drive(function(call))
+            return await call._drive(function(call))
         result = function(call)
         return await result if inspect.isawaitable(result) else result
 
@@ -65,7 +65,7 @@ def as_coroutine(handler: Handler) -> Callable[[Call], Awaitable[Any]]:
 
 async def run_in_thread(call: Call, function: Callable[[Call], Any]) -> Any:
     """Run a function in a thread of the server, and stay until it has ended, however often this is cancelled."""
-    ended, withdraw = call.submit(function)
+    ended, withdraw = call._submit(function)
     cancelled: asyncio.CancelledError | None = None
     while not ended.done():
         try:

@@ -60,7 +60,7 @@ cdef class Call(Streaming):
         if self.table is not None and not self.service.context.loop.is_closed():
             self.service.context.call_in_loop(self._dropped)
 
-    def left_by_application(self) -> None:
+    def _left_by_application(self) -> None:
         """In the socket form, end an aborted call, as the application has nothing more to do for it."""
         if self.state == CALLEE_STOPPING and self.handler is None and self.work == 0:
             self.finish()
@@ -78,7 +78,7 @@ cdef class Call(Streaming):
     def is_reset(self) -> bool:
         """True once the call is aborted, for any reason. It may be read from any thread."""
         if self.ending >= ENDING_RESET:
-            self.note_seen()
+            self._note_seen()
             return True
         return False
 
@@ -86,13 +86,13 @@ cdef class Call(Streaming):
     def abort_reason(self) -> str | None:
         """The reason of the abort ('reset', 'lost', 'timeout' or 'stop'); None if the call is not aborted."""
         if self.ending >= ENDING_RESET:
-            self.note_seen()
+            self._note_seen()
         return abort_reason(self.ending)
 
     def raise_if_reset(self) -> None:
         """For work in a thread: raise `asyncio.CancelledError` once the call is aborted."""
         if self.ending >= ENDING_RESET:
-            self.note_seen()
+            self._note_seen()
             raise CancelledError
 
     @cython.nonecheck(True)
@@ -113,7 +113,7 @@ cdef class Call(Streaming):
             raise UsageError(f"call {self.id} of {self.name!r} is over: it was answered or has failed")
         self.used = True
         if not self.answer(encoded):
-            self.left_by_application()
+            self._left_by_application()
             return False
         if self.work == 0 and not self.starting:
             self.finish()
@@ -138,7 +138,7 @@ cdef class Call(Streaming):
             raise UsageError(f"call {self.id} of {self.name!r} is over: it was answered or has failed")
         self.used = True
         if self.ending != ENDING_NONE:
-            self.left_by_application()
+            self._left_by_application()
             return False
         self.end_with(error, "failed", error)
         if self.work == 0 and not self.starting:
@@ -182,7 +182,7 @@ for a call that was answered or that failed by itself.
             variables.run(set_deadline, self)
         if handler.kind >= KIND_THREAD:
             self.job = self.service.threads.submit(
-                self.thread_function(handler.function), self, self._thread_started, self._thread_ended, variables,
+                self._thread_function(handler.function), self, self._thread_started, self._thread_ended, variables,
                 self.connection)
             return self.work_began()
         if handler.timeout:
@@ -199,7 +199,7 @@ for a call that was answered or that failed by itself.
             Py_DECREF(result)
             if type(result) is not bytes:
                 if handler.kind == KIND_GENERATOR:
-                    return self.start_coroutine(self.drive(result), variables)
+                    return self.start_coroutine(self._drive(result), variables)
                 if is_coroutine(result):
                     return self.start_coroutine(result, variables)
             self.returned(result)

@@ -13,7 +13,7 @@ from sockrpc.limits import check_seconds
 if TYPE_CHECKING:
     from sockrpc.peer.call import Call
 
-__all__ = ["deadline", "inherited_deadline", "set_deadline", "timeout"]
+__all__ = ["CURRENT", "deadline", "inherited_deadline", "set_deadline", "timeout"]
 
 
 class Until(NamedTuple):
@@ -38,7 +38,7 @@ def inherited_deadline() -> float | None:
         return None
     if isinstance(current, Until):
         return current.when
-    return current.deadline if current.is_running else None
+    return current.deadline if current._is_running else None
 
 
 def earlier(when: float | None, other: float | None) -> float | None:

@@ -35,7 +35,7 @@ async def drive(call, Outbox outbox not None, bint tracked, LoopContext context 
     cdef bint sent
     cdef int count = 0
     cdef double until = context.tick() + FAIR_SHARE
-    call.note_began()
+    call._note_began()
     try:
         item = await anext(generator)
         while True:
@@ -61,7 +61,7 @@ async def drive(call, Outbox outbox not None, bint tracked, LoopContext context 
                     until = context.tick() + FAIR_SHARE
             except CancelledError as error:
                 # It was raised at our await, but it is the generator that waits: an abort, or its own time-out.
-                aborted = not call.is_running
+                aborted = not call._is_running
                 item = await generator.athrow(error)
                 if aborted:
                     # It has swallowed the abort and yielded again.

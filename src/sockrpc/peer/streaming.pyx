@@ -63,7 +63,7 @@ cdef class Streaming(Spawning):
         return self.connection.remote(self)
 
     @property
-    def is_running(self) -> bool:
+    def _is_running(self) -> bool:
         """True while the caller waits: it was neither answered nor failed nor aborted."""
         return self.ending == ENDING_NONE
 
@@ -118,20 +118,20 @@ cdef class Streaming(Spawning):
         cdef bint sent
         cdef bytes encoded = encode_payload(payload)
         cdef Outbox outbox = self.stream_out()
-        cdef bytes place = self.place(cursor)
+        cdef bytes place = self._place(cursor)
         if PyBytes_GET_SIZE(encoded) > MAX_CURSOR_BYTES or place is not None:
             outbox.check(encoded, place)
         sent = outbox.put(encoded, place)
         if sent:
             return True
-        timer = self.start_credit_timer(outbox)
+        timer = self._start_credit_timer(outbox)
         try:
             return await outbox.send(encoded, place)
         finally:
             if timer is not None:
                 timer.cancel()
 
-    def place(self, cursor: bytes | None) -> bytes | None:
+    def _place(self, cursor: bytes | None) -> bytes | None:
         """Return the cursor as it travels: items of a tracked stream have one, if only an empty one."""
         if cursor is not None and not isinstance(cursor, bytes):
             raise UsageError(f"a cursor is bytes, not {type(cursor).__name__}")
@@ -139,12 +139,12 @@ cdef class Streaming(Spawning):
             return b"" if cursor is None else cursor
         return None
 
-    def drive(self, generator):
+    def _drive(self, generator):
         """Return a coroutine that sends what an async generator yields."""
         return drive(
             self, self.stream_out(), self.options.flags & OPEN_TRACKED != 0, self.service.context, generator)
 
-    def thread_function(self, function):
+    def _thread_function(self, function):
         """Return the function to run in a thread, which for a generator function sends what it yields."""
         if self.handler.streams:
             return functools.partial(
@@ -152,7 +152,7 @@ cdef class Streaming(Spawning):
                 self.service.settings.limits.stall_timeout or None)
         return function
 
-    def submit(self, function) -> tuple[asyncio.Future[object], Callable[[], bool]]:
+    def _submit(self, function) -> tuple[asyncio.Future[object], Callable[[], bool]]:
         """Run a function of this call in a thread of the server.
 
         Returns:
@@ -169,10 +169,10 @@ cdef class Streaming(Spawning):
                 ended.set_exception(error)
 
         job = self.service.threads.submit(
-            self.thread_function(function), self, self.note_began, done, None, self.connection)
+            self._thread_function(function), self, self.note_began, done, None, self.connection)
         return ended, functools.partial(self.service.threads.withdraw, job)
 
-    def start_credit_timer(self, outbox: Outbox) -> asyncio.TimerHandle | None:
+    def _start_credit_timer(self, outbox: Outbox) -> asyncio.TimerHandle | None:
         """Start the timer that ends the call if the caller grants no credit for too long."""
         seconds = self.service.credit_timeout(self.handler)
         if not seconds or outbox.closed:
@@ -182,11 +182,11 @@ cdef class Streaming(Spawning):
     def _credit_timed_out(self, seconds: float) -> None:
         self.break_off(RPCError(Code.RESOURCE_EXHAUSTED, f"no credit for items within {seconds:g} s"))
 
-    def note_began(self) -> None:
+    def _note_began(self) -> None:
         """Note that a line of the handler runs."""
         self.began = True
 
-    def note_seen(self) -> None:
+    def _note_seen(self) -> None:
         """Note, in any thread, that the work has seen its abort, so that nobody takes it for completed."""
         self.seen = True
 

@@ -37,7 +37,7 @@ def run_generator(
                 item = generator.throw(error)  # type: ignore[attr-defined]
                 continue
             if not sent:
-                call.note_seen()
+                call._note_seen()
                 generator.throw(asyncio.CancelledError())  # type: ignore[attr-defined]
                 # It has swallowed the abort and yielded again.
                 return

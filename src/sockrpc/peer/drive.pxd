@@ -1,0 +1,1 @@
+# For Python only: see the stub.
