@@ -21,6 +21,8 @@ from sockrpc.limits import (
     Limit,
     Limits,
     ServerLimits,
+    Side,
+    make_limits,
 )
 from sockrpc.listen.acceptor import descriptors_for_connections
 from tests.kit.support import serving
@@ -36,6 +38,8 @@ COUNTS = [1, 2, 2**31, 2**47]
 NUMBERS_OUT_OF_RANGE = [-1, -(2**70), math.nan, math.inf, -math.inf, -0.001, 10**400, 2**47 + 1, 2**63, 2**64]
 NEVER = [*NUMBERS_OUT_OF_RANGE, True, False, "1", b"1", [], 1j, object()]
 FRACTIONS = [1.0, 0.5]
+
+SIDES: tuple[Side, ...] = ("server", "client")
 
 every_limit = pytest.mark.parametrize("limit", LIMITS.values(), ids=lambda limit: limit.name)
 
@@ -65,6 +69,16 @@ def test_each_row_stands_under_its_name_and_has_its_typed_line() -> None:
         names = {limit.name for limit in LIMITS.values() if side in limit.sides}
         assert not keywords.__required_keys__
         assert typing.get_type_hints(keywords) == {name: hints[name] for name in names}
+
+
+def test_each_side_has_its_default() -> None:
+    for side in SIDES:
+        found = make_limits({}, side)
+        for limit in LIMITS.values():
+            if side in limit.sides:
+                assert getattr(found, limit.name) == limit.default_of(side)
+    assert [make_limits({}, side).window_bytes for side in SIDES] == [64 * 1024, 256 * 1024]
+    assert make_limits({"window_bytes": 1}, "client").window_bytes == 1
 
 
 def test_the_unit_is_what_the_name_ends_in() -> None:

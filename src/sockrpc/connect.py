@@ -29,7 +29,7 @@ from sockrpc.dial.reconnecting import Reconnecting
 from sockrpc.dial.redirects import MAX_REDIRECTS, Target
 from sockrpc.dial.tls import default_context
 from sockrpc.errors import ConnectionLost, HandshakeError, UsageError
-from sockrpc.limits import CLIENT_KEYWORDS, ClientLimits, check_seconds, make_limits
+from sockrpc.limits import ClientLimits, check_seconds, make_limits
 from sockrpc.listen.unix import check_uds, connected
 from sockrpc.peer.ending_log import EndingLog
 from sockrpc.peer.handler_threads import HandlerThreads
@@ -140,7 +140,7 @@ class connect:
         self._app = app
         self._metadata = metadata
         limits.setdefault("window_bytes", CLIENT_WINDOW_BYTES)
-        checked = make_limits(limits, CLIENT_KEYWORDS)
+        checked = make_limits(limits, "client")
         if open_timeout is not None:
             check_seconds("open_timeout", open_timeout)
         self._open_timeout = checked.handshake_timeout if open_timeout is None else open_timeout

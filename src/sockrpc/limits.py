@@ -22,12 +22,14 @@ __all__ = [
     "Limit",
     "Limits",
     "ServerLimits",
+    "Side",
     "check_seconds",
     "make_limits",
 ]
 
 KIB = 1024
 MIB = 1024 * KIB
+Side = Literal["server", "client"]
 LONGEST = 1e9  # seconds; thirty years, and no timer overflows
 LARGEST = 2**47  # fits every size type that the compiled code counts in
 
@@ -37,19 +39,25 @@ class Limit(NamedTuple):
 
     Attributes:
         name: The keyword.
-        default: The value if none is given; None if the system decides.
+        default: The value if none is given; None if there is no limit, or the system decides.
         unit: "s" for a time, "bytes" for a size, "" for a count.
         sides: Those of "server" and "client" that have it.
         may_be_none: None is allowed and switches the limit off.
         may_be_zero: 0 is allowed.
+        of_client: The client's default where it has another one.
     """
 
     name: str
     default: float | None
     unit: Literal["s", "bytes", ""]
-    sides: tuple[str, ...]
+    sides: tuple[Side, ...]
     may_be_none: bool = False
     may_be_zero: bool = False
+    of_client: float | None = None
+
+    def default_of(self, side: Side) -> float | None:
+        """Return the default of one side."""
+        return self.default if side == "server" or self.of_client is None else self.of_client
 
     def check(self, value: object) -> None:
         """Check a value for this limit.
@@ -70,8 +78,8 @@ class Limit(NamedTuple):
             raise UsageError(f"{self.name} is a positive integer, not {value!r}")
 
 
-SERVER = ("server",)
-CLIENT = ("client",)
+SERVER: tuple[Side, ...] = ("server",)
+CLIENT: tuple[Side, ...] = ("client",)
 BOTH = SERVER + CLIENT
 
 # In the order of the documentation.
@@ -85,7 +93,7 @@ LIMITS: Mapping[str, Limit] = {
         Limit("max_held_bytes", 24 * MIB, "bytes", SERVER),
         Limit("max_notifications", 1_024, "", SERVER),
         Limit("max_outgoing_calls", 1_024, "", BOTH),
-        Limit("window_bytes", 64 * KIB, "bytes", BOTH),
+        Limit("window_bytes", 64 * KIB, "bytes", BOTH, of_client=256 * KIB),
         Limit("credit_timeout", None, "s", SERVER, may_be_none=True),
         Limit("output_high_bytes", 1 * MIB, "bytes", BOTH),
         Limit("output_low_bytes", 256 * KIB, "bytes", BOTH, may_be_zero=True),
@@ -169,13 +177,13 @@ class Limits:
 
     max_message_bytes: int
     max_calls: int
-    max_outgoing_calls: int
-    window_bytes: int
-    credit_timeout: float | None
     max_in_flight: int
     max_waiting_calls: int
     max_held_bytes: int
     max_notifications: int
+    max_outgoing_calls: int
+    window_bytes: int
+    credit_timeout: float | None
     output_high_bytes: int
     output_low_bytes: int
     output_max_bytes: int
@@ -224,13 +232,16 @@ def check_seconds(name: str, value: object, *, zero: bool = False) -> None:
         raise UsageError(f"{name} is a positive number of seconds{or_zero}, at most {LONGEST:g}")
 
 
-def make_limits(limits: Mapping[str, Any], known: frozenset[str]) -> Limits:
-    """Check the keywords of limits.
+def make_limits(limits: Mapping[str, Any], side: Side) -> Limits:
+    """Check the keywords of limits, and add the defaults of this side.
 
     Raises:
         UsageError: There is no such limit, or its value is out of range.
     """
-    unknown = set(limits) - known
+    defaults: dict[str, Any] = {
+        limit.name: limit.default_of(side) for limit in LIMITS.values() if side in limit.sides
+    }
+    unknown = limits.keys() - defaults.keys()
     if unknown:
         raise UsageError(f"no such limit: {', '.join(sorted(unknown))}")
-    return Limits(**limits)
+    return Limits(**{**defaults, **limits})

@@ -14,7 +14,7 @@ from sockrpc._frames import PROTOCOLS
 from sockrpc._settings import Settings
 from sockrpc.app import App
 from sockrpc.errors import UsageError
-from sockrpc.limits import SERVER_KEYWORDS, Limits, ServerLimits, make_limits
+from sockrpc.limits import Limits, ServerLimits, make_limits
 from sockrpc.listen.acceptor import descriptors_for_connections
 from sockrpc.listen.admission import Admission, AdmissionPolicy, ProcessRequest
 from sockrpc.listen.pending_openings import PendingOpenings
@@ -286,7 +286,7 @@ class serve:
         if port is not None and not 0 <= port <= LARGEST_PORT:
             raise UsageError(f"a port is 0 to {LARGEST_PORT}, not {port}")
         self._app = app
-        self._limits = make_limits(limits, SERVER_KEYWORDS)
+        self._limits = make_limits(limits, "server")
         context = ssl() if callable(ssl) else ssl
         tls = tls_options(context, self._limits.handshake_timeout)
         max_connections = self._limits.max_connections or descriptors_for_connections()

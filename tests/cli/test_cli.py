@@ -13,16 +13,16 @@ import pytest
 
 import sockrpc
 from sockrpc.cli import main
-from sockrpc.limits import CLIENT_KEYWORDS, LIMITS, SERVER_KEYWORDS
+from sockrpc.limits import LIMITS
 from tests.kit.command import PATIENCE, POSIX, Command, failure, run_command, run_main
 
 # The limits that have a default of their own; one that is None would be the system's.
-DEFAULTS = {limit.name: limit.default for limit in LIMITS.values() if limit.default is not None}
-SERVER_LIMITS = {name: default for name, default in DEFAULTS.items() if name in SERVER_KEYWORDS}
+WITH_DEFAULT = [limit for limit in LIMITS.values() if limit.default is not None]
+SERVER_LIMITS = {limit.name: limit.default for limit in WITH_DEFAULT if "server" in limit.sides}
 # Who has an answer from a command does not wait long for a server that does not close.
-CLIENT_LIMITS = {name: default for name, default in DEFAULTS.items() if name in CLIENT_KEYWORDS} | {
-    "close_timeout": 0.5
-}
+CLIENT_LIMITS = {
+    limit.name: limit.default_of("client") for limit in WITH_DEFAULT if "client" in limit.sides
+} | {"close_timeout": 0.5}
 OPTIONAL_LIMITS = {limit.name for limit in LIMITS.values() if limit.may_be_none}
 
 # Nobody listens there: an attempt to connect would fail, with another exit code.

@@ -137,10 +137,15 @@ def test_each_limit_has_its_default_and_its_sides(limit: Limit) -> None:
     assert sides.split() == [{"server": "S", "client": "C"}[side] for side in limit.sides]
     assert at_it
     if limit.default is None:
-        assert default == "from the system"
-    else:
-        number, _, unit = default.replace(",", "").partition(" ")
-        assert float(number) * UNITS[unit] == limit.default
+        assert default == ("from the system" if limit.name == "max_connections" else "none")
+        return
+    of_sides = dict(re.findall(r"([^,(]+) \(([SC])\)", default)) or {default: "SC"}
+    assert len(of_sides) == (1 if limit.of_client is None else 2)
+    for value, letters in of_sides.items():
+        number, _, unit = value.strip().replace(",", "").partition(" ")
+        assert {float(number) * UNITS[unit]} == {
+            limit.default_of(side) for side in limit.sides if side[0].upper() in letters
+        }
         assert {"": "", "s": "s"}.get(unit, "bytes") == limit.unit
 
 

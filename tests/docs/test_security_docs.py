@@ -28,7 +28,7 @@ def rows() -> list[list[str]]:
 
 def value(text: str) -> float | None:
     number, _, unit = text.replace(",", "").partition(" ")
-    return None if text == "from the system" else float(number) * UNITS[unit]
+    return None if text in ("from the system", "none") else float(number) * UNITS[unit]
 
 
 def test_each_default_is_the_one_that_there_is() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sockrpc.errors import UsageError
-from sockrpc.limits import CLIENT_KEYWORDS, LIMITS, SERVER_KEYWORDS
+from sockrpc.limits import LIMITS, Side
 from sockrpc.logs import FORMATS
 
 __all__ = [
@@ -257,7 +257,7 @@ def add_serving_options(parser: argparse.ArgumentParser, own: Mapping[str, dict[
     tls.add_argument(
         "--ssl-keyfile", type=Path, metavar="FILE", help="its key, if it is not in the same file"
     )
-    add_limit_options(parser, SERVER_KEYWORDS, {})
+    add_limit_options(parser, "server", {})
     add_operating_options(parser)
 
 
@@ -277,7 +277,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
     add_common_options(connecting)
     tls = parser.add_argument_group("TLS")
     tls.add_argument("--cafile", type=Path, metavar="FILE", help="trust these certificates (wss)")
-    add_limit_options(parser, CLIENT_KEYWORDS, CLIENT_DEFAULTS)
+    add_limit_options(parser, "client", CLIENT_DEFAULTS)
 
 
 def add_common_options(group: Any) -> None:
@@ -286,19 +286,19 @@ def add_common_options(group: Any) -> None:
     group.add_argument("--json", action="store_true", help="print JSON, one object a line")
 
 
-def add_limit_options(
-    parser: argparse.ArgumentParser, names: frozenset[str], defaults: Mapping[str, float]
-) -> None:
+def add_limit_options(parser: argparse.ArgumentParser, side: Side, defaults: Mapping[str, float]) -> None:
     """A flag for each limit, with its default: the one of the library where the command has none."""
     group = parser.add_argument_group(
         "limits", "'none' where allowed; the documentation says under Limits what happens at each"
     )
     for limit in LIMITS.values():
-        if limit.name in names:
+        if side in limit.sides:
             flag = "--" + limit.name.replace("_", "-")
             unit = " s" if limit.unit == "s" else ""
-            default = defaults.get(limit.name, limit.default)
-            shown = "from the system" if default is None else f"{default}{unit}"
+            default = defaults.get(limit.name, limit.default_of(side))
+            shown = f"{default}{unit}"
+            if default is None:
+                shown = "from the system" if limit.name == "max_connections" else "none"
             group.add_argument(
                 flag, type=limit_value, default=argparse.SUPPRESS, metavar="N", help=f"({shown})"
             )

@@ -71,10 +71,7 @@ def run_workers(
     uds = check_uds(given.pop("uds", None))
     sock, reuse_port = given.pop("sock", None), given.pop("reuse_port", None)
     can_be_handed_over(given | {"on_started": on_started, "prepare": prepare})
-    limits = make_limits(
-        {name: value for name, value in given.items() if name in SERVER_KEYWORDS},
-        SERVER_KEYWORDS,
-    )
+    limits = make_limits({name: value for name, value in given.items() if name in SERVER_KEYWORDS}, "server")
     patience = limits.stop_grace + limits.abort_grace + limits.close_timeout + LAST_CHANCE
     # For on_stop hooks.
     patience += limits.abort_grace + UNWINDING
