@@ -64,7 +64,7 @@ def as_coroutine(handler: Handler) -> Callable[[Call], Awaitable[Any]]:
 
 
 async def run_in_thread(call: Call, function: Callable[[Call], Any]) -> Any:
-    """Run a function in a thread of the server, and stay until it has ended, however often this is cancelled."""
+    """Run a function in a thread of the server, and stay until that has ended, even if cancelled."""
     ended, withdraw = call._submit(function)
     cancelled: asyncio.CancelledError | None = None
     while not ended.done():

@@ -1,4 +1,4 @@
-"""One step of an iteration over items, in Python: the interpreter runs its own coroutines faster than compiled ones."""
+"""One step of an iteration over items; in Python, whose own coroutines run faster than compiled ones."""
 
 from __future__ import annotations
 

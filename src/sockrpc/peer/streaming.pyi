@@ -1,3 +1,6 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
 from sockrpc.peer.items import Items
 from sockrpc.peer.metadata import Metadata
 from sockrpc.peer.spawning import Spawning
@@ -21,4 +24,8 @@ class Streaming(Spawning):
     async def send(
         self, payload: str | bytes | bytearray | memoryview, *, cursor: bytes | None = None
     ) -> bool: ...
+    def _drive(self, generator: AsyncIterator[object]) -> Awaitable[None]: ...
+    def _submit(
+        self, function: Callable[..., object]
+    ) -> tuple[asyncio.Future[object], Callable[[], bool]]: ...
     def _note_seen(self) -> None: ...

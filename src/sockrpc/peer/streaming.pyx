@@ -169,7 +169,7 @@ cdef class Streaming(Spawning):
                 ended.set_exception(error)
 
         job = self.service.threads.submit(
-            self._thread_function(function), self, self.note_began, done, None, self.connection)
+            self._thread_function(function), self, self._note_began, done, None, self.connection)
         return ended, functools.partial(self.service.threads.withdraw, job)
 
     def _start_credit_timer(self, outbox: Outbox) -> asyncio.TimerHandle | None:
