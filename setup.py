@@ -28,7 +28,9 @@ MODE = "trace" if TRACE else "sanitize" if SANITIZE else "debug" if DEBUG else "
 # Declares that the modules do not need the interpreter's lock. Only builds that are tested without it do so
 # (tests/peer/test_threads.py); any other makes a free-threaded Python enable its lock.
 FREE_THREADED = switched_on("SOCKRPC_FREE_THREADED")
-MODE += "-free-threaded" if FREE_THREADED else ""
+# Optimises less, which halves the compiler's time, for tests on further interpreters (scripts/test_all.py).
+QUICK = switched_on("SOCKRPC_QUICK")
+MODE += ("-free-threaded" if FREE_THREADED else "") + ("-quick" if QUICK else "")
 # Any finding ends the process, because a report that the program survives is easily overlooked. Python's own
 # flags contain -fwrapv, with which no signed overflow is one.
 SANITIZERS = [
@@ -82,7 +84,7 @@ class BuildExtensions(build_ext):
             # time.
             arguments = ["-Og", "-g1", *SANITIZERS]
         else:
-            arguments = ["-O1", "-g"] if DEBUG else ["-O3", "-g0", "-fvisibility=hidden"]
+            arguments = ["-O1", "-g"] if DEBUG else ["-O1" if QUICK else "-O3", "-g0", "-fvisibility=hidden"]
         # Import Cython only here: commands for metadata or an sdist need no C.
         translated = cythonize(
             self.extensions,

@@ -10,7 +10,7 @@ import pytest
 import sockrpc
 from bench.arena import Server
 from bench.peer import Peer, request, response_size
-from tests.conftest import LOOPS, new_event_loop
+from tests.kit.loops import LOOPS, new_event_loop
 
 SIZES = [32, 1024, 64 * 1024, 1024 * 1024]
 IN_FLIGHT = [1, 16, 256]

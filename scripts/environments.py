@@ -69,7 +69,7 @@ def digest_sources(root: Path = ROOT) -> str:
     return digest.hexdigest()
 
 
-def compiler_settings() -> str:
+def compiler_settings(*, quick: bool = False) -> str:
     names = (
         "CC",
         "CFLAGS",
@@ -79,12 +79,15 @@ def compiler_settings() -> str:
         "SOCKRPC_SANITIZE",
         "SOCKRPC_TRACE",
     )
-    return " ".join(f"{name}={os.environ[name]!r}" for name in names if name in os.environ)
+    settings = [f"{name}={os.environ[name]!r}" for name in names if name in os.environ]
+    return " ".join([*settings, *(["quick"] if quick else [])])
 
 
-def build_environ() -> dict[str, str]:
+def build_environ(*, quick: bool = False) -> dict[str, str]:
     """Return the environment of a build, in which caches hold the results of compilers."""
     environ = clean_environ()
+    if quick:
+        environ["SOCKRPC_QUICK"] = "1"
     # The C that Cython generates is the same for all versions of Python.
     environ["SOCKRPC_CYTHON_CACHE"] = str(ROOT / "build" / "cython-cache")
     if "CC" not in environ and shutil.which("ccache") and shutil.which("gcc"):
@@ -168,8 +171,11 @@ def group_requirements(group: str) -> list[str]:
     return [requirement for requirements in nested for requirement in requirements]
 
 
-def build_wheel(interpreter: Interpreter, root: Path = ROOT) -> Path:
-    """Return the wheel of the sources below `root`, built at most once per interpreter."""
+def build_wheel(interpreter: Interpreter, root: Path = ROOT, *, quick: bool = False) -> Path:
+    """Return the wheel of the sources below `root`, built at most once per interpreter.
+
+    A `quick` one is optimised less than those that are released.
+    """
     name = f"build-{interpreter.minor}"
     builder = Environment(interpreter, name)
     builder.make(read_project()["build-system"]["requires"])
@@ -178,7 +184,7 @@ def build_wheel(interpreter: Interpreter, root: Path = ROOT) -> Path:
         name += f"-{root.name}"
     stage, wheels = ROOT / "build" / "stage" / name, ROOT / "build" / "wheels" / name
     stamp = wheels / "digest"
-    tools = f"{interpreter.prefix} {interpreter.release} {compiler_settings()}"
+    tools = f"{interpreter.prefix} {interpreter.release} {compiler_settings(quick=quick)}"
     digest = digest_sources(root)
     with locked(f"{name}-wheel"):
         old_tools, _, old_digest = stamp.read_text().partition("\n") if stamp.is_file() else ("", "", "")
@@ -194,7 +200,7 @@ def build_wheel(interpreter: Interpreter, root: Path = ROOT) -> Path:
                 # everything again.
                 builder.pip(
                     *("wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(wheels), str(stage)),
-                    environ=build_environ(),
+                    environ=build_environ(quick=quick),
                 )
             stamp.write_text(f"{tools}\n{digest}")
     return next(wheels.glob("*.whl"))
@@ -207,6 +213,7 @@ def make_environment(
     *,
     package: bool = True,
     editable: bool = False,
+    quick: bool = False,
     hashed: Path | None = None,
 ) -> Path:
     """Bring the environment up to date and return its Python.
@@ -221,7 +228,9 @@ def make_environment(
 
     def install() -> None:
         source = (
-            ["--no-build-isolation", "--editable", str(ROOT)] if editable else [str(build_wheel(interpreter))]
+            ["--no-build-isolation", "--editable", str(ROOT)]
+            if editable
+            else [str(build_wheel(interpreter, quick=quick))]
         )
         environment.pip("install", "--force-reinstall", "--no-deps", *source, environ=build_environ())
         if editable:
@@ -234,7 +243,9 @@ def make_environment(
         environment.forget(2)
     if package:
         requirements += read_project()["project"]["dependencies"]
-        environment.make(requirements, (f"{compiler_settings()} {digest_sources()}", "sockrpc", install))
+        environment.make(
+            requirements, (f"{compiler_settings(quick=quick)} {digest_sources()}", "sockrpc", install)
+        )
     elif hashed:
         arguments = ("--no-deps", "--require-hashes", "--requirement", str(hashed))
         step = (hashed.read_text(), hashed.name, lambda: environment.pip("install", *arguments))

@@ -13,7 +13,7 @@ from pathlib import Path
 from common import ROOT, clean_environ
 
 REPORTS = ROOT / "build" / "test"
-# Three times the longest parallel run, the ordinary tests of the newest interpreter, which takes about 400 s.
+# Several times the longest parallel run, half of the ordinary tests of the newest interpreter (about 300 s).
 # Single tests have time-outs of their own.
 LIMIT_SECONDS = 1800
 # pytest's own exit code.

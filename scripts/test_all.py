@@ -42,10 +42,13 @@ GROUPS = ("test", "browser", "node", "wheels")
 INSTALLED = {"SOCKRPC_INSTALLED": "1"}
 
 # The seconds and loads of each `Job` were measured on two idle cores.
-SET_UP = (40.0, 0.8)
-# The newest interpreter runs twice as many tests as the others.
-ORDINARY_NEWEST = (350.0, 0.6)
-ORDINARY = (220.0, 0.5)
+SET_UP = (60.0, 0.8)
+ORDINARY = (280.0, 0.4)
+# The newest interpreter runs twice as many tests as the others; in one process, it would be the last to end,
+# long after everything else.
+SHARES_OF_NEWEST = 2
+# The properties of random examples are tried with all of them on the newest interpreter.
+FEWER_EXAMPLES = "--hypothesis-profile=short"
 MAKE = (120.0, 0.95)
 # Loads are means: while one job waits, another works.
 OVERBOOKING = 1.3
@@ -147,11 +150,15 @@ class Testing:
         jobs = [self.marked(group, after) for group in MARKED if group.name in wanted]
         if "tests" in wanted:
             # Additional packages in the environment of the tests that run once do not disturb these.
-            jobs.append(self.ordinary(self.newest, after[:1]))
+            shares = 1 if self.arguments else SHARES_OF_NEWEST
+            jobs += [self.ordinary(self.newest, after[:2], (n, shares)) for n in range(shares)]
+            # The newest has the most to do, and compiling keeps all cores busy; so the others come after it.
+            done: tuple[Job, ...] = () if self.arguments else (once,)
             for interpreter in self.interpreters:
                 if interpreter is not self.newest:
-                    before.append(self.environment(interpreter, "test", ("test",)))
-                    jobs.append(self.ordinary(interpreter, (before[-1],)))
+                    before.append(self.environment(interpreter, "test", ("test",), done))
+                    done = (before[-1],)
+                    jobs.append(self.ordinary(interpreter, done))
         jobs += [self.make(target) for target in self.targets]
         self.is_only = len(jobs) == 1
         run_jobs([*before, *jobs], cores * OVERBOOKING, at_most)
@@ -180,18 +187,22 @@ class Testing:
     def pytest(self, name: str, interpreter: Interpreter) -> list[str]:
         return [str(self.pythons[f"{name}-{interpreter.minor}"]), "-m", "pytest", "-p", "no:cacheprovider"]
 
-    def environment(self, interpreter: Interpreter, name: str, groups: tuple[str, ...]) -> Job:
+    def environment(
+        self, interpreter: Interpreter, name: str, groups: tuple[str, ...], after: tuple[Job, ...] = ()
+    ) -> Job:
         name = f"{name}-{interpreter.minor}"
+        # What is released is tested on the newest; the release's own workflow runs all tests on all wheels.
+        quick = interpreter is not self.newest
 
         def make() -> bool:
             try:
-                self.pythons[name] = make_environment(interpreter, name, [*groups])
+                self.pythons[name] = make_environment(interpreter, name, [*groups], quick=quick)
             except SetUpError as error:
                 self.fail(Run(interpreter.release, "set-up"), error)
                 return False
             return True
 
-        return Job(name, make, *SET_UP)
+        return Job(name, make, *SET_UP, after=after)
 
     def fail(self, run: Run, error: SetUpError) -> None:
         say(f"\n{error}")
@@ -204,19 +215,27 @@ class Testing:
             return "not once"
         if interpreter is self.interpreters[0]:
             return "not once and not newest"
-        # Interpreters between the oldest and the newest would only repeat their results about processes.
-        return "not once and not newest and not command"
+        # Interpreters between the oldest and the newest would only repeat their results about the outside.
+        return "not once and not newest and not outside"
 
-    def ordinary(self, interpreter: Interpreter, after: tuple[Job, ...]) -> Job:
+    def ordinary(
+        self, interpreter: Interpreter, after: tuple[Job, ...], share: tuple[int, int] = (0, 1)
+    ) -> Job:
+        number, shares = share
+        what = f"tests-{number + 1}" if shares > 1 else "tests"
+
         def act() -> bool:
-            run = Run(interpreter.release, "tests")
+            run = Run(interpreter.release, what)
+            is_newest = interpreter is self.newest
+            command = self.pytest("clients" if is_newest else "test", interpreter)
+            command += [f"--share={number}/{shares}"] if shares > 1 else []
+            command += [] if is_newest else [FEWER_EXAMPLES]
             # Run all files unless something was chosen: another Python may collect them differently.
-            command = self.pytest("clients" if interpreter is self.newest else "test", interpreter)
-            self.test(run, command, self.marks(interpreter), {}, chosen=bool(self.arguments))
+            chosen = shares > 1 or bool(self.arguments)
+            self.test(run, command, self.marks(interpreter), {}, files="tests" if chosen else "")
             return True
 
-        cost = ORDINARY_NEWEST if interpreter is self.newest else ORDINARY
-        return Job(f"tests on {interpreter.minor}", act, *cost, after=after)
+        return Job(f"{what} on {interpreter.minor}", act, *ORDINARY, after=after)
 
     def marked(self, group: Group, after: tuple[Job, ...]) -> Job:
         def act() -> bool:
@@ -228,7 +247,7 @@ class Testing:
             except SetUpError as error:
                 self.fail(run, error)
             else:
-                self.test(run, self.pytest("clients", self.newest), group.name, variables, chosen=True)
+                self.test(run, self.pytest("clients", self.newest), group.name, variables, files=group.name)
             return True
 
         return Job(group.name, act, group.seconds, group.load, after, group.alone)
@@ -240,11 +259,12 @@ class Testing:
         marks: str,
         variables: dict[str, str],
         *,
-        chosen: bool,
+        files: str,
     ) -> None:
+        """Run pytest, if `files` names a run only on the files that have tests of it."""
         report = REPORTS / f"{run.what}-{run.on}.xml"
         command += ["-m", marks, f"--junitxml={report}"]
-        command += [f"--runs={self.files}", f"--run={run.what}"] if chosen else []
+        command += [f"--runs={self.files}", f"--run={files}"] if files else []
         show = Show.AT_ONCE if self.is_only else Show.AT_END
         code = run.execute([*command, *self.arguments], {**INSTALLED, **variables}, show=show)
         if report.exists():
@@ -305,7 +325,7 @@ def main() -> int:
     testing.run()
 
     print("\n==== summary ====")
-    runs = sorted(testing.runs, key=lambda run: (run.what != "tests", run.on, run.what))
+    runs = sorted(testing.runs, key=lambda run: (not run.what.startswith("tests"), run.on, run.what))
     for line in [*(run.line() for run in runs), *testing.skipped, *skipped]:
         print(line)
     passed, failed = sum(run.passed for run in runs), sum(run.failed for run in runs)

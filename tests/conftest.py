@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib.util
 import inspect
 import json
 import logging
@@ -25,12 +24,7 @@ from sockrpc.websocket.loop import live_contexts
 # Here, so that --hypothesis-profile knows its profiles.
 from tests.kit import properties  # noqa: F401
 from tests.kit.endings import run_to_end
-
-# Under a tracer (make cover), one of them has to do.
-LOOPS = os.environ.get("SOCKRPC_LOOPS", "").split() or [
-    "asyncio",
-    *(["uvloop"] if importlib.util.find_spec("uvloop") else []),
-]
+from tests.kit.loops import LOOPS, new_event_loop
 
 FILES = pytest.StashKey[set[Path]]()
 
@@ -66,6 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--run", metavar="NAME", help="with --runs: read only the files that have tests of this run"
     )
+    group.addoption("--share", metavar="I/N", help="with --runs: of these files, every Nth from the Ith on")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -75,6 +70,10 @@ def pytest_configure(config: pytest.Config) -> None:
     runs = config.getoption("--runs")
     if runs is not None:
         chosen = json.loads(runs.read_text()).get(config.getoption("--run"), [])
+        if share := config.getoption("--share"):
+            first, step = map(int, share.split("/"))
+            # By name: files of one folder, which are of one kind, are spread evenly.
+            chosen = sorted(chosen)[first::step]
         config.stash[FILES] = {config.rootpath / file for file in chosen}
 
 
@@ -93,6 +92,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("once")
         if item.path.parent.name == "cli":
             item.add_marker("command")
+            item.add_marker("outside")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -118,14 +118,6 @@ def what_stays_is_searched_no_more() -> None:
     """Every test ends with a collection, which leaves out what all share, and reports of tests."""
     gc.collect()
     gc.freeze()
-
-
-def new_event_loop(kind: str) -> asyncio.AbstractEventLoop:
-    if kind == "uvloop":
-        import uvloop
-
-        return uvloop.new_event_loop()
-    return asyncio.new_event_loop()
 
 
 @pytest.hookimpl(tryfirst=True)  # before the report is written

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.conftest import LOOPS
+from tests.kit.loops import LOOPS
 from tests.kit.processes import run_program
 from tests.kit.raw_server import Peer, RawServer, notification
 from tests.kit.support import PATIENCE, started, until
@@ -161,7 +161,7 @@ def test_the_end_of_the_interpreter_is_silent(kind: str) -> None:
     program = f"""
         import asyncio
         import sockrpc
-        from tests.conftest import new_event_loop
+        from tests.kit.loops import new_event_loop
         async def start():
             global client
             client = await sockrpc.connect(f"ws://127.0.0.1:{{server.sockets[0].getsockname()[1]}}/")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.conftest import LOOPS, new_event_loop
+from tests.kit.loops import LOOPS, new_event_loop
 from tests.kit.processes import run_program
 from tests.kit.raw_server import connected, notification
 from tests.kit.support import started
@@ -120,7 +120,7 @@ def test_a_client_whose_loop_is_closed_is_refused(kind: str) -> None:
     program = f"""
         import asyncio, gc, warnings
         import sockrpc
-        from tests.conftest import new_event_loop
+        from tests.kit.loops import new_event_loop
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", "a client was not closed")
 
@@ -160,7 +160,7 @@ def test_a_client_from_before_a_fork_is_refused_and_left_alone(kind: str, runnin
     program = f"""
         import asyncio, gc, os, sys, warnings
         import sockrpc
-        from tests.conftest import new_event_loop
+        from tests.kit.loops import new_event_loop
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "This process", DeprecationWarning)
         served = []

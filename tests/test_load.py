@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.conftest import LOOPS, new_event_loop
+from tests.kit.loops import LOOPS, new_event_loop
 
 CONNECTIONS = 64
 IN_FLIGHT = 16

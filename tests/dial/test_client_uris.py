@@ -10,6 +10,8 @@ import sockrpc
 from sockrpc.websocket.uris import read_uri
 from tests.kit.support import serving
 
+pytestmark = pytest.mark.outside
+
 
 def target(uri: str) -> str:
     return read_uri(uri).resource_name

@@ -21,6 +21,8 @@ from tests.kit.support import PATIENCE, serving
 from tests.kit.tls import authority, client_context, server_context
 from tests.kit.work import Work
 
+pytestmark = pytest.mark.outside
+
 INTERIM = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"
 
 

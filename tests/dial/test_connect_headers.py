@@ -12,6 +12,8 @@ import pytest
 import sockrpc
 from tests.kit.raw_server import Peer, RawServer, open_client
 
+pytestmark = pytest.mark.outside
+
 
 async def asked_with(uri: str = "ws://127.0.0.1:{port}/", **options: Any) -> Peer:
     """The opening request, as a server reads it."""

@@ -22,6 +22,8 @@ from tests.kit.support import PATIENCE, Serving, serving, until
 from tests.kit.tls import client_context, server_context
 from tests.kit.work import Work
 
+pytestmark = pytest.mark.outside
+
 VARIABLES = ("http_proxy", "https_proxy", "ws_proxy", "wss_proxy", "all_proxy", "socks_proxy", "no_proxy")
 
 

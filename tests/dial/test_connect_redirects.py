@@ -15,6 +15,8 @@ from tests.kit.support import PATIENCE, serving
 from tests.kit.tls import client_context, server_context
 from tests.kit.work import Work
 
+pytestmark = pytest.mark.outside
+
 SECRETS = [
     ("Authorization", "Bearer x"),
     ("Cookie", "id=x"),

@@ -18,6 +18,8 @@ from tests.kit.command import run_command
 from tests.kit.processes import reserved_port
 from tests.kit.support import PATIENCE, until
 
+pytestmark = pytest.mark.outside
+
 # Each is wrong in its own way; what is to be hidden has the mark in it.
 MARK = "QQ"
 WRONG = [

@@ -13,7 +13,7 @@ import pytest
 
 import sockrpc
 import sockrpc.dial.reconnecting
-from tests.conftest import LOOPS
+from tests.kit.loops import LOOPS
 from tests.kit.processes import run_program
 from tests.kit.raw_server import RawServer, response
 from tests.kit.support import PATIENCE, serving, until
@@ -360,7 +360,7 @@ def test_the_end_of_a_loop_within_the_body_leaves_no_task(kind: str, where: str)
     program = f"""
         import asyncio
         import sockrpc
-        from tests.conftest import new_event_loop
+        from tests.kit.loops import new_event_loop
 
         async def body(uri, there):
             async for client in sockrpc.connect(uri):

@@ -10,8 +10,8 @@ import pytest
 
 import sockrpc
 import sockrpc.dial.reconnecting
-from tests.conftest import LOOPS
 from tests.kit.clock import new_still_loop
+from tests.kit.loops import LOOPS
 from tests.kit.raw_server import RawServer
 from tests.kit.support import until
 

@@ -19,6 +19,8 @@ from tests.kit.raw_server import RawServer, open_client
 from tests.kit.support import CLOSE, PATIENCE, RawClient, frame, notify, opening, request, serving, until
 from tests.kit.work import Work
 
+pytestmark = pytest.mark.outside
+
 # A forged line, colours, C1 controls, a separator of lines and text from right to left.
 EVIL = "evil\r\nFORGED \x1b[31m\x85\x9b\u2028\u202e\0\x7f"
 ESCAPED = "evil\\r\\nFORGED \\x1b[31m\\x85\\x9b\\u2028\\u202e\\x00\\x7f"

@@ -26,6 +26,7 @@ from typing import Any, Self
 import pytest
 
 import sockrpc
+from tests.kit.processes import ROOT
 from tests.kit.support import PATIENCE
 
 CLONE_NEWNET = 0x40000000
@@ -264,7 +265,11 @@ def program(name: str, *arguments: str, namespace: str | None = None) -> Iterato
     """A program of this folder as a process, in a network namespace; killed at the end of the block."""
     inside = [] if namespace is None else [str(tool_path("ip")), "netns", "exec", namespace]
     command = [*inside, sys.executable, "-P", "-W", "error", str(PROGRAMS / name), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as process:
+    # Programs import tests.kit; the folder of the sources would hide the package that was built.
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=environ
+    ) as process:
         try:
             yield process
         finally:

@@ -20,6 +20,8 @@ from tests.kit.raw_server import RawServer
 from tests.kit.support import PATIENCE, started, until
 from tests.kit.work import Work
 
+pytestmark = pytest.mark.outside
+
 KEEPALIVE: dict[str, Any] = {"ping_interval": 0.2, "ping_timeout": 0.2}
 CUTS: list[How] = ["fin", "rst"]
 OFF: dict[str, Any] = {"ping_interval": None}

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from tests.conftest import LOOPS
 from tests.hostile.attack import MIB, Target, attack, target
 from tests.hostile.peer import message, request, reset
+from tests.kit.loops import LOOPS
 
 pytestmark = [
     pytest.mark.hostile,

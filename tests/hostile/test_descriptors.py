@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.conftest import LOOPS
 from tests.hostile.attack import KIB, MIB, Target, attack, rounds, target
 from tests.hostile.peer import Peer
+from tests.kit.loops import LOOPS
 from tests.kit.support import opening
 
 pytestmark = [

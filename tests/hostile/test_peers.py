@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.conftest import LOOPS
 from tests.hostile.attack import ARENA, KIB, MIB, attack, rounds, target
 from tests.hostile.peer import head, request
+from tests.kit.loops import LOOPS
 from tests.kit.processes import ROOT
 from tests.kit.support import opening
 

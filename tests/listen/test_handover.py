@@ -18,7 +18,7 @@ import sockrpc
 from tests.kit.command import POSIX, Command, run_command
 from tests.kit.processes import reserved_port
 
-pytestmark = POSIX
+pytestmark = [POSIX, pytest.mark.outside]
 
 APP = '''
 import os, subprocess, sys

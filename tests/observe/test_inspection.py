@@ -22,7 +22,10 @@ from tests.kit.looking import Looking, looked_at
 from tests.kit.support import notify, request, serving, until
 from tests.kit.work import Work
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no unix sockets here")
+pytestmark = [
+    pytest.mark.outside,
+    pytest.mark.skipif(sys.platform == "win32", reason="Windows has no unix sockets here"),
+]
 
 
 @pytest.fixture

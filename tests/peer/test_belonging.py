@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.conftest import LOOPS, new_event_loop
 from tests.kit.command import PATIENCE
+from tests.kit.loops import LOOPS, new_event_loop
 from tests.kit.processes import ROOT
 from tests.kit.support import Serving, serving, started, until
 
@@ -222,13 +222,20 @@ async def test_a_server_may_be_looked_at_in_a_thread_while_connections_come_and_
                 looks += 1
             return looks
 
-        looking = await started(asyncio.to_thread(look))
-        for _ in range(20):
-            clients = [await here.connect() for _ in range(5)]
-            for client in clients:
-                await client.close()
-        stop.set()
-        assert await looking
+        # The threads take turns much more often than usual: more of what they do meets, in less time.
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(interval / 100)
+        try:
+            looking = await started(asyncio.to_thread(look))
+            for _ in range(20):
+                clients = [await here.connect() for _ in range(5)]
+                for client in clients:
+                    await client.close()
+            stop.set()
+            assert await looking
+        finally:
+            stop.set()
+            sys.setswitchinterval(interval)
 
 
 # Rooms
@@ -319,7 +326,7 @@ def test_a_room_is_for_the_sockets_of_one_loop_at_a_time(kind: str) -> None:
 CLOSED = """
 import asyncio, os, threading
 import sockrpc
-from tests.conftest import new_event_loop
+from tests.kit.loops import new_event_loop
 
 app, sockets, kept = sockrpc.App(), [], []
 

@@ -9,7 +9,7 @@ import pytest
 
 import sockrpc
 from sockrpc._debug import counters, is_debug, live
-from tests.conftest import LOOPS, new_event_loop
+from tests.kit.loops import LOOPS, new_event_loop
 from tests.kit.support import frame, request, reset, serving, started
 
 counting = pytest.mark.skipif(not is_debug(), reason="only debug builds count: SOCKRPC_DEBUG=1, make asan")

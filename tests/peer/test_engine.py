@@ -21,16 +21,16 @@ from hypothesis import strategies as st
 
 from sockrpc.peer.table import live_entries
 from sockrpc.websocket.loop import live_contexts
-from tests.conftest import LOOPS
 from tests.kit.clock import new_still_loop
 from tests.kit.engine import Operation, World
 from tests.kit.handlers import INTENDED
-from tests.kit.properties import is_long
+from tests.kit.loops import LOOPS
+from tests.kit.properties import how_many, is_long
 
 EXAMPLES = int(os.environ.get("SOCKRPC_EXAMPLES") or (5000 if is_long() else 0))
 
 PROFILE = settings(
-    max_examples=EXAMPLES or 200,
+    max_examples=EXAMPLES or how_many(200),
     derandomize=not EXAMPLES,
     database=None,
     deadline=None,

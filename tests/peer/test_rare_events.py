@@ -17,9 +17,9 @@ from sockrpc.peer.service import Service
 from sockrpc.peer.table import live_entries
 from sockrpc.testing.memory import End, Pair
 from sockrpc.websocket.loop import context_of_running_loop
-from tests.conftest import LOOPS, new_event_loop
 from tests.kit.handlers import EAGER
 from tests.kit.inside import has_ended
+from tests.kit.loops import LOOPS, new_event_loop
 from tests.kit.pair import MemoryServer, RawEnd, mark_as_lost, read_though_paused
 from tests.kit.support import CLOSE, PING, PONG, frame, request, serving, until
 from tests.test_limits_time import ticks

@@ -17,10 +17,10 @@ import pytest
 import sockrpc
 from sockrpc._debug import is_debug
 from sockrpc.peer.states import CALLEE, CALLER, rows_taken
-from tests.conftest import LOOPS
 from tests.kit.clock import new_still_loop
 from tests.kit.engine_program import play_program
 from tests.kit.inside import is_writable
+from tests.kit.loops import LOOPS
 from tests.kit.stage import Stage, response
 from tests.kit.streams import Program
 from tests.kit.support import request, reset, started

@@ -20,7 +20,7 @@ import sockrpc
 from sockrpc.peer.table import live_entries
 from sockrpc.testing.wire import serialize
 from sockrpc.websocket.loop import context_of_running_loop, live_contexts
-from tests.conftest import LOOPS, new_event_loop
+from tests.kit.loops import LOOPS, new_event_loop
 from tests.kit.support import serving, until
 
 THREADS = 4

@@ -141,12 +141,20 @@ def test_each_file_is_in_one_share(jobs: types.ModuleType, count: int) -> None:
     assert min(map(len, shares.values())) > 0
 
 
-def test_the_command_line_is_all_that_only_two_interpreters_run() -> None:
-    """Of what does not run on the newest one only, which those in between leave out as well."""
-    left_out = run_pytest("--collect-only", "-qq", "-m", "command", "tests").split()[::2]
+def test_the_whole_command_line_is_left_out_between_the_oldest_and_the_newest() -> None:
+    left_out = run_pytest("--collect-only", "-qq", "-m", "outside", "tests/cli").split()[::2]
     files = {str(file.relative_to(ROOT)) for file in (ROOT / "tests" / "cli").glob("test_*.py")}
     assert len(files) > 5
     assert {file.rstrip(":") for file in left_out} == files
+
+
+def test_the_shares_of_a_run_are_all_of_its_files(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.json"
+    files = ["tests/peer/test_names.py", "tests/test_rooms.py", "tests/test_limits_values.py"]
+    runs.write_text(json.dumps({"tests": files}))
+    arguments = ("--collect-only", "-qq", f"--runs={runs}", "--run=tests", "tests")
+    shares = [run_pytest(*arguments, f"--share={number}/2").split()[::2] for number in range(2)]
+    assert [file.rstrip(":") for share in shares for file in share] == [files[0], files[1], files[2]]
 
 
 def test_the_newest_interpreter_leaves_out_no_ordinary_test(jobs: types.ModuleType) -> None:
@@ -159,8 +167,8 @@ def test_the_newest_interpreter_leaves_out_no_ordinary_test(jobs: types.ModuleTy
     marks = [testing.marks(each) for each in (oldest, between, newest, coming)]
     assert marks == [
         "not once and not newest",
-        "not once and not newest and not command",
+        "not once and not newest and not outside",
         "not once",
-        "not once and not newest and not command",
+        "not once and not newest and not outside",
     ]
     assert importlib.import_module("test_all").Testing([between], []).marks(between) == "not once"

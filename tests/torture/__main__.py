@@ -20,7 +20,7 @@ import time
 import urllib.parse
 from collections.abc import Callable
 
-from tests.conftest import LOOPS, new_event_loop
+from tests.kit.loops import LOOPS, new_event_loop
 from tests.torture.rounds import Round
 
 # The last rounds are repeated, so that all that is new is what was not given back; rounds of new seeds would

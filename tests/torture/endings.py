@@ -20,8 +20,8 @@ from typing import Any
 
 import sockrpc
 from sockrpc._debug import live
-from tests.conftest import LOOPS, new_event_loop
 from tests.kit.inside import abort_connection, attached, has_ended, is_idle
+from tests.kit.loops import LOOPS, new_event_loop
 from tests.kit.support import BINARY, CLOSE, TEXT, cut, frame, notify, opening, request
 from tests.kit.tls import client_context, server_context
 

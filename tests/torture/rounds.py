@@ -23,8 +23,8 @@ from sockrpc._debug import live
 from sockrpc.limits import ServerLimits
 from sockrpc.peer.table import live_entries
 from sockrpc.websocket.loop import live_contexts
-from tests.conftest import LOOPS, new_event_loop
 from tests.kit.inside import is_idle, leftovers
+from tests.kit.loops import LOOPS, new_event_loop
 from tests.kit.tls import client_context, server_context
 from tests.torture.acts import World
 from tests.torture.apps import make_app, make_form, process_request

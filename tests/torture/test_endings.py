@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import LOOPS
+from tests.kit.loops import LOOPS
 from tests.kit.processes import ROOT
 from tests.torture.endings import CYCLES, MEMORY
 

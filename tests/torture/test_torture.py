@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from sockrpc._debug import is_debug
-from tests.conftest import LOOPS
+from tests.kit.loops import LOOPS
 from tests.kit.processes import ROOT
 from tests.torture.__main__ import BLOCKS_A_CONNECTION, growth
 from tests.torture.events import SCENARIOS

@@ -22,6 +22,8 @@ from tests.kit.raw_server import RawServer
 from tests.kit.support import CLOSE, PATIENCE, PING, cut, frame, opening, request, serving, until
 from tests.kit.tls import client_context, server_context
 
+pytestmark = pytest.mark.outside
+
 PAGE = bytes(range(256)) * 9_000  # 2.3 MB, which take as many seconds
 # All of it takes longer where the machine is slower, too.
 PAUSE = 0.003 * PATIENCE

@@ -31,6 +31,8 @@ from tests.kit.support import (
 )
 from tests.kit.work import Work
 
+pytestmark = pytest.mark.outside
+
 MIB = 1024 * 1024
 REPETITIVE = b"the same again, " * 100
 

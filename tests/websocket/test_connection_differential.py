@@ -24,7 +24,8 @@ import pytest
 from hypothesis import example, given
 
 import sockrpc
-from tests.conftest import LOOPS, new_event_loop, what_is_left
+from tests.conftest import what_is_left
+from tests.kit.loops import LOOPS, new_event_loop
 from tests.kit.pair import take_frames
 from tests.kit.properties import examples
 from tests.kit.raw_server import Peer, RawServer

@@ -21,6 +21,8 @@ from tests.kit.programs import load
 from tests.kit.support import PATIENCE, RawClient, opening, serving, until
 from tests.kit.tls import authority, client_context, server_context
 
+pytestmark = pytest.mark.outside
+
 KEPT = ("peername", "sockname", "peercert", "peercred", "cipher")
 GONE = ("ssl_object", "socket", "nothing")
 

@@ -12,6 +12,8 @@ from tests.kit.inside import working
 from tests.kit.support import DELIVERIES, PATIENCE, SUBPROTOCOL, deliver, opening, request, serving, until
 from tests.kit.work import Work
 
+pytestmark = pytest.mark.outside
+
 PAGE = b"GET /socket HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import sockrpc
-from tests.conftest import LOOPS
 from tests.kit.clock import new_still_loop
+from tests.kit.loops import LOOPS
 from tests.kit.pair import MemoryServer, set_capacity
 from tests.kit.support import PING, request
 from tests.kit.work import Work

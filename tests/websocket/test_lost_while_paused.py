@@ -25,7 +25,10 @@ SLOW: dict[str, Any] = {"stall_timeout": 60.0, "ping_interval": 60.0, "handshake
 # By two looks, 0.4 s apart; the rest is for machines that are busy.
 SOON = 2.0
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="not told by Windows")
+pytestmark = [
+    pytest.mark.outside,
+    pytest.mark.skipif(sys.platform == "win32", reason="not told by Windows"),
+]
 
 
 @pytest.fixture(params=["end of file", "reset"])
