@@ -8,11 +8,14 @@ A picture has a background of its own and follows what the system prefers, so it
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-from sockrpc.peer.states import CALLEE, CALLER, Row
+from sockrpc._frames import PROTOCOL_V0, PROTOCOL_V1
+from sockrpc.peer.states import CALLEE, CALLER, PROTOCOLS, Row
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -213,54 +216,117 @@ def read() -> Picture:
     return picture
 
 
-def life(title: str, rows: tuple[Row, ...], born: str = "") -> Picture:
+class Layout(NamedTuple):
+    """Where the states of a table stand: first those on the way, in their order, then idle.
+
+    An arrow from one to another has its ends, and its lines of text a place and the way they are aligned.
+    """
+
+    size: tuple[int, int]
+    boxes: tuple[tuple[int, int, int, int], ...]
+    arrows: dict[tuple[int, int], tuple[tuple[int, int, int, int], int, int, str]]
+
+
+IDLE = -1
+LAYOUTS = {
+    2: Layout(
+        (720, 340),
+        ((130, 30, 160, 50), (470, 30, 160, 50), (30, 235, 660, 50)),
+        {
+            (IDLE, 0): ((150, 235, 150, 80), 140, 161, "end"),
+            (0, 1): ((290, 55, 470, 55), 380, 45, "middle"),
+            (0, IDLE): ((250, 80, 250, 235), 262, 161, "start"),
+            (1, IDLE): ((500, 80, 500, 235), 512, 161, "start"),
+        },
+    ),
+    3: Layout(
+        (1090, 400),
+        ((160, 40, 180, 100), (500, 40, 180, 100), (840, 40, 220, 100), (30, 295, 1030, 50)),
+        {
+            (IDLE, 0): ((180, 295, 180, 140), 170, 221, "end"),
+            (0, 1): ((340, 60, 500, 60), 420, 50, "middle"),
+            (1, 2): ((680, 60, 840, 60), 760, 114, "middle"),
+            (0, IDLE): ((260, 140, 260, 295), 272, 221, "start"),
+            (1, IDLE): ((520, 140, 520, 295), 532, 221, "start"),
+            (2, IDLE): ((870, 140, 870, 295), 882, 221, "start"),
+        },
+    ),
+}
+
+
+def life(title: str, rows: tuple[Row, ...], protocol: str, born: str = "") -> Picture:
     """A table of states.pyx: a box for each state, and for each row a line of text beside its arrow.
 
-    The rows lead from idle through two more states, and from both of them back to idle. One that ignores its
-    input stands in the box of its state. `born` is a step from idle that is no row of the table.
+    The rows lead from idle through other states, and from each of them back to idle. One that changes no
+    state stands in the box of its own. `born` is a step from idle that is no row of the table.
     """
-    picture = Picture(title, 720, 340)
-    names = dict.fromkeys(row.state for row in rows)
-    first, second = (name for name in names if name != "idle")
+    cells = [(row, cell) for row in rows if (cell := row.cell(PROTOCOLS.index(protocol))) is not None]
+    names = [name for name in dict.fromkeys(row.state for row, _ in cells) if name != "idle"]
+    names.sort(key=("unsent", "open", "given up", "waiting", "running", "stopping").index)
+    layout = LAYOUTS[len(names)]
+    picture = Picture(title, *layout.size)
+    names.append("idle")
     ignored: dict[str, list[str]] = {name: [] for name in names}
-    steps: dict[tuple[str, str], list[str]] = {("idle", first): [born] if born else []}
-    for row in rows:
-        action, after = row.cells[0]
+    notes: dict[str, list[str]] = {name: [] for name in names}
+    steps: dict[tuple[str, str], list[str]] = {("idle", names[0]): [born] if born else []}
+    for row, (action, after) in cells:
         if action == "ignore":
             ignored[row.state].append(row.input)
+        elif after == row.state:
+            notes[row.state].append(f"{row.input} / {action}")
         else:
             steps.setdefault((row.state, after), []).append(f"{row.input} / {action}")
-    notes = {name: [f"ignores {', '.join(inputs)}"] if inputs else [] for name, inputs in ignored.items()}
-    picture.box(130, 30, 160, 50, first, *notes[first], kind="mark")
-    picture.box(470, 30, 160, 50, second, *notes[second], kind="mark")
-    picture.box(30, 235, 660, 50, "idle", *notes["idle"])
-    # Where the arrow stands, where its text begins or ends, and which of the two.
-    for (before, after), (x1, y1, x2, y2), x, y, anchor in (
-        (("idle", first), (150, 235, 150, 80), 140, 161, "end"),
-        ((first, second), (290, 55, 470, 55), 380, 45, "middle"),
-        ((first, "idle"), (250, 80, 250, 235), 262, 161, "start"),
-        ((second, "idle"), (500, 80, 500, 235), 512, 161, "start"),
-    ):
-        lines = steps.pop((before, after))
+    for name, box in zip(names, layout.boxes, strict=True):
+        if ignored[name]:
+            notes[name] += textwrap.wrap(f"ignores {', '.join(ignored[name])}", box[2] // 7)
+        picture.box(*box, name, *notes[name], kind="box" if name == "idle" else "mark")
+    for (before, after), ((x1, y1, x2, y2), x, y, anchor) in layout.arrows.items():
+        lines = steps.pop((names[before], names[after]))
         picture.arrow(x1, y1, x2, y2)
         for number, line in enumerate(lines):
             picture.text(x, y + 20 * number - 10 * (len(lines) - 1), line, "code", anchor)
     assert not steps, f"there is no place for {steps}"
     picture.text(
-        30, 316, "input / action: what happens to the call, and what this side does about it", "small"
+        30,
+        layout.size[1] - 24,
+        "input / action: what happens to the call, and what this side does about it",
+        "small",
     )
     return picture
 
 
 def callee() -> Picture:
-    return life("The life of a call on the side that serves it", CALLEE, born="request / admit")
+    return life("The life of a call on the side that serves it", CALLEE, PROTOCOL_V0, born="request / admit")
 
 
 def caller() -> Picture:
-    return life("The life of a call on the side that makes it", CALLER)
+    return life("The life of a call on the side that makes it", CALLER, PROTOCOL_V0)
 
 
-PICTURES: tuple[Callable[[], Picture], ...] = (reset, crossing, callee, caller, endings, layers, read)
+def callee_v1() -> Picture:
+    return life(
+        "The life of a call on the side that serves it, in sockrpc.v1",
+        CALLEE,
+        PROTOCOL_V1,
+        born="open / admit",
+    )
+
+
+def caller_v1() -> Picture:
+    return life("The life of a call on the side that makes it, in sockrpc.v1", CALLER, PROTOCOL_V1)
+
+
+PICTURES: tuple[Callable[[], Picture], ...] = (
+    reset,
+    crossing,
+    callee,
+    caller,
+    callee_v1,
+    caller_v1,
+    endings,
+    layers,
+    read,
+)
 
 
 def rendered() -> dict[Path, str]:

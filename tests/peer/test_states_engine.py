@@ -334,8 +334,8 @@ def test_the_engine_takes_the_row(place: Place, kind: str) -> None:
 
 
 def test_each_row_has_a_route() -> None:
-    rows = [("callee", row.state, row.input) for row in CALLEE]
-    rows += [("caller", row.state, row.input) for row in CALLER]
+    rows = [("callee", row.state, row.input) for row in CALLEE if row.cell(0) is not None]
+    rows += [("caller", row.state, row.input) for row in CALLER if row.cell(0) is not None]
     assert set(ROUTES) == set(rows)
 
 

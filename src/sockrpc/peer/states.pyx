@@ -175,8 +175,9 @@ cdef const Life *life_of(str protocol) except NULL:
     return &LIVES[<int> PROTOCOLS.index(protocol)]
 
 
-cdef Py_ssize_t[CALLEE_CELLS] callee_taken
-cdef Py_ssize_t[CALLER_CELLS] caller_taken
+# By column and place.
+cdef Py_ssize_t[COLUMNS][CALLEE_CELLS] callee_taken
+cdef Py_ssize_t[COLUMNS][CALLER_CELLS] caller_taken
 
 
 cdef str name_of(dict numbers, int number):
@@ -187,7 +188,7 @@ cdef int take_callee_row(const Life *life, int state, int input) except -1:
     cdef int place = state * CALLEE_INPUTS + input
     assert life.callee[place].action != CALLEE_NEVER, (
         f"callee: no row for {name_of(CALLEE_STATE_NUMBERS, state)}, {name_of(CALLEE_INPUT_NUMBERS, input)}")
-    callee_taken[place] += 1
+    callee_taken[life - &LIVES[0]][place] += 1
     return 0
 
 
@@ -195,30 +196,37 @@ cdef int take_caller_row(const Life *life, int state, int input) except -1:
     cdef int place = state * CALLER_INPUTS + input
     assert life.caller[place].action != CALLER_NEVER, (
         f"caller: no row for {name_of(CALLER_STATE_NUMBERS, state)}, {name_of(CALLER_INPUT_NUMBERS, input)}")
-    caller_taken[place] += 1
+    caller_taken[life - &LIVES[0]][place] += 1
     return 0
 
 
-def rows_taken() -> dict[tuple[str, str, str], int]:
-    """How often each row (table, state, input) was taken since the process began; a release build counts nothing."""
+def rows_taken(column: int = 0) -> dict[tuple[str, str, str], int]:
+    """How often each row (table, state, input) of one of PROTOCOLS was taken since the process began.
+
+    A release build counts nothing.
+    """
     cdef dict taken = {}
+    cdef int index = column
     if DEBUG:
         for row in CALLEE:
-            taken["callee", row.state, row.input] = callee_taken[
-                <int> CALLEE_STATE_NUMBERS[row.state] * CALLEE_INPUTS + <int> CALLEE_INPUT_NUMBERS[row.input]]
+            if row.cell(index) is not None:
+                taken["callee", row.state, row.input] = callee_taken[index][
+                    <int> CALLEE_STATE_NUMBERS[row.state] * CALLEE_INPUTS + <int> CALLEE_INPUT_NUMBERS[row.input]]
         for row in CALLER:
-            taken["caller", row.state, row.input] = caller_taken[
-                <int> CALLER_STATE_NUMBERS[row.state] * CALLER_INPUTS + <int> CALLER_INPUT_NUMBERS[row.input]]
+            if row.cell(index) is not None:
+                taken["caller", row.state, row.input] = caller_taken[index][
+                    <int> CALLER_STATE_NUMBERS[row.state] * CALLER_INPUTS + <int> CALLER_INPUT_NUMBERS[row.input]]
     return taken
 
 
-def take_row(table: str, state: str, input: str) -> None:
+def take_row(table: str, state: str, input: str, column: int = 0) -> None:
     """Take a row as the engine does in a debug build; tests ask for rows that do not exist.
 
     Raises:
-        AssertionError: There is no such row, and this is a debug build.
+        AssertionError: There is no such row in this one of PROTOCOLS, and this is a debug build.
     """
+    cdef int index = column
     if table == "callee":
-        take_callee_row(&LIVES[0], CALLEE_STATE_NUMBERS[state], CALLEE_INPUT_NUMBERS[input])
+        take_callee_row(&LIVES[index], CALLEE_STATE_NUMBERS[state], CALLEE_INPUT_NUMBERS[input])
     else:
-        take_caller_row(&LIVES[0], CALLER_STATE_NUMBERS[state], CALLER_INPUT_NUMBERS[input])
+        take_caller_row(&LIVES[index], CALLER_STATE_NUMBERS[state], CALLER_INPUT_NUMBERS[input])
