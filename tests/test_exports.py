@@ -20,7 +20,7 @@ import sockrpc
 
 # The names of the API and what each has; a contract.
 API: dict[str, set[str]] = {
-    "App": {"method", "on", "on_connect", "on_disconnect"},
+    "App": {"method", "on", "around", "on_connect", "on_disconnect"},
     "Call": {
         "method",
         "payload",

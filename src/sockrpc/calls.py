@@ -123,8 +123,8 @@ class Calls:
             async with client.stream("chat") as chat: ...                  # leaving the block resets too
 
         The call is opened by the entry of its block, or by the first step, `send`, `end`, `result` or
-        `cancel`. Only a stream that began as a block or with `send` or `end` can send items: the peer reserves
-        room for them.
+        `cancel`. Only a stream that began as a block or with `send` or `end` can send items: the peer
+        reserves room for them.
 
         Args:
             method: The name, at most 255 bytes of UTF-8.

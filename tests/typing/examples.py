@@ -273,7 +273,7 @@ async def wrong_clients(client: sockrpc.Client) -> None:
     await client.call()  # type: ignore[call-arg]
     await client.call(b"method")  # type: ignore[arg-type]
     await client.call("method", 1)  # type: ignore[arg-type]
-    await client.call("method", b"", 1.0)  # type: ignore[call-arg]
+    await client.call("method", b"", 1.0)  # type: ignore[call-arg, arg-type]
     await client.call("method", timeout="1")  # type: ignore[arg-type]
     client.call("never awaited")  # type: ignore[unused-coroutine]
     _: str = await client.call("method")  # type: ignore[assignment]
