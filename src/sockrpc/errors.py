@@ -102,9 +102,15 @@ class RPCError(SockRPCError):
         retry_after: Seconds, or None.
 
     Raises:
-        UsageError: There is no such code, or both details and retry_after are given.
+        UsageError: There is no such code, the message is no text, the details are no bytes, or both details and
+            retry_after are given.
     """
 
+    # A subclass may forget to call `__init__`, and its calls have to end nevertheless.
+    code: Code | int = Code.UNKNOWN
+    message: str = ""
+    details: bytes = b""
+    retry_after: float | None = None
     outcome: Outcome = Outcome.UNKNOWN
     received: bool = False
 
@@ -114,6 +120,10 @@ class RPCError(SockRPCError):
         number = int(code)
         if number not in CODES and not FIRST_APPLICATION_CODE <= number <= LAST_CODE:
             raise UsageError(f"a code is a Code, or from 128 to 255, not {code!r}")
+        if not isinstance(message, str):
+            raise UsageError(f"the message of an error is text, not {type(message).__name__}")
+        if not isinstance(details, bytes | bytearray | memoryview):
+            raise UsageError(f"the details of an error are bytes, not {type(details).__name__}")
         if retry_after is not None:
             if details:
                 raise UsageError("retry_after travels in the details, so an error has only one of both")
@@ -122,9 +132,9 @@ class RPCError(SockRPCError):
                 raise UsageError(f"retry_after is a number of seconds, not {retry_after!r}")
             details = milliseconds.to_bytes(4, "big")
         super().__init__(code, message)
-        self.code: Code | int = CODES.get(number, number)
+        self.code = CODES.get(number, number)
         self.message = message
-        self.details = details
+        self.details = bytes(details)
         self.retry_after = retry_after
 
     def __str__(self) -> str:

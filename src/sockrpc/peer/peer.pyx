@@ -11,6 +11,7 @@ from sockrpc.peer.arrivals cimport Arrivals
 from sockrpc.peer.call cimport Call
 from sockrpc.peer.procedure cimport Procedure
 from sockrpc.peer.service cimport Service
+from sockrpc.peer.session cimport text_within
 from sockrpc.peer.states cimport (
     CALLEE_ON_ENDED, CALLEE_ON_LOST, CALLEE_SEND_END, CALLEE_STOPPING, CALLEE_WAITING,
 )
@@ -20,7 +21,7 @@ from sockrpc.peer.tally cimport (
 )
 from sockrpc.websocket.connection cimport Connection
 from sockrpc.websocket.input cimport STATE_CLOSING, STATE_CONNECTING
-from sockrpc.websocket.parser cimport Parser
+from sockrpc.websocket.parser cimport MAX_CONTROL_BYTES, Parser
 
 from sockrpc._frames import PROTOCOL_V0 as _PROTOCOL_V0
 from sockrpc._frames import PROTOCOL_V1 as _PROTOCOL_V1
@@ -145,7 +146,8 @@ cdef class PeerBase(Arrivals):
         if self.is_v1:
             self.say_goaway(error.code, 0.0, error.message)
         # RFC 6455 7.4.1
-        self.close(1008 if error.code in REFUSALS else 1001, error.message)
+        self.close(
+            1008 if error.code in REFUSALS else 1001, text_within(error.message, MAX_CONTROL_BYTES - 2).decode())
 
     def close(self, code: int, reason: str) -> None:
         """Begin to close; calls in flight end with it."""

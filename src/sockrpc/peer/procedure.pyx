@@ -13,6 +13,7 @@ from collections import deque
 from sockrpc._debug cimport DEBUG, count_created, count_freed
 from sockrpc._frames cimport ERROR_PREFIX_BYTES, error_prefix
 from sockrpc.peer.replies cimport Replies
+from sockrpc.peer.session cimport text_within
 from sockrpc.peer.table cimport Entry, RequestTable
 from sockrpc.peer.tally cimport ENDING_FAILED
 from sockrpc.peer.variables cimport copy_variables, enter_variables, exit_variables
@@ -21,6 +22,7 @@ from sockrpc.websocket.loop cimport FAIR_SHARE
 from sockrpc.errors import UsageError
 
 cdef enum:
+    INTERNAL = 13
     LONGEST_MESSAGE = 65_535         # it fits the field
 
 cdef int DEBUG_LEVEL = logging.DEBUG
@@ -150,11 +152,11 @@ cdef class Host(Replies):
         return min(self.their_message_bytes, self.settings.limits.max_message_bytes)
 
     cdef int send_error(self, uint32_t id, int outcome, object error) except -1:
-        cdef bytes message = error.message.encode()
-        cdef bytes details = error.details
+        cdef uint8_t code = INTERNAL
+        cdef bytes message = b"internal error"
+        cdef bytes details = b""
         cdef bytes prefix
         cdef Py_ssize_t room = self.largest_message() - ERROR_PREFIX_BYTES
-        cdef int code = error.code
         if self.ended:
             return 0
         # A peer may ask for nothing but refusals, so it takes its turns like one whose calls run.
@@ -162,13 +164,20 @@ cdef class Host(Replies):
         if self.write_paused and self.is_full():
             self.close_slow()
             return 0
+        try:
+            text, details = text_within(error.message, LONGEST_MESSAGE), error.details or b""
+            code = error.code
+            message = text
+        except (AttributeError, TypeError, OverflowError):
+            # The application has set these to something else, and the call has to end.
+            details = b""
         if PyBytes_GET_SIZE(details) > room:
-            message = f"{error.message} ({len(details)} bytes of details do not fit in {room})".encode()
+            message += b" (%d bytes of details do not fit in %d)" % (len(details), room)
             details = b""
         if PyBytes_GET_SIZE(message) > min(room - PyBytes_GET_SIZE(details), LONGEST_MESSAGE):
-            message = cut(message, min(room - PyBytes_GET_SIZE(details), LONGEST_MESSAGE))
+            message = text_within(message.decode(), min(room - PyBytes_GET_SIZE(details), LONGEST_MESSAGE))
         self.service.count_end(code, outcome)
-        prefix = error_prefix(id, <uint8_t> code, <uint8_t> outcome, message)
+        prefix = error_prefix(id, code, <uint8_t> outcome, message)
         self.send(<const uint8_t *> PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix), details)
         if not self.in_feed:
             self.write_soon(False)
@@ -309,11 +318,6 @@ cdef class Host(Replies):
     def log_fields(self) -> dict[str, object]:
         """The fields of the connection's log records."""
         return {"connection_id": self.number, "remote_address": shown_address(self.remote_address)}
-
-
-cdef bytes cut(bytes text, Py_ssize_t size):
-    """Cut UTF-8 at a character."""
-    return text[:max(size, 0)].decode(errors="ignore").encode()
 
 
 def shown_address(address: object) -> str:

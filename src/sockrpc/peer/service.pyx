@@ -69,7 +69,11 @@ cdef class Service:
     cdef str failure_text(self, object error):
         if not self.debug or error is None:
             return "internal error"
-        return f"{type(error).__name__}: {error}"
+        try:
+            return f"{type(error).__name__}: {error}"
+        except Exception:
+            # The text is made by code of the error's own.
+            return type(error).__name__
 
     cdef double credit_timeout(self, Handler handler):
         if handler is not None and handler.credit_timeout:

@@ -50,3 +50,6 @@ cdef class Session(Connection):
     cdef int on_greeted(self, object metadata) except -1
     cdef int on_peer_leaves(self) except -1
     cdef int widen(self, int64_t bytes) except -1     # the balance of each open call grows
+
+# UTF-8 of a text, cut at a character to at most `size` bytes.
+cdef bytes text_within(str text, Py_ssize_t size)

@@ -1,6 +1,6 @@
 """How the two ends of a connection meet and part in `sockrpc.v1`: Hello, Goaway, Ping and Pong."""
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
@@ -198,7 +198,7 @@ cdef class Session(Connection):
             # 0 would say that this is the end.
             milliseconds = 1
         write_goaway(prefix, <uint8_t> code, milliseconds)
-        self.send(prefix, 6, message.encode())
+        self.send(prefix, 6, text_within(message, self.their_message_bytes - 6))
         return self.write_soon(True)
 
     cdef int wake_stalled(self) except -1:
@@ -220,3 +220,11 @@ cdef class Session(Connection):
                 # Its waiter may be gone already.
                 waiter.exception()
         return self.wake_stalled()
+
+
+cdef bytes text_within(str text, Py_ssize_t size):
+    # Names of files that are not UTF-8 have surrogates, and end up in messages.
+    cdef bytes encoded = text.encode(errors="backslashreplace")
+    if PyBytes_GET_SIZE(encoded) > size:
+        encoded = encoded[:max(size, 0)].decode(errors="ignore").encode()
+    return encoded
