@@ -21,7 +21,7 @@ from sockrpc.peer.tally cimport (
 )
 from sockrpc.websocket.connection cimport Connection
 from sockrpc.websocket.input cimport STATE_CLOSING, STATE_CONNECTING
-from sockrpc.websocket.parser cimport MAX_CONTROL_BYTES, Parser
+from sockrpc.websocket.parser cimport MAX_CONTROL_BYTES, Parser, close_payload
 
 from sockrpc._frames import PROTOCOL_V0 as _PROTOCOL_V0
 from sockrpc._frames import PROTOCOL_V1 as _PROTOCOL_V1
@@ -152,6 +152,8 @@ cdef class PeerBase(Arrivals):
     def close(self, code: int, reason: str) -> None:
         """Begin to close; calls in flight end with it."""
         if self.is_v1 and self.is_drained():
+            # Nothing may be said before the code and the reason are known to be right.
+            close_payload(code, reason)
             self.say_goaway(UNAVAILABLE, 0.0, reason)
         Connection.close(self, code, reason)
 
