@@ -18,5 +18,7 @@ cdef class Outbox:
     cdef bint add(self, int64_t size) except -1    # more credit; False if the balance overflows
     cdef int wake(self) except -1
     cdef int close(self) except -1
+    cdef int written(self) except -1               # the request itself
+    cdef int send_end(self) except -1
 
 cdef Outbox new_outbox(Session connection, uint32_t id)

@@ -88,6 +88,17 @@ cdef class Outbox:
                     waiter.set_result(None)
         return 0
 
+    cdef int written(self) except -1:
+        self.unsent = False
+        if self.ended:
+            return self.send_end()
+        return self.wake()
+
+    cdef int send_end(self) except -1:
+        cdef uint8_t prefix[5]
+        self.connection.send(prefix, write_end(prefix, self.id), b"")
+        return self.connection.write_soon(False)
+
     cdef int close(self) except -1:
         if not self.closed:
             self.closed = True
@@ -131,12 +142,10 @@ cdef class Outbox:
 
     def end(self) -> None:
         """Tell the consumer that no more items come."""
-        cdef uint8_t prefix[5]
         if self.closed:
             return
         self.closed = True
         self.ended = True
         self.wake()
         if not self.unsent:
-            self.connection.send(prefix, write_end(prefix, self.id), b"")
-            self.connection.write_soon(False)
+            self.send_end()

@@ -339,8 +339,7 @@ cdef class Caller(Session):
                 n = write_credit(prefix, call.id, <uint32_t> (call.inbox.window - self.window))
                 self.send(prefix, n, b"")
             if call.outbox is not None:
-                call.outbox.unsent = False
-                call.outbox.wake()
+                call.outbox.written()
         call.payload = None
         return 0
 
