@@ -349,10 +349,11 @@ cdef class Caller(Session):
         return Connection.flush(self)
 
     def is_writable(self) -> bool:
-        """False while the output is above the high-water mark, or requests wait to be written."""
+        """False while the output is above the high-water mark."""
         if self.first_unsent is not None:
+            # What is sent now stands behind them, but for those that wait until the peer has ended others.
             self.write_requests()
-        return not self.write_paused and self.first_unsent is None
+        return not self.write_paused
 
     @property
     def ids_in_flight(self) -> list[int]:
