@@ -27,7 +27,7 @@ from sockrpc.websocket.input cimport STATE_OPEN
 
 from sockrpc._frames import PROTOCOL_V0 as _PROTOCOL_V0
 from sockrpc.codes import Code, Outcome
-from sockrpc.errors import UsageError, local_error
+from sockrpc.errors import RPCError, UsageError, local_error
 
 cdef object running_loop = asyncio._get_running_loop
 
@@ -204,6 +204,8 @@ cdef class Caller(Session):
         cdef int action = self.step(call, CALLER_ON_CANCEL)
         if action == CALLER_FORGET:
             call.outcome = 1
+            if isinstance(error, RPCError):
+                error.outcome = Outcome.NOT_STARTED
         elif action != CALLER_SEND_RESET:
             return 0
         self.stop_waiting(call, error)
