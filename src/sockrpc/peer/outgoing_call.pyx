@@ -15,12 +15,12 @@ cdef class OutgoingCall(Entry):
     """A call that waits for its answer in `future`."""
 
     def outcome_of(self, loop) -> asyncio.Future[Outcome]:
-        """Return a future of what became of the work; it is done at once if that is known already."""
+        """Return a future of what became of the work; cancelling it changes nothing for others."""
         if self.outcome_waiter is None:
             self.outcome_waiter = loop.create_future()
             if self.state != CALLER_GIVEN_UP:
                 self.outcome_waiter.set_result(shown_outcome(self.outcome))
-        return self.outcome_waiter
+        return asyncio.shield(self.outcome_waiter)
 
     @property
     def is_over(self) -> bool:
