@@ -234,6 +234,12 @@ async def pump_items(connection: Any, call: OutgoingCall, items: Items) -> None:
         outbox.end()
     except Exception as error:
         connection.cancel(call, error)
+    except asyncio.CancelledError:
+        if not outbox.closed:
+            # No end of the call did this, and without an end of its items the peer would wait for ever.
+            error = local_error(Code.CANCELLED, "the source of the items was cancelled", Outcome.UNKNOWN)
+            connection.cancel(call, error)
+        raise
     finally:
         if outbox.closed:
             close = getattr(items, "aclose", None)
