@@ -294,9 +294,9 @@ cdef class Arrivals(Gate):
             return self.fail(1002, "item for a call without items")
         inbox = call.options.inbox
         if inbox.closed:
-            return call.break_off(RPCError(Code.INVALID_ARGUMENT, "an item after the end of the items"))
+            return call.break_off(ENDING_RESET, RPCError(Code.INVALID_ARGUMENT, "an item after the end of the items"))
         if not inbox.add(PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size), frame.payload_size):
-            return call.break_off(RPCError(Code.RESOURCE_EXHAUSTED, "items without credit"))
+            return call.break_off(ENDING_RESET, RPCError(Code.RESOURCE_EXHAUSTED, "items without credit"))
         return 0
 
     cdef int on_items_end(self, Frame *frame) except -1:
@@ -337,7 +337,7 @@ cdef class Arrivals(Gate):
         if call.options is None or call.options.outbox is None:
             return 0
         if not call.options.outbox.add(frame.numbers[0]):
-            return call.break_off(RPCError(Code.INVALID_ARGUMENT, "more credit than there can be"))
+            return call.break_off(ENDING_RESET, RPCError(Code.INVALID_ARGUMENT, "more credit than there can be"))
         return 0
 
     cdef int widen(self, int64_t bytes) except -1:

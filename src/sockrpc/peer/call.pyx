@@ -343,16 +343,11 @@ for a call that was answered or that failed by itself.
             self.cancel_work()
         return 0
 
-    cdef int break_off(self, object end) except -1:
-        """End the call because its caller broke a rule that concerns nothing else."""
-        cdef bint waits = self.state == CALLEE_WAITING
-        if waits:
-            self.use_options().error = end
-            return self.abort(ENDING_RESET, False)
-        if self.state != CALLEE_RUNNING:
+    cdef int break_off(self, int ending, object end) except -1:
+        if self.state != CALLEE_WAITING and self.state != CALLEE_RUNNING:
             return 0
-        self.end_with(end, "was broken off", None)
-        return self.cancel_work()
+        self.use_options().error = end
+        return self.abort(ending, False)
 
     cdef int send_end(self) except -1:
         """Send the end of a call that was not answered: its work has ended, or never began."""

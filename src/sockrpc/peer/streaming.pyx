@@ -25,7 +25,7 @@ cdef object CancelledError = asyncio.CancelledError
 cdef class Streaming(Spawning):
     """The part of a call that its options are about."""
 
-    cdef int break_off(self, object end) except -1:
+    cdef int break_off(self, int ending, object end) except -1:
         raise NotImplementedError
 
     cdef CallOptions use_options(self):
@@ -180,7 +180,8 @@ cdef class Streaming(Spawning):
         return self.service.context.loop.call_later(seconds, self._credit_timed_out, seconds)
 
     def _credit_timed_out(self, seconds: float) -> None:
-        self.break_off(RPCError(Code.RESOURCE_EXHAUSTED, f"no credit for items within {seconds:g} s"))
+        self.break_off(
+            ENDING_TIMED_OUT, RPCError(Code.RESOURCE_EXHAUSTED, f"no credit for items within {seconds:g} s"))
 
     def _note_began(self) -> None:
         """Note that a line of the handler runs."""
