@@ -103,6 +103,9 @@ cdef class Outbox:
         if not self.closed:
             self.closed = True
             self.wake()
+        if self.connection.stalled is not None:
+            # A peer that never reads may open and reset calls meanwhile, as often as it wants.
+            self.connection.stalled.pop(self, None)
         return 0
 
     @cython.nonecheck(True)
@@ -125,10 +128,10 @@ cdef class Outbox:
         waiter = self.connection.context.loop.create_future()
         if self.waiters is None:
             self.waiters = []
-            if self.connection.write_paused:
-                if self.connection.stalled is None:
-                    self.connection.stalled = []
-                self.connection.stalled.append(self)
+        if self.connection.write_paused:
+            if self.connection.stalled is None:
+                self.connection.stalled = {}
+            self.connection.stalled[self] = None
         count = len(self.waiters)
         if count >= 8 and count & (count - 1) == 0:
             # Senders that were cancelled are left behind; they must not pile up while the peer grants nothing.

@@ -33,7 +33,7 @@ cdef class Session(Connection):
     cdef bytes pending_keepalive     # payload of the latest Ping that waits for its Pong
     cdef object pongs                # deque of futures, of Pings that this end has sent; None until the first
     cdef object callbacks            # the context that callbacks run in, None until one is needed
-    cdef list stalled                # senders of items that wait for room in the output, None until the first
+    cdef dict stalled                # senders of items that wait for room in the output, as keys; None until the first
 
     cdef object callback_context(self)
     cdef int say_hello(self) except -1

@@ -202,7 +202,7 @@ cdef class Session(Connection):
         return self.write_soon(True)
 
     cdef int wake_stalled(self) except -1:
-        cdef list stalled = self.stalled
+        cdef dict stalled = self.stalled
         if stalled is not None:
             self.stalled = None
             for outbox in stalled:
