@@ -234,8 +234,8 @@ cdef class Gate(Host):
             self.close_for_stop()
 
     cdef bint is_drained(self) noexcept:
-        # In v1 the last frame says that nothing is open in either direction.
-        return self.incoming.count == 0 and (self.outgoing.count == 0 or not self.is_v1)
+        # In v1 the last frame says that nothing is open in either direction; calls of our own may be, after the grace.
+        return self.incoming.count == 0 and (self.outgoing.count == 0 or self.grace_over or not self.is_v1)
 
     cdef int close_for_stop(self) except -1:
         raise NotImplementedError
