@@ -315,6 +315,11 @@ cdef class PeerBase(Arrivals):
             if index % LEFT_AT_ONCE == 0:
                 yield
         if self.is_v1 and not self.ended:
+            # In the socket form the application may keep calls for ever, without any work that could end.
+            for index, call in enumerate(self.incoming.entries(), 1):
+                call.end()
+                if index % LEFT_AT_ONCE == 0:
+                    yield
             self.close_for_stop()
             if self.transport is not None and self.transport.get_write_buffer_size() == 0:
                 self.close_transport()
