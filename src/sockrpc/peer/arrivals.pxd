@@ -34,6 +34,6 @@ cdef class Arrivals(Gate):
     cdef bint keep_early(self, Frame *frame) except -1
     cdef str decode_name(self, Frame *frame)
     cdef Call new_call(self, Frame *frame, PyObject *handler, str name)
-    cdef object refusal(self, Frame *frame, int flags, PyObject *handler)
+    cdef object refusal(self, Frame *frame, int flags, PyObject *handler, object metadata)
     cdef CallOptions options_of(self, Frame *frame, object metadata)
     cdef int refuse_call(self, uint32_t id, PyObject *handler, object error) except -1

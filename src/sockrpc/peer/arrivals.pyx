@@ -14,7 +14,7 @@ from sockrpc._frames cimport (
     Frame, fault_reason, name_fault, parse, text_fault,
 )
 from sockrpc.peer.call cimport Call
-from sockrpc.peer.gate cimport Gate
+from sockrpc.peer.gate cimport CALL_COST, Gate
 from sockrpc.peer.handler cimport Handler
 from sockrpc.peer.inbox cimport Inbox, new_inbox
 from sockrpc.peer.notification cimport Notification
@@ -34,8 +34,8 @@ from sockrpc.peer.metadata import MAX_METADATA_BYTES as _MAX_METADATA_BYTES
 from sockrpc.peer.metadata import decode as decode_metadata
 
 cdef enum:
-    # What an open call costs of `max_held_bytes` beside its bytes.
-    CALL_COST = 256
+    # What an entry of metadata costs of `max_held_bytes` beside its bytes.
+    ENTRY_COST = 128
 
 cdef Py_ssize_t LARGEST_METADATA = _MAX_METADATA_BYTES
 cdef Py_ssize_t MOST_ENTRIES = _MAX_ENTRIES
@@ -203,7 +203,7 @@ cdef class Arrivals(Gate):
         if handler == NULL and self.service.methods is not None and not (self.service.stopping or self.leaving):
             self.on_unknown(frame.id, name)
             return self.send_error(frame.id, 1, RPCError(Code.UNIMPLEMENTED, f"nobody serves {name!r} here"))
-        error = self.refusal(frame, flags, handler)
+        error = self.refusal(frame, flags, handler, metadata)
         if error is not None:
             return self.refuse_call(frame.id, handler, error)
         call = self.new_call(frame, handler, name)
@@ -226,7 +226,7 @@ cdef class Arrivals(Gate):
         options.flags = frame.flags
         if metadata is not None:
             options.metadata = metadata
-            options.reserved = frame.text_size
+            options.reserved = frame.text_size + ENTRY_COST * <Py_ssize_t> len(metadata)
         if frame.flags & OPEN_TIMEOUT:
             options.deadline = <double> self.context.loop.time() + frame.numbers[0] / 1000.0
         if frame.flags & OPEN_SENDS_ITEMS:
@@ -237,7 +237,7 @@ cdef class Arrivals(Gate):
         self.reserved_bytes += options.reserved
         return options
 
-    cdef object refusal(self, Frame *frame, int flags, PyObject *handler):
+    cdef object refusal(self, Frame *frame, int flags, PyObject *handler, object metadata):
         """Return the RPCError with which a call is refused before any of its work; None if it is not."""
         cdef Py_ssize_t reserved = 0
         cdef bint is_stream = handler != NULL and (<Handler> handler).streams
@@ -247,7 +247,7 @@ cdef class Arrivals(Gate):
             if flags & OPEN_METADATA:
                 if frame.text_size > LARGEST_METADATA:
                     return TOO_MUCH_METADATA
-                reserved = frame.text_size
+                reserved = frame.text_size + ENTRY_COST * <Py_ssize_t> len(metadata)
             if flags & OPEN_TIMEOUT and frame.numbers[0] == 0:
                 return TOO_LATE
             if flags & OPEN_SENDS_ITEMS:
@@ -259,14 +259,12 @@ cdef class Arrivals(Gate):
                 return TOO_MANY_NESTED
         if is_stream and not flags & OPEN_TAKES_ITEMS:
             return IS_STREAM
-        if not flags & OPEN_NESTED and (
+        # In the socket form nested calls wait like all others until they are taken.
+        if (not flags & OPEN_NESTED or self.service.methods is None) and (
             self.incoming.count - self.nested_count >= self.settings.limits.max_calls
         ):
             return TOO_MANY_CALLS
-        if (
-            self.waiting_bytes + self.running_bytes + self.reserved_bytes + CALL_COST * self.incoming.count
-            + frame.payload_size + reserved + CALL_COST > self.settings.limits.max_held_bytes
-        ):
+        if self.held_bytes() + frame.payload_size + reserved + CALL_COST > self.settings.limits.max_held_bytes:
             return TOO_MUCH_HELD
         return None
 

@@ -2,6 +2,10 @@
 
 from sockrpc.peer.procedure cimport Host, Procedure, ProcedureQueue
 
+cdef enum:
+    # What an open call costs of `max_held_bytes` beside its bytes.
+    CALL_COST = 256
+
 cdef class Gate(Host):
     cdef ProcedureQueue waiting      # calls and notifications that may not start yet, in order of arrival
     cdef ProcedureQueue notices      # v1: notifications that may not start yet, which never wait for calls
@@ -21,6 +25,7 @@ cdef class Gate(Host):
     cdef int arrive_v1(self, Procedure procedure) except -1
     cdef int start_some(self, ProcedureQueue queue) except -1
     cdef bint may_start(self, Procedure procedure) noexcept
+    cdef Py_ssize_t held_bytes(self) noexcept    # v1: what counts against `max_held_bytes`
     cdef int start(self, Procedure procedure) except -1
     cdef Procedure next_waiting(self, ProcedureQueue queue)
     cdef int leave_waiting(self, Procedure procedure) except -1

@@ -44,22 +44,26 @@ cdef class Gate(Host):
 
     cdef int arrive_v1(self, Procedure procedure) except -1:
         cdef ProcedureQueue queue = self.waiting
-        if not procedure.is_call and self.service.methods is not None:
-            queue = self.notices
+        cdef Py_ssize_t held
+        if not procedure.is_call:
+            held = self.held_bytes()
+            if self.service.methods is not None:
+                queue = self.notices
+            if queue.count >= self.settings.limits.max_waiting_calls or (
+                held and held + PyBytes_GET_SIZE(procedure.payload) > self.settings.limits.max_held_bytes
+            ):
+                # A notification has no end that could tell its sender.
+                self.service.notifications_dropped += 1
+                return self.start_close(1013, "more notifications than this end can hold")
         if queue.head is None and self.service.methods is not None and self.may_start(procedure):
             self.ran_handler = True
             return self.start(procedure)
-        if not procedure.is_call and (
-            queue.count >= self.settings.limits.max_waiting_calls
-            or self.waiting_bytes + self.running_bytes + PyBytes_GET_SIZE(procedure.payload)
-            > self.settings.limits.max_held_bytes
-        ):
-            # A notification has no end that could tell its sender.
-            self.service.notifications_dropped += 1
-            return self.start_close(1013, "more notifications than this end can hold")
         queue.push(procedure)
         self.waiting_bytes += PyBytes_GET_SIZE(procedure.payload)
         return self.wake_taker() if self.service.methods is None else 0
+
+    cdef Py_ssize_t held_bytes(self) noexcept:
+        return self.waiting_bytes + self.running_bytes + self.reserved_bytes + CALL_COST * self.incoming.count
 
     cdef bint may_start(self, Procedure procedure) noexcept:
         if self.gate_closed:
