@@ -22,6 +22,8 @@ SENDS_ITEMS = FLAGS["sends items"]
 TAKES_ITEMS = FLAGS["takes items"]
 TRACKED = FLAGS["tracked"]
 NESTED = FLAGS["nested"]
+# No balance may be larger.
+LARGEST_WINDOW = 2**31 - 1
 
 Payload = str | bytes | bytearray | memoryview
 Items = Iterable[Payload] | AsyncIterable[Payload]
@@ -137,13 +139,15 @@ class Calls:
             tracked: Ask for a cursor with each item.
 
         Raises:
-            UsageError: The name is too long, or the payload or the metadata cannot be sent.
+            UsageError: The name is too long, the payload or the metadata cannot be sent, or the window is no size.
         """
         flags = TAKES_ITEMS | (TRACKED if tracked else 0)
         name, encoded = encode(method, payload)
         packed = None if metadata is None else encode_metadata(metadata)
         check_items(items)
-        window = window_bytes or 0
+        if window_bytes is not None and (not isinstance(window_bytes, int) or window_bytes <= 0):
+            raise UsageError(f"window_bytes is a positive number of bytes, not {window_bytes!r}")
+        window = min(window_bytes or 0, LARGEST_WINDOW)
 
         def opened(sends: bool) -> tuple[OutgoingCall, asyncio.Task[None] | None]:
             wanted = flags | SENDS_ITEMS if sends else flags

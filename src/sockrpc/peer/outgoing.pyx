@@ -16,7 +16,7 @@ from sockrpc._frames cimport (
 from sockrpc.peer.inbox cimport new_inbox
 from sockrpc.peer.outbox cimport new_outbox
 from sockrpc.peer.outgoing_call cimport OUTCOME_UNKNOWN, OutgoingCall
-from sockrpc.peer.session cimport Session
+from sockrpc.peer.session cimport LARGEST_WINDOW, Session
 from sockrpc.peer.states cimport (
     CALLER_FORGET, CALLER_IDLE, CALLER_INPUTS, CALLER_ON_CALL, CALLER_ON_CANCEL, CALLER_ON_WRITE, CALLER_OPEN,
     CALLER_QUEUE, CALLER_SEND_RESET, CALLER_UNSENT, Cell, take_caller_row,
@@ -143,7 +143,8 @@ cdef class Caller(Session):
             call.flags = flags
             call.metadata = metadata
             if flags & OPEN_TAKES_ITEMS:
-                call.inbox = new_inbox(self, call.id, max(window, self.window), flags & OPEN_TRACKED)
+                call.inbox = new_inbox(
+                    self, call.id, min(max(window, self.window), LARGEST_WINDOW), flags & OPEN_TRACKED)
             if flags & OPEN_SENDS_ITEMS:
                 call.outbox = new_outbox(self, call.id)
                 call.outbox.unsent = True

@@ -11,6 +11,7 @@ cdef enum:
     FIRST_CALLS = 64
     FIRST_WINDOW = 65_536
     FIRST_MESSAGE_BYTES = 1_048_576
+    LARGEST_WINDOW = 0x7FFFFFFF    # no balance may be larger
 
 cdef class Session(Connection):
     cdef const Receiver *receiver    # what this end may receive

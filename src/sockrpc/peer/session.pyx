@@ -80,11 +80,10 @@ cdef class Session(Connection):
 
     cdef int say_hello(self) except -1:
         cdef uint8_t prefix[HELLO_BYTES]
-        self.window = max(self.settings.limits.window_bytes, FIRST_WINDOW)
+        self.window = min(max(self.settings.limits.window_bytes, FIRST_WINDOW), LARGEST_WINDOW)
         write_hello(
             prefix, <uint32_t> min(self.settings.limits.max_calls, 0xFFFFFFFF),
-            <uint32_t> min(self.window, 0x7FFFFFFF),
-            <uint32_t> min(self.settings.limits.max_message_bytes, 0xFFFFFFFF))
+            <uint32_t> self.window, <uint32_t> min(self.settings.limits.max_message_bytes, 0xFFFFFFFF))
         # It may hold a token, which compression together with text of others would give away (CRIME).
         self.send_plain(prefix, HELLO_BYTES, self.said)
         return self.flush()
@@ -108,7 +107,7 @@ cdef class Session(Connection):
         self.greeted = True
         self.stop_hello_timer()
         self.their_calls = frame.numbers[0]
-        self.their_window = min(max(frame.numbers[1], FIRST_WINDOW), 0x7FFFFFFF)
+        self.their_window = min(max(frame.numbers[1], FIRST_WINDOW), LARGEST_WINDOW)
         self.their_message_bytes = frame.numbers[2]
         if self.their_window > before:
             self.widen(self.their_window - before)
