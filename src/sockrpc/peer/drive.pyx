@@ -4,7 +4,6 @@ from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
 
 import asyncio
 
-from sockrpc._frames cimport MAX_CURSOR_BYTES
 from sockrpc.peer.outbox cimport Outbox
 from sockrpc.websocket.loop cimport FAIR_SHARE, LoopContext
 
@@ -42,7 +41,7 @@ async def drive(call, Outbox outbox not None, bint tracked, LoopContext context 
             try:
                 # Small payloads need no check of their size, and most have credit.
                 sent = (
-                    PyBytes_CheckExact(item) and not tracked and PyBytes_GET_SIZE(item) <= MAX_CURSOR_BYTES
+                    PyBytes_CheckExact(item) and not tracked and PyBytes_GET_SIZE(item) <= outbox.small_bytes()
                     and outbox.put(item, None)
                 )
                 if sent:

@@ -2,7 +2,11 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
+from sockrpc._frames cimport MAX_CURSOR_BYTES
 from sockrpc.peer.session cimport Session
+
+cdef enum:
+    ITEM_PREFIX_BYTES = 6            # of the frame of an item, and one for the length of its cursor
 
 cdef class Outbox:
     cdef Session connection
@@ -15,6 +19,10 @@ cdef class Outbox:
 
     # Sends an item if it may be sent now.
     cdef bint put(self, bytes payload, bytes cursor) except -1
+    # Items without a cursor that are not larger need no `check`.
+    cdef inline Py_ssize_t small_bytes(self) noexcept:
+        return min(self.connection.their_message_bytes - ITEM_PREFIX_BYTES, MAX_CURSOR_BYTES)
+
     cdef bint add(self, int64_t size) except -1    # more credit; False if the balance overflows
     cdef int wake(self) except -1
     cdef int close(self) except -1

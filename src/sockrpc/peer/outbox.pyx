@@ -65,9 +65,9 @@ cdef class Outbox:
                 raise UsageError(f"a cursor has at most {MAX_CURSOR_BYTES} bytes, this one {len(cursor)}")
             size += PyBytes_GET_SIZE(cursor)
         # The window's own size without the cost of an item, which would forbid payloads of exactly a window.
-        if size > self.connection.their_window or size + 6 > self.connection.their_message_bytes:
+        if size > self.connection.their_window or size + ITEM_PREFIX_BYTES > self.connection.their_message_bytes:
             raise UsageError(
-                f"an item has at most {min(self.connection.their_window, self.connection.their_message_bytes - 6)} "
+                f"an item has at most {min(self.connection.their_window, self.connection.their_message_bytes - ITEM_PREFIX_BYTES)} "
                 f"bytes here, this one {size}")
 
     cdef bint add(self, int64_t size) except -1:

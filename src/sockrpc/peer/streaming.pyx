@@ -6,7 +6,7 @@ from cpython.bytes cimport PyBytes_GET_SIZE
 import asyncio
 import functools
 
-from sockrpc._frames cimport MAX_CURSOR_BYTES, OPEN_TRACKED, encode_payload
+from sockrpc._frames cimport OPEN_TRACKED, encode_payload
 from sockrpc.peer.options cimport CallOptions
 from sockrpc.peer.outbox cimport Outbox
 from sockrpc.peer.tally cimport ENDING_NONE, ENDING_RESET, ENDING_TIMED_OUT
@@ -119,7 +119,7 @@ cdef class Streaming(Spawning):
         cdef bytes encoded = encode_payload(payload)
         cdef Outbox outbox = self.stream_out()
         cdef bytes place = self._place(cursor)
-        if PyBytes_GET_SIZE(encoded) > MAX_CURSOR_BYTES or place is not None:
+        if PyBytes_GET_SIZE(encoded) > outbox.small_bytes() or place is not None:
             outbox.check(encoded, place)
         sent = outbox.put(encoded, place)
         if sent:
