@@ -430,6 +430,9 @@ for a call that was answered or that failed by itself.
             self.options.release()
         if self.state == CALLEE_STOPPING and self.step(CALLEE_ON_ENDED, self.ending) == CALLEE_SEND_END:
             self.send_end()
+        if self.options is not None:
+            # Its traceback refers to the frames of the handler, and these to the call.
+            self.options.error = None
         if self.counts:
             self.counts = False
             self.connection.on_work_ended(self)
