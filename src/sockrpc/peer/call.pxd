@@ -10,6 +10,7 @@ cdef class Call(Streaming):
     cdef uint8_t cancel_is_due       # it was given up together with many others, and its cancel waits for its turn
 
     cdef bint answer(self, bytes payload) except -1
+    cdef bint end_too_large(self, bytes payload) except -1
     cdef int failed(self, str what, object error) except -1
     # The same with the error that the peer gets in v1.
     cdef int end_with(self, object end, str what, object error) except -1

@@ -100,7 +100,7 @@ cdef class Call(Streaming):
         """Answer the call.
 
         Never waits. Returns True if the answer was queued, False if the call had been aborted, when
-        nothing is sent.
+        nothing is sent, or if the answer is larger than the caller takes (v1), which it is told.
 
         Args:
             payload: bytes, bytearray, memoryview, or str (sent as UTF-8).
@@ -252,14 +252,17 @@ for a call that was answered or that failed by itself.
                     f"returned what cannot be sent: {error}" if isinstance(error, (TypeError, ValueError))
                     else "returned what cannot be sent",
                     None if isinstance(error, (TypeError, ValueError)) else error)
-        if self.connection.is_v1 and PyBytes_GET_SIZE(payload) + 5 > self.connection.largest_message():
-            self.completed = True
-            text = (
-                f"the result has {PyBytes_GET_SIZE(payload) + 5} bytes; "
-                f"at most {self.connection.largest_message()} can be sent")
-            return self.end_with(RPCError(Code.RESOURCE_EXHAUSTED, text), "returned what cannot be sent: " + text, None)
         self.answer(payload)
         return 0
+
+    cdef bint end_too_large(self, bytes payload) except -1:
+        """End the call, whose work was done, with an error because its result cannot be sent."""
+        self.completed = True
+        text = (
+            f"the result has {PyBytes_GET_SIZE(payload) + 5} bytes; "
+            f"at most {self.connection.largest_message()} can be sent")
+        self.end_with(RPCError(Code.RESOURCE_EXHAUSTED, text), "answered with what cannot be sent", None)
+        return False
 
     cdef int complete(self) except -1:
         """The handler has returned, although its caller had given up: see whether its effect has taken place."""
@@ -311,6 +314,11 @@ for a call that was answered or that failed by itself.
         if self.table is not None and self.connection.write_paused and self.connection.is_full():
             # The peer does not read, so this aborts the call with all its others.
             self.connection.close_slow()
+        if (
+            self.connection.is_v1 and PyBytes_GET_SIZE(payload) + 5 > self.connection.largest_message()
+            and self.ending == ENDING_NONE
+        ):
+            return self.end_too_large(payload)
         if self.step(CALLEE_ON_ANSWER, ENDING_ANSWERED) != CALLEE_RESPOND:
             return False
         if self.options is not None:
