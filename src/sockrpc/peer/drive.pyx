@@ -4,18 +4,13 @@ from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
 
 import asyncio
 
-from sockrpc.peer.outbox cimport Outbox
+from sockrpc.peer.outbox cimport ITEMS_PER_LOOK, Outbox
 from sockrpc.websocket.loop cimport FAIR_SHARE, LoopContext
 
 from sockrpc.errors import SockRPCError
 from sockrpc.peer.tracked import Tracked
 
 cdef object CancelledError = asyncio.CancelledError
-
-cdef enum:
-    # Items between two looks at the clock.
-    ITEMS_PER_LOOK = 32
-
 
 async def drive(call, Outbox outbox not None, bint tracked, LoopContext context not None, generator):
     """Send what an async generator yields, in the call's own task.
@@ -56,7 +51,7 @@ async def drive(call, Outbox outbox not None, bint tracked, LoopContext context 
                         await call.send(item.payload, cursor=item.cursor)
                     else:
                         await call.send(item)
-                    # It may have waited.
+                    # It has looked at the clock itself, and may have waited.
                     until = context.tick() + FAIR_SHARE
             except CancelledError as error:
                 # It was raised at our await, but it is the generator that waits: an abort, or its own time-out.

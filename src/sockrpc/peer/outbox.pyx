@@ -5,6 +5,8 @@ from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
+import asyncio
+
 from sockrpc._debug cimport DEBUG, count_created, count_freed
 from sockrpc._frames cimport MAX_CURSOR_BYTES, MAX_ITEM_PREFIX_BYTES, write_end, write_item
 from sockrpc.peer.inbox cimport ITEM_COST
@@ -49,8 +51,20 @@ cdef class Outbox:
         self.connection.write_soon(False)
         return True
 
+    cdef bint turn_is_over(self) except -1:
+        # With enough credit, and a peer that reads as fast, a sender would never wait.
+        self.tries += 1
+        if self.tries < ITEMS_PER_LOOK:
+            return False
+        self.tries = 0
+        self.connection.context.begin_turn(self.connection)
+        return self.connection.context.tick() >= self.connection.turn_until
+
     def try_send(self, payload: bytes) -> bool:
         """Send an item if that is possible without waiting; False if it is not, or never will be."""
+        if self.turn_is_over():
+            self.pauses = True
+            return False
         return self.put(payload, None)
 
     def check(self, payload: bytes, cursor: bytes | None) -> None:
@@ -115,6 +129,9 @@ cdef class Outbox:
         Cancelling it sends nothing.
         """
         cdef bint sent
+        if self.pauses:
+            self.pauses = False
+            await asyncio.sleep(0)
         while not self.closed:
             sent = self.put(payload, cursor)
             if sent:

@@ -121,6 +121,8 @@ cdef class Streaming(Spawning):
         cdef bytes place = self._place(cursor)
         if PyBytes_GET_SIZE(encoded) > outbox.small_bytes() or place is not None:
             outbox.check(encoded, place)
+        if outbox.turn_is_over():
+            await asyncio.sleep(0)
         sent = outbox.put(encoded, place)
         if sent:
             return True
