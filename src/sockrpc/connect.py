@@ -187,6 +187,10 @@ class connect:
         context = context_of_running_loop()
         connection = Peer("client", self._make_service(context), opening)
         connection.set_metadata(metadata)
+        threads = connection.service.threads
+        if threads is not None:
+            # Those of handlers that still run end with these.
+            connection.wait_lost().add_done_callback(lambda _: threads.close())
         context.acquire()
         try:
             await self._open_transport(connection, target)
