@@ -26,6 +26,7 @@ cdef class Member:
 
 cdef class LoopContext:
     cdef readonly object loop
+    cdef object process              # the number of the process that made it
     cdef uint8_t *receive_data       # the memory of `receive_view`
     cdef object receive_view         # memoryview, RECEIVE_BYTES long: the one receive buffer of the loop
     cdef Buffer spare_output         # the last flushed output buffer, lent to the next connection

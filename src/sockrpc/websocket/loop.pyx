@@ -10,6 +10,7 @@ from libc.stdint cimport uint8_t
 
 import asyncio
 import contextvars
+import os
 import random
 import sys
 
@@ -117,6 +118,7 @@ cdef class LoopContext:
         if DEBUG:
             count_created(<PyObject *> self)
         self.loop = loop
+        self.process = os.getpid()
         # The memoryview keeps the bytearray from being resized, so the pointer stays valid.
         self.receive_view = memoryview(bytearray(RECEIVE_BYTES))
         view = self.receive_view
@@ -295,7 +297,12 @@ cdef class LoopContext:
         return asyncio._get_running_loop() is self.loop or not (self.loop.is_running() or self.loop.is_closed())
 
     def call_in_loop(self, callback) -> None:
-        """Call it in the loop's thread: now if this is that thread or the loop no longer runs, else soon."""
+        """Call it in the loop's thread: now if this is that thread or the loop no longer runs, else soon.
+
+        In a process that was forked from the loop's nothing is called, as the connections are not its own.
+        """
+        if self.process != os.getpid():
+            return
         if self.is_here or self.loop.is_closed():
             callback()
         else:
