@@ -48,7 +48,11 @@ class Handle(Awaitable[bytes]):
 
         Nobody has to await it. Whoever awaits the handle gets `RPCError` CANCELLED. If the call has ended
         already nothing is sent, and the outcome is known. With a v0.1 peer it is `Outcome.UNKNOWN`.
+
+        Raises:
+            UsageError: This belongs to another event loop.
         """
+        self._connection.check_place()
         self._connection.cancel(
             self._call,
             local_error(Code.CANCELLED, f"the call of {self.method!r} was cancelled", Outcome.UNKNOWN),

@@ -48,6 +48,7 @@ class Stream(AsyncIterator[bytes]):
                 self._call.future.add_done_callback(lambda _: pump.cancel())
         if self._call is None:
             raise UsageError("this stream could not be opened, or was closed before its first use")
+        self._connection.check_place()
         return self._call
 
     # The iterator is a compiled one, which a loop steps through faster.
@@ -121,6 +122,8 @@ class Stream(AsyncIterator[bytes]):
 
     async def aclose(self) -> None:
         """Reset the call unless it is over. Never waits."""
+        if self._call is not None:
+            self._connection.check_place()
         self._leave()
 
     async def __aenter__(self) -> Self:
@@ -128,7 +131,7 @@ class Stream(AsyncIterator[bytes]):
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._leave()
+        await self.aclose()
 
     def _leave(self) -> None:
         self._open = None
