@@ -291,6 +291,8 @@ cdef class Caller(Session):
         if call.timer is not None:
             call.timer.cancel()
             call.timer = None
+        if self.leaving and self.outgoing.count == 0:
+            self.on_calls_over()
         return 0
 
     cdef int write_requests(self) except -1:

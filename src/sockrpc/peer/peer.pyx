@@ -139,6 +139,9 @@ cdef class PeerBase(Arrivals):
     cdef int on_peer_leaves(self) except -1:
         return self.refuse_unsent()
 
+    cdef int on_calls_over(self) except -1:
+        return self.close_if_drained() if self.draining else 0
+
     # Ending
 
     def turn_away(self, error) -> None:

@@ -50,6 +50,7 @@ cdef class Session(Connection):
     # What a role does with these.
     cdef int on_greeted(self, object metadata) except -1
     cdef int on_peer_leaves(self) except -1
+    cdef int on_calls_over(self) except -1            # none of the calls of this end is open any more, and it leaves
     cdef int widen(self, int64_t bytes) except -1     # the balance of each open call grows
 
 # UTF-8 of a text, cut at a character to at most `size` bytes.

@@ -39,6 +39,9 @@ cdef class Session(Connection):
     cdef int on_peer_leaves(self) except -1:
         raise NotImplementedError
 
+    cdef int on_calls_over(self) except -1:
+        raise NotImplementedError
+
     cdef int widen(self, int64_t bytes) except -1:
         raise NotImplementedError
 

@@ -1,0 +1,30 @@
+"""How the two ends of a connection of sockrpc.v1 part: what the server's stop waits for, and what clients do then."""
+
+from __future__ import annotations
+
+import asyncio
+
+import sockrpc
+from tests.kit.support import PATIENCE, serving, started, until
+
+V1 = ("sockrpc.v1",)
+
+
+async def test_a_stop_ends_as_soon_as_the_last_call_towards_a_client_is_answered() -> None:
+    mine = sockrpc.App()
+    go = asyncio.Event()
+
+    @mine.method
+    async def confirm(call: sockrpc.Call) -> bytes:
+        await go.wait()
+        return b"yes"
+
+    async with serving(sockrpc.App(), stop_grace=3600.0) as here, asyncio.timeout(PATIENCE):
+        async with here.connect(protocols=V1, app=mine) as client:
+            call = await started(here.only_socket().call("confirm"))
+            here.server.close()
+            await until(lambda: client.closing)
+            go.set()
+            assert await call == b"yes"
+            await here.server.wait_closed()
+            await client.wait_closed()
