@@ -9,6 +9,7 @@ from sockrpc.app import App
 from sockrpc.client import Client, Status
 from sockrpc.codes import Code, Outcome
 from sockrpc.connect import connect
+from sockrpc.dial.resuming import ResumingStream
 from sockrpc.errors import (
     ConnectionClosed,
     ConnectionLost,
@@ -58,6 +59,7 @@ __all__ = [
     "ProtocolError",
     "RPCError",
     "Remote",
+    "ResumingStream",
     "Room",
     "Server",
     "SockRPCError",

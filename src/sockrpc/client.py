@@ -85,6 +85,11 @@ class Client(Calls):
         self._connection.close(code, reason)
         await self._connection.wait_lost()
 
+    async def wait_closing(self) -> None:
+        """Wait until the server takes no more calls (v1), or the connection is gone."""
+        self._connection.check_place()
+        await self._connection.wait_leaving()
+
     async def wait_closed(self) -> None:
         """Wait until the connection is gone, whichever side ended it."""
         self._connection.check_place()

@@ -10,10 +10,10 @@ import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, Unpack
 
-from sockrpc._frames import PROTOCOL_V0
+from sockrpc._frames import PROTOCOL_V0, encode
 from sockrpc._settings import Settings
 from sockrpc.app import App
-from sockrpc.calls import Metadata
+from sockrpc.calls import Metadata, Payload
 from sockrpc.client import Client
 from sockrpc.dial.addresses import connect_to
 from sockrpc.dial.client_opening import ClientOpening
@@ -27,6 +27,7 @@ from sockrpc.dial.proxies import (
 )
 from sockrpc.dial.reconnecting import Reconnecting
 from sockrpc.dial.redirects import MAX_REDIRECTS, Target
+from sockrpc.dial.resuming import ResumingStream
 from sockrpc.dial.tls import default_context
 from sockrpc.errors import ConnectionLost, HandshakeError, UsageError
 from sockrpc.limits import ClientLimits, check_seconds, make_limits
@@ -326,3 +327,45 @@ class connect:
 
     def __aiter__(self) -> Reconnecting:
         return Reconnecting(self._connect, self._target.where)
+
+    def stream(
+        self,
+        method: str,
+        payload: Payload = b"",
+        *,
+        metadata: Metadata | None = None,
+        timeout: float | None = None,
+        window_bytes: int | None = None,
+    ) -> ResumingStream:
+        """Call a method that streams tracked items (v1), over as many connections as it takes.
+
+            async for item in sockrpc.connect(uri).stream("feed"): ...
+            async with sockrpc.connect(uri).stream("feed") as feed: ...    # closes its connection at the end
+
+        Whenever the connection is lost, the server takes leave, or the call ends with UNAVAILABLE, or with
+        RESOURCE_EXHAUSTED and a `retry_after`, it connects again, as `async for client in connect(...)`
+        does, and calls the method again with "resume-from", the cursor of the item that was taken last. The
+        iteration ends when the stream does. Nothing is connected before the first step.
+
+        Args:
+            method: The name, at most 255 bytes of UTF-8. Its items have cursors (`Tracked`); one that has
+                none may come again.
+            payload: bytes, or str that is sent as UTF-8.
+            metadata: Sent beside the payload; a "resume-from" in it is where the stream begins.
+            timeout: Seconds for all of it from the first step on, connecting included.
+            window_bytes: Bytes of items that may wait here, if more than those of the connection.
+
+        Raises:
+            RPCError: The handler has failed; OUT_OF_RANGE if it cannot go on from there. Or the peer speaks
+                v0.1.
+            DeadlineExceeded: The time is over.
+            HandshakeError, ConnectionLost, ProtocolError: As from `async for client in connect(...)`, if
+                another attempt would not help.
+            UsageError: The arguments do not fit together, or two tasks take items at a time.
+        """
+        encode(method, payload)
+        if metadata is not None:
+            encode_metadata(metadata)
+        if timeout is not None:
+            check_seconds("timeout", timeout, zero=True)
+        return ResumingStream(aiter(self), method, payload, metadata, timeout, window_bytes)

@@ -24,6 +24,7 @@ cdef class Session(Connection):
     cdef Py_ssize_t window           # bytes that the peer may send per call without credit: ours
     cdef readonly bint peer_leaves   # its Goaway has come
     cdef readonly bint parted        # its last Goaway, with grace 0, has come: it took no more calls than it has ended
+    cdef object farewell             # future of `peer_leaves`, or of the end; None unless somebody waits
     cdef uint8_t parting_code        # of the peer's Goaway
     cdef str parting_message
     cdef bint leaving                # our Goaway was sent

@@ -187,7 +187,17 @@ cdef class Session(Connection):
         self.peer_leaves = True
         if frame.numbers[0] == 0:
             self.parted = True
+        if self.farewell is not None and not self.farewell.done():
+            self.farewell.set_result(None)
         return self.on_peer_leaves()
+
+    def wait_leaving(self):
+        """Return a future that is done when the peer takes no more calls, or the connection has ended."""
+        if self.farewell is None:
+            self.farewell = self.context.loop.create_future()
+            if self.peer_leaves or self.ended:
+                self.farewell.set_result(None)
+        return asyncio.shield(self.farewell)
 
     cdef int say_goaway(self, int code, double grace, str message) except -1:
         cdef uint8_t prefix[6]
@@ -215,6 +225,8 @@ cdef class Session(Connection):
         """Nothing of the session is awaited any more, as the connection has ended."""
         self.stop_hello_timer()
         self.pending_keepalive = None
+        if self.farewell is not None and not self.farewell.done():
+            self.farewell.set_result(None)
         pongs, self.pongs = self.pongs, None
         for waiter in (self.greeting, *(pongs or ())):
             if waiter is not None and not waiter.done():
