@@ -11,7 +11,7 @@ import pytest
 
 import sockrpc
 import sockrpc.testing
-from tests.kit.support import request, serving, started, until
+from tests.kit.support import V0, request, serving, started, until
 
 
 async def test_the_first_program() -> None:
@@ -75,7 +75,7 @@ async def test_a_value_of_another_type_fails_the_call_and_names_the_method(
     def even(call: sockrpc.Call) -> str:
         return "fine"
 
-    async with serving(app) as here, here.connect() as client:
+    async with serving(app) as here, here.connect(protocols=V0) as client:
         waiting = await started(client.call("odd"))
         assert await client.call("even") == b"fine"
         assert not waiting.done()
@@ -106,7 +106,7 @@ async def test_an_unknown_method_fails_the_call_and_an_unknown_event_is_dropped(
 ) -> None:
     app = sockrpc.App()
     app.method("known")(lambda call: b"fine")
-    async with serving(app) as here, here.connect() as client:
+    async with serving(app) as here, here.connect(protocols=V0) as client:
         unknown = await started(client.call("unknown"))
         await client.notify("nobody listens")
         assert await client.call("known") == b"fine"
@@ -218,7 +218,7 @@ async def test_on_connect_finishes_before_any_handler_starts() -> None:
     def event(notification: sockrpc.Notification) -> None:
         log.append("event")
 
-    async with serving(app) as here, here.connect() as client:
+    async with serving(app) as here, here.connect(protocols=V0) as client:
         waiting = await started(client.call("who"))
         await client.notify("event")
         await until(lambda: here.server.statistics().procedures_waiting == 2)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import sockrpc
-from tests.kit.support import PATIENCE, serving, started, until
-
-V1 = ("sockrpc.v1",)
+from tests.kit.support import PATIENCE, V1, serving, started, until
 
 
 async def test_a_stop_ends_as_soon_as_the_last_call_towards_a_client_is_answered() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 import sockrpc
 from tests.kit.command import POSIX, Command
+from tests.kit.support import V0
 
 LOOPS = ["asyncio", pytest.param("uvloop", marks=POSIX)]
 
@@ -130,7 +131,7 @@ def stuck(call):
     with Program(tmp_path, before, loop=loop, stop_grace=0.1, abort_grace=0.1) as program:
 
         async def calling() -> None:
-            async with sockrpc.connect(program.uri) as client:
+            async with sockrpc.connect(program.uri, protocols=V0) as client:
                 waiting = asyncio.ensure_future(client.call("stuck"))
                 assert await asyncio.to_thread(program.line) == "stuck"
                 await client.notify("stop")

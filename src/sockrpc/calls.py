@@ -8,7 +8,8 @@ from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import Any
 
 from sockrpc._frames import FLAGS, encode, encode_bytes
-from sockrpc.errors import UsageError
+from sockrpc.codes import Code, Outcome
+from sockrpc.errors import UsageError, local_error
 from sockrpc.handle import Handle
 from sockrpc.limits import check_seconds
 from sockrpc.peer.deadline import CURRENT, inherited_deadline
@@ -139,7 +140,8 @@ class Calls:
             tracked: Ask for a cursor with each item.
 
         Raises:
-            UsageError: The name is too long, the payload or the metadata cannot be sent, or the window is no size.
+            UsageError: The name is too long, the payload or the metadata cannot be sent, or the window is no
+                size.
         """
         flags = TAKES_ITEMS | (TRACKED if tracked else 0)
         name, encoded = encode(method, payload)

@@ -10,7 +10,7 @@ import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, Unpack
 
-from sockrpc._frames import PROTOCOL_V0, encode
+from sockrpc._frames import PROTOCOLS, encode
 from sockrpc._settings import Settings
 from sockrpc.app import App
 from sockrpc.calls import Metadata, Payload
@@ -47,6 +47,9 @@ from sockrpc.websocket.protocols import check_protocols
 from sockrpc.websocket.uris import check_host_name, read_uri
 
 __all__ = ["connect"]
+
+# The close codes that come with a Goaway (PROTOCOL.md).
+FAREWELLS = (1001, 1008)
 
 # A client's user reads items one by one, and the way is long; a server has many clients.
 CLIENT_WINDOW_BYTES = 256 * 1024
@@ -112,7 +115,7 @@ class connect:
         proxy_ssl: ssl_module.SSLContext | None = None,
         headers: Headers = (),
         origin: str | None = None,
-        protocols: Sequence[str] = (PROTOCOL_V0,),
+        protocols: Sequence[str] = PROTOCOLS,
         app: App | None = None,
         metadata: Metadata | Callable[[], Metadata | Awaitable[Metadata]] | None = None,
         compression: CompressionName | None = None,
@@ -228,8 +231,9 @@ class connect:
             await connection.wait_greeted()
             # The server answers it when it has decided.
             await connection.ping_peer()
-        except ConnectionLost:
-            refusal = connection.refusal_of_peer()
+        except ConnectionLost as error:
+            # An application that has closed with a code of its own says by that why.
+            refusal = connection.refusal_of_peer() if error.code in FAREWELLS else None
             if refusal is None:
                 raise
             raise refusal from None

@@ -102,8 +102,8 @@ class RPCError(SockRPCError):
         retry_after: Seconds, or None.
 
     Raises:
-        UsageError: There is no such code, the message is no text, the details are no bytes, or both details and
-            retry_after are given.
+        UsageError: There is no such code, the message is no text, the details are no bytes, or both details
+            and retry_after are given.
     """
 
     # A subclass may forget to call `__init__`, and its calls have to end nevertheless.

@@ -277,7 +277,7 @@ async def test_what_the_opening_request_holds() -> None:
         assert (peer.fields["x-one"], peer.fields["x-two"]) == ("1", "2")
         assert base64.b64decode(peer.fields["authorization"].removeprefix("Basic ")) == b"us@er:pass"
         assert peer.fields["sec-websocket-version"] == "13"
-        assert peer.fields["sec-websocket-protocol"] == SUBPROTOCOL
+        assert peer.fields["sec-websocket-protocol"] == "sockrpc.v1, websocket.io-rpc-v0.1"
         assert len(base64.b64decode(peer.fields["sec-websocket-key"])) == 16
         assert "sec-websocket-extensions" not in peer.fields
         await peer.finish()

@@ -16,7 +16,7 @@ import sockrpc.dial.reconnecting
 from tests.kit.loops import LOOPS
 from tests.kit.processes import run_program
 from tests.kit.raw_server import RawServer, response
-from tests.kit.support import PATIENCE, serving, until
+from tests.kit.support import PATIENCE, V0, serving, until
 from tests.kit.work import Work
 
 
@@ -190,7 +190,7 @@ async def test_a_server_that_is_restarted_on_the_same_port_is_found_again() -> N
     async with contextlib.AsyncExitStack() as stack:
         here = await sockrpc.serve(there.app(), "127.0.0.1", 0, stop_grace=0.0)
         port = here.sockets[0].getsockname()[1]
-        clients = await stack.enter_async_context(reconnecting(f"ws://127.0.0.1:{port}/"))
+        clients = await stack.enter_async_context(reconnecting(f"ws://127.0.0.1:{port}/", protocols=V0))
         for _ in range(3):
             client = await clients.get()
             call = asyncio.ensure_future(client.call("work"))

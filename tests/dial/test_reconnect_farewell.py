@@ -12,9 +12,7 @@ import pytest
 import sockrpc
 import sockrpc.dial.reconnecting
 from sockrpc import Code, RPCError
-from tests.kit.support import PATIENCE, serving, started, until
-
-V1 = ("sockrpc.v1",)
+from tests.kit.support import PATIENCE, V1, serving, started, until
 
 
 @pytest.fixture(autouse=True)

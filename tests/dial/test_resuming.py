@@ -19,9 +19,8 @@ from tests.faults.proxy import Proxy
 from tests.kit.command import Command
 from tests.kit.feed_server import item_at
 from tests.kit.processes import reserved_port
-from tests.kit.support import PATIENCE, serving, started, until
+from tests.kit.support import PATIENCE, V1, serving, started, until
 
-V1 = ("sockrpc.v1",)
 PROGRAM = Path(__file__).parents[1] / "kit" / "feed_server.py"
 
 

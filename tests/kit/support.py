@@ -12,7 +12,13 @@ from typing import Any, Self
 
 import sockrpc
 
+# For what only one of the protocols does.
+V0 = ("websocket.io-rpc-v0.1",)
+V1 = ("sockrpc.v1",)
 SUBPROTOCOL = "websocket.io-rpc-v0.1"
+# To offer, where a test is about what only one of them does.
+V0 = (SUBPROTOCOL,)
+V1 = ("sockrpc.v1",)
 # Nothing here waits this long unless it is broken; a test that hangs fails with a traceback. Where each step
 # of the compiled code is followed or checked, scripts/shares.py allows more.
 PATIENCE = float(os.environ.get("SOCKRPC_PATIENCE", "10"))

@@ -17,7 +17,7 @@ import sockrpc
 from tests.kit.command import PATIENCE
 from tests.kit.loops import LOOPS, new_event_loop
 from tests.kit.processes import ROOT
-from tests.kit.support import Serving, serving, started, until
+from tests.kit.support import V0, Serving, serving, started, until
 
 
 def make_app() -> sockrpc.App:
@@ -134,7 +134,7 @@ async def test_sockets_are_of_one_server_only() -> None:
 @pytest.mark.parametrize("where", [in_thread, elsewhere])
 async def test_a_server_may_be_stopped_from_anywhere(stop: str, where: Callable[..., Any]) -> None:
     async with serving(make_app(), stop_grace=PATIENCE, abort_grace=PATIENCE) as here:
-        client = await here.connect()
+        client = await here.connect(protocols=V0)
         call = await started(client.call("for_ever"))
         await until(lambda: here.server.statistics().calls_in_flight == 1)
 

@@ -10,7 +10,7 @@ import pytest
 import sockrpc
 from tests.kit.inside import abort_connection, is_writable
 from tests.kit.raw_server import Peer, RawServer, connected, response
-from tests.kit.support import BINARY, CLOSE, PATIENCE, TEXT, frame, serving, started, until
+from tests.kit.support import BINARY, CLOSE, PATIENCE, TEXT, V0, frame, serving, started, until
 from tests.kit.work import Work
 
 Loss = Callable[[Peer], Awaitable[None]]
@@ -114,7 +114,10 @@ async def test_calls_fail_when_the_server_stops() -> None:
     """Row 15, row 21: the caller hears of it before the work has unwound."""
     work = Work()
     work.may_unwind.clear()
-    async with serving(work.app(), stop_grace=0.05, abort_grace=60) as here, here.connect() as client:
+    async with (
+        serving(work.app(), stop_grace=0.05, abort_grace=60) as here,
+        here.connect(protocols=V0) as client,
+    ):
         waiting = await started(client.call("work"))
         await until(lambda: work.calls)
         here.server.close()

@@ -12,7 +12,19 @@ from pathlib import Path
 import pytest
 
 import sockrpc
-from tests.kit.support import CLOSE, PATIENCE, TEXT, frame, notify, request, reset, serving, started, until
+from tests.kit.support import (
+    CLOSE,
+    PATIENCE,
+    TEXT,
+    V0,
+    frame,
+    notify,
+    request,
+    reset,
+    serving,
+    started,
+    until,
+)
 from tests.kit.work import Work
 
 
@@ -315,7 +327,7 @@ async def test_neither_a_stuck_thread_nor_a_stubborn_task_keeps_a_stopped_proces
     try:
         async with asyncio.timeout(PATIENCE * 2):
             port = int(await process.stdout.readline())
-            async with sockrpc.connect(f"ws://127.0.0.1:{port}/") as client:
+            async with sockrpc.connect(f"ws://127.0.0.1:{port}/", protocols=V0) as client:
                 calls = [await started(client.call(method)) for method in ("stuck", "stubborn")]
                 await client.call("ready")
                 process.send_signal(signal.SIGTERM)

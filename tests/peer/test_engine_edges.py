@@ -53,7 +53,7 @@ async def main():
     # One iteration is what it asks for, however long a busy machine takes for it.
     async with sockrpc.serve(app, "127.0.0.1", 0, blocked_warning=None) as server:
         port = server.sockets[0].getsockname()[1]
-        async with sockrpc.connect(f"ws://127.0.0.1:{port}/") as client:
+        async with sockrpc.connect(f"ws://127.0.0.1:{port}/", protocols=("websocket.io-rpc-v0.1",)) as client:
             calls = [client.call("echo", b"12 bytes....") for _ in range(100_000)]
             answers = await asyncio.gather(*calls)
             assert answers == [b"12 bytes...."] * 100_000
