@@ -58,8 +58,9 @@ cdef enum Fault:
     FAULT_ID_SIDE = 11
     FAULT_LARGE = 12
     FAULT_OPCODE_ZERO = 13
+    FAULT_BEHIND_FIELDS = 14
     # An opcode of a later version: no fault, but nothing else was parsed.
-    FAULT_IGNORED = 14
+    FAULT_IGNORED = 15
 
 # What one end of a connection may receive: a row per protocol and role.
 cdef struct Receiver:

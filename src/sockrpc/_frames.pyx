@@ -218,7 +218,7 @@ cdef Fault parse(const uint8_t *data, Py_ssize_t size, const Receiver *receiver,
     out.payload_size = size - cursor
     if row.rest != REST_ANY:
         if row.rest == REST_NONE and cursor != size:
-            return FAULT_TRAILING
+            return FAULT_TRAILING if row.fields[0] == FIELD_NONE else FAULT_BEHIND_FIELDS
         if row.rest == REST_SMALL and out.payload_size > MAX_KEEPALIVE_BYTES:
             return FAULT_LARGE
     return FAULT_NONE
@@ -237,8 +237,9 @@ cdef tuple REASONS = (
     "flag 10 without flag 08 in an open",
     "id 0",
     "id of the wrong side",
-    "ping of more than 125 bytes",
+    "ping or pong of more than 125 bytes",
     "opcode 0",
+    "bytes after the last field",
 )
 
 

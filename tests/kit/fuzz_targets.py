@@ -25,6 +25,7 @@ from sockrpc.errors import HandshakeError
 from sockrpc.websocket.client_handshake import ClientHandshake
 from sockrpc.websocket.server_handshake import ServerHandshake, select_subprotocol
 from sockrpc.websocket.uris import read_target
+from tests.kit import rpc_oracle_v1
 from tests.kit.rpc_oracle import check_message
 from tests.kit.streams import LARGE_LIMIT, SMALL_LIMIT, Program, Role, Stream, read_stream
 from tests.kit.support import SUBPROTOCOL, opening
@@ -53,6 +54,13 @@ def frames(data: bytes) -> None:
     """The codec of RPC messages, in both roles."""
     check_message(data, "server")
     check_message(data, "client")
+
+
+def frames_v1(data: bytes) -> None:
+    """The codec of `sockrpc.v1`, in both roles; the first byte says whether items have cursors."""
+    tracked = bool(data[:1] and data[0] & 1)
+    rpc_oracle_v1.check_message(data[1:], "server", tracked=tracked)
+    rpc_oracle_v1.check_message(data[1:], "client", tracked=tracked)
 
 
 TOKEN = frozenset(b"!#$%&'*+-.^_`|~" + string.digits.encode() + string.ascii_letters.encode())
@@ -184,6 +192,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "websocket_server": partial(websocket, "server"),
     "websocket_client": partial(websocket, "client"),
     "frames": frames,
+    "frames_v1": frames_v1,
     "server_handshake": server_handshake,
     "client_handshake": client_handshake,
     "engine": engine,
@@ -195,6 +204,13 @@ def seeds(target: str) -> dict[str, bytes]:
     if target == "frames":
         every = [*VECTORS["valid"], *VECTORS["invalid"]]
         return {f"{i:02d} {each['meaning']}": bytes.fromhex(each["hex"]) for i, each in enumerate(every)}
+    if target == "frames_v1":
+        every = [*VECTORS["v1"]["valid"], *VECTORS["v1"]["invalid"]]
+        return {
+            f"{i:03d} {each['meaning']}": bytes(["cursor" in each.get("frame", "")])
+            + bytes.fromhex(each["hex"])
+            for i, each in enumerate(every)
+        }
     if target == "server_handshake":
         return {
             "an opening request": b"\x00" + opening(),

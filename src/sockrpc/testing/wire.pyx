@@ -15,22 +15,44 @@ from typing import NamedTuple
 
 from sockrpc._debug cimport DEBUG, free_isolated, isolate
 from sockrpc._frames cimport (
+    FAULT_IGNORED,
     FAULT_NONE,
     MAX_PREFIX_BYTES,
+    OPCODE_CREDIT,
+    OPCODE_END,
+    OPCODE_ERROR,
+    OPCODE_GOAWAY,
+    OPCODE_HELLO,
+    OPCODE_ITEM,
+    OPCODE_KEEPALIVE_PING,
+    OPCODE_KEEPALIVE_PONG,
     OPCODE_NOTIFY,
+    OPCODE_OPEN,
+    OPCODE_REQUEST,
     OPCODE_RESET,
     OPCODE_RESPONSE,
+    OPEN_METADATA,
+    OPEN_TIMEOUT,
     RECEIVER_CLIENT,
     RECEIVER_SERVER,
     Fault,
     Frame,
+    Receiver,
     encode_name,
     encode_payload,
+    error_prefix,
     fault_reason,
     name_fault,
+    open_prefix,
     parse,
     receiver_of,
+    write_credit,
+    write_end,
+    write_goaway,
+    write_hello,
+    write_item,
     write_notify,
+    write_open,
     write_request,
     write_reset,
     write_response,
@@ -56,6 +78,9 @@ from sockrpc.websocket.parser cimport (
 
 from sockrpc._frames import PROTOCOL_V0 as _PROTOCOL_V0
 from sockrpc.errors import ProtocolError, UsageError
+from sockrpc.peer.metadata import MAX_ENTRIES as _MAX_ENTRIES
+from sockrpc.peer.metadata import MAX_METADATA_BYTES as _MAX_METADATA_BYTES
+from sockrpc.peer.metadata import decode as _decode
 
 
 # RPC frames (_frames.pyx)
@@ -69,7 +94,7 @@ class Notify(NamedTuple):
 
 
 class Request(NamedTuple):
-    """Opcode 2, answered by one Response of the same id, or never."""
+    """Opcode 2, answered by one Response of the same id; in v0.1 perhaps never, in v1 by that or an Error."""
 
     id: int
     name: str
@@ -77,7 +102,7 @@ class Request(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """Opcode 3: the client has given up the call of this id."""
+    """Opcode 3: the caller has given up the call of this id."""
 
     id: int
 
@@ -89,6 +114,87 @@ class Response(NamedTuple):
     payload: bytes
 
 
+# From here on sockrpc.v1 only.
+
+
+class Open(NamedTuple):
+    """Opcode 5: a Request with options. Its flags say which of them there are; the timeout is in milliseconds."""
+
+    id: int
+    flags: int
+    timeout: int | None
+    metadata: bytes | None
+    name: str
+    payload: bytes
+
+
+class Item(NamedTuple):
+    """Opcode 6. Only those towards the caller of a tracked call have a cursor."""
+
+    id: int
+    cursor: bytes | None
+    payload: bytes
+
+
+class End(NamedTuple):
+    """Opcode 7: no more items come from the caller."""
+
+    id: int
+
+
+class Credit(NamedTuple):
+    """Opcode 8: the consumer of items has taken so many bytes; 0: it takes no more."""
+
+    id: int
+    size: int
+
+
+class Error(NamedTuple):
+    """Opcode 9, the end of a call that is not answered."""
+
+    id: int
+    code: int
+    outcome: int
+    message: str
+    details: bytes
+
+
+class Hello(NamedTuple):
+    """Opcode 10, the first frame of either side."""
+
+    flags: int
+    max_calls: int
+    window: int
+    max_message_bytes: int
+    metadata: bytes
+
+
+class Goaway(NamedTuple):
+    """Opcode 11: its sender takes no more calls; the grace is in milliseconds."""
+
+    code: int
+    grace: int
+    message: str
+
+
+class Ping(NamedTuple):
+    """Opcode 12, which a page may send."""
+
+    payload: bytes
+
+
+class Pong(NamedTuple):
+    """Opcode 13, the answer to a Ping."""
+
+    payload: bytes
+
+
+class Ignored(NamedTuple):
+    """An opcode of a later version, which is no fault."""
+
+    opcode: int
+
+
 cdef int receiver_bit(object receiver) except -1:
     if receiver == "server":
         return RECEIVER_SERVER
@@ -97,32 +203,36 @@ cdef int receiver_bit(object receiver) except -1:
     raise ValueError(f"receiver is 'server' or 'client', not {receiver!r}")
 
 
-def parse_message(message: bytes, *, receiver: str) -> Notify | Request | Reset | Response:
+def parse_message(message: bytes, *, receiver: str, protocol: str = _PROTOCOL_V0, tracked: bool = False) -> object:
     """Parse one whole binary message with the code of the engine.
 
     Args:
         message: The message.
         receiver: "server" or "client", the side that received it.
+        protocol: The subprotocol.
+        tracked: An Item is one of a call whose items have cursors.
 
     Raises:
         ProtocolError: The message is not a well-formed frame that this side may receive.
         ValueError: There is no such receiver.
     """
-    cdef int side = receiver_bit(receiver)
+    cdef const Receiver *side = receiver_of(protocol, receiver_bit(receiver))
     cdef const uint8_t *data = <const uint8_t *> PyBytes_AS_STRING(message)
     if DEBUG:
         # A read past the end of a bytes object would find its final zero and go unnoticed.
         data = isolate(data, PyBytes_GET_SIZE(message))
     try:
-        return read_frame(data, PyBytes_GET_SIZE(message), side)
+        return read_frame(data, PyBytes_GET_SIZE(message), side, tracked)
     finally:
         if DEBUG:  # pragma: no trace
             free_isolated(data)  # pragma: no trace
 
 
-cdef object read_frame(const uint8_t *data, Py_ssize_t size, int side):
+cdef object read_frame(const uint8_t *data, Py_ssize_t size, const Receiver *side, bint tracked):
     cdef Frame frame
-    cdef Fault fault = parse(data, size, receiver_of(_PROTOCOL_V0, side), &frame)
+    cdef Fault fault = parse(data, size, side, &frame)
+    if fault == FAULT_IGNORED:
+        return Ignored(frame.opcode)
     if fault != FAULT_NONE:
         raise ProtocolError(1002, fault_reason(fault))
     cdef bytes payload = PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size)
@@ -130,30 +240,92 @@ cdef object read_frame(const uint8_t *data, Py_ssize_t size, int side):
         return Reset(frame.id)
     if frame.opcode == OPCODE_RESPONSE:
         return Response(frame.id, payload)
-    try:
-        name = PyUnicode_DecodeUTF8(<const char *> frame.name, frame.name_size, NULL)
-    except UnicodeDecodeError:
-        raise ProtocolError(1002, name_fault()) from None
     if frame.opcode == OPCODE_NOTIFY:
-        return Notify(name, payload)
-    return Request(frame.id, name, payload)
+        return Notify(text_of(frame.name, frame.name_size, name_fault()), payload)
+    if frame.opcode == OPCODE_REQUEST:
+        return Request(frame.id, text_of(frame.name, frame.name_size, name_fault()), payload)
+    if frame.opcode == OPCODE_OPEN:
+        return Open(
+            frame.id, frame.flags, frame.numbers[0] if frame.flags & OPEN_TIMEOUT else None,
+            metadata_of(PyBytes_FromStringAndSize(<const char *> frame.text, frame.text_size))
+            if frame.flags & OPEN_METADATA else None,
+            text_of(frame.name, frame.name_size, name_fault()), payload)
+    if frame.opcode == OPCODE_ITEM:
+        if not tracked:
+            return Item(frame.id, None, payload)
+        if not payload or len(payload) - 1 < payload[0]:
+            raise ProtocolError(1002, "frame too short for its cursor")
+        return Item(frame.id, payload[1:1 + payload[0]], payload[1 + payload[0]:])
+    if frame.opcode == OPCODE_END:
+        return End(frame.id)
+    if frame.opcode == OPCODE_CREDIT:
+        return Credit(frame.id, frame.numbers[0])
+    if frame.opcode == OPCODE_ERROR:
+        return Error(
+            frame.id, frame.code, frame.outcome, text_of(frame.text, frame.text_size, "message is not UTF-8"), payload)
+    if frame.opcode == OPCODE_HELLO:
+        if len(payload) > _MAX_METADATA_BYTES or len(_decode(metadata_of(payload))) > _MAX_ENTRIES:
+            raise ProtocolError(1002, "more metadata in a hello than there may be")
+        return Hello(frame.flags, frame.numbers[0], frame.numbers[1], frame.numbers[2], payload)
+    if frame.opcode == OPCODE_GOAWAY:
+        return Goaway(
+            frame.code, frame.numbers[0], text_of(frame.payload, frame.payload_size, "message is not UTF-8"))
+    return Ping(payload) if frame.opcode == OPCODE_KEEPALIVE_PING else Pong(payload)
 
 
-def serialize_frame(frame: Notify | Request | Reset | Response) -> bytes:
+cdef str text_of(const uint8_t *text, Py_ssize_t size, str fault):
+    try:
+        return PyUnicode_DecodeUTF8(<const char *> text, size, NULL)
+    except UnicodeDecodeError:
+        raise ProtocolError(1002, fault) from None
+
+
+cdef bytes metadata_of(bytes data):
+    # What is larger is refused unread, with an Error.
+    if len(data) <= _MAX_METADATA_BYTES and _decode(data) is None:
+        raise ProtocolError(1002, "metadata that does not parse")
+    return data
+
+
+def serialize_frame(frame: object) -> bytes:
     """Build the whole binary message of one frame.
 
     Raises:
-        UsageError: The name is longer than 255 bytes, or the id is not an unsigned 32-bit integer.
+        UsageError: A number or a text does not fit its field.
     """
     cdef uint8_t out[MAX_PREFIX_BYTES]
     cdef bytes name
     cdef Py_ssize_t n
-    if not isinstance(frame, Notify) and not 0 <= frame.id <= 0xFFFFFFFF:
-        raise UsageError(f"an id is an unsigned 32-bit integer, not {frame.id}")
+    numbers = [value for value in frame if isinstance(value, int)]
+    if not all([0 <= number <= 0xFFFFFFFF for number in numbers]):
+        raise UsageError(f"an id is an unsigned 32-bit integer, as all numbers are, not one of {numbers}")
     if isinstance(frame, Reset):
-        n = write_reset(out, frame.id)
-        return PyBytes_FromStringAndSize(<char *> out, n)
-    if isinstance(frame, Response):
+        return PyBytes_FromStringAndSize(<char *> out, write_reset(out, frame.id))
+    if isinstance(frame, End):
+        return PyBytes_FromStringAndSize(<char *> out, write_end(out, frame.id))
+    if isinstance(frame, Credit):
+        return PyBytes_FromStringAndSize(<char *> out, write_credit(out, frame.id, frame.size))
+    if isinstance(frame, Error):
+        return error_prefix(frame.id, frame.code, frame.outcome, frame.message.encode()) + frame.details
+    if isinstance(frame, Hello):
+        n = write_hello(out, frame.max_calls, frame.window, frame.max_message_bytes)
+        out[1] = frame.flags
+        return PyBytes_FromStringAndSize(<char *> out, n) + frame.metadata
+    if isinstance(frame, Goaway):
+        n = write_goaway(out, frame.code, frame.grace)
+        return PyBytes_FromStringAndSize(<char *> out, n) + frame.message.encode()
+    if isinstance(frame, Open):
+        name = encode_name(frame.name)
+        if frame.metadata is not None:
+            return open_prefix(frame.id, frame.flags, frame.timeout or 0, frame.metadata, name) + frame.payload
+        n = write_open(
+            out, frame.id, frame.flags, frame.timeout or 0, <const uint8_t *> PyBytes_AS_STRING(name), len(name))
+    elif isinstance(frame, Item):
+        n = write_item(out, frame.id, frame.cursor)
+    elif isinstance(frame, (Ping, Pong)):
+        out[0] = OPCODE_KEEPALIVE_PING if isinstance(frame, Ping) else OPCODE_KEEPALIVE_PONG
+        n = 1
+    elif isinstance(frame, Response):
         n = write_response(out, frame.id)
     else:
         name = encode_name(frame.name)
