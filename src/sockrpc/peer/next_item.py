@@ -14,4 +14,9 @@ __all__ = ["next_item"]
 async def next_item(inbox: Inbox, loop: asyncio.AbstractEventLoop) -> bytes:
     """Return the next item. It is taken only when this runs, so a step that never does loses nothing."""
     item = inbox.take_item()
-    return await inbox.step(loop) if item is None else item
+    if item is not None:
+        return item
+    step = inbox.step(loop)
+    # The inbox holds the exception that this may raise, whose traceback holds this frame.
+    del inbox
+    return await step
