@@ -13,7 +13,7 @@ from sockrpc.peer.procedure cimport Procedure
 from sockrpc.peer.service cimport Service
 from sockrpc.peer.session cimport text_within
 from sockrpc.peer.states cimport (
-    CALLEE_ON_ENDED, CALLEE_ON_LOST, CALLEE_SEND_END, CALLEE_STOPPING, CALLEE_WAITING,
+    CALLEE_IDLE, CALLEE_ON_ENDED, CALLEE_ON_LOST, CALLEE_SEND_END, CALLEE_STOPPING, CALLEE_WAITING,
 )
 from sockrpc.peer.table cimport RequestTable
 from sockrpc.peer.tally cimport (
@@ -265,6 +265,9 @@ cdef class PeerBase(Arrivals):
                     call.abort(ENDING_STOPPED, self.stopped)
                 elif not call.is_protected():
                     call.cancel_work()
+                if call.state == CALLEE_IDLE and call.counts and call.work == 0 and not call.starting:
+                    # The application of the socket form has kept it since it was aborted, and may do so for ever.
+                    call.finish()
             except Exception as error:  # pragma: no memory
                 self.context.report(error)  # pragma: no memory
         if self.aborting:
