@@ -331,6 +331,9 @@ class Socket(Calls):
             # The normal ends of the coroutine are an error that only reports the end of the connection, and a
             # cancel at the end of a stop.
             cancelled = isinstance(error, asyncio.CancelledError) and is_cancelled()
+            if cancelled and self._connection.is_stopping:
+                # The calls that are left get their ends, and then the stop closes the connection.
+                raise
             expected = isinstance(error, ConnectionLost | ConnectionClosed) or cancelled
             if not (self._connection.has_ended and expected):
                 self._log_failure("the coroutine of %r failed")

@@ -199,6 +199,11 @@ cdef class PeerBase(Arrivals):
             and self.transport.get_write_buffer_size() > 0
         )
 
+    @property
+    def is_stopping(self) -> bool:
+        """True while the server stops, until the connection ends."""
+        return self.draining and not self.ended
+
     cdef int close_for_stop(self) except -1:
         self.stopped = True
         if self.is_v1 and self.is_drained():
