@@ -100,7 +100,12 @@ cdef class Arrivals(Gate):
 
     cdef int on_message(self, const uint8_t *data, Py_ssize_t size) except -1:
         cdef Frame frame
-        cdef Fault fault = parse(data, size, self.receiver, &frame)
+        cdef Fault fault
+        if self.parser.masked != NULL and data[0] > OPCODE_RESPONSE and data[0] != OPCODE_ITEM:
+            # Their fields may be longer than the part that can be read directly. Of the others only the payload is,
+            # which `copy_part` unmasks.
+            self.parser.unmask()
+        fault = parse(data, size, self.receiver, &frame)
         if fault != FAULT_NONE:
             if fault == FAULT_IGNORED and self.greeted:
                 self.ran_handler = True
@@ -293,7 +298,7 @@ cdef class Arrivals(Gate):
         inbox = call.options.inbox
         if inbox.closed:
             return call.break_off(ENDING_RESET, RPCError(Code.INVALID_ARGUMENT, "an item after the end of the items"))
-        if not inbox.add(PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size), frame.payload_size):
+        if not inbox.add(copy_part(self.parser, frame.payload, frame.payload_size), frame.payload_size):
             return call.break_off(ENDING_RESET, RPCError(Code.RESOURCE_EXHAUSTED, "items without credit"))
         return 0
 

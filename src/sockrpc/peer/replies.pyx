@@ -15,6 +15,7 @@ from sockrpc.peer.states cimport (
 )
 from sockrpc.peer.subscription cimport Subscription
 from sockrpc.websocket.connection cimport Connection
+from sockrpc.websocket.parser cimport copy_part
 
 from sockrpc.codes import Code, Outcome
 from sockrpc.errors import ConnectionLost, local_error, received_error
@@ -65,13 +66,11 @@ cdef class Replies(Caller):
         if action == CALLER_SETTLE and call.inbox is None and call.outbox is None:
             call.outcome = 2
             if not call.future.done():
-                call.future.set_result(
-                    PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size))
+                call.future.set_result(copy_part(self.parser, frame.payload, frame.payload_size))
             return 0
         if action == CALLER_IGNORE:
             return 0
-        return self.settle(
-            call, 2, PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size), None)
+        return self.settle(call, 2, copy_part(self.parser, frame.payload, frame.payload_size), None)
 
     cdef int settle(self, OutgoingCall call, int outcome, object payload, object error) except -1:
         """Note the end of a call that had streams, that was given up, or that has failed."""
@@ -122,13 +121,12 @@ cdef class Replies(Caller):
                 return self.fail(1002, "frame too short for its cursor")
             cursor_size = frame.payload[0]
             item = (
-                PyBytes_FromStringAndSize(
-                    <const char *> frame.payload + 1 + cursor_size, frame.payload_size - 1 - cursor_size),
+                copy_part(self.parser, frame.payload + 1 + cursor_size, frame.payload_size - 1 - cursor_size),
                 PyBytes_FromStringAndSize(<const char *> frame.payload + 1, cursor_size),
             )
             cursor_size = frame.payload_size - 1
         else:
-            item = PyBytes_FromStringAndSize(<const char *> frame.payload, frame.payload_size)
+            item = copy_part(self.parser, frame.payload, frame.payload_size)
             cursor_size = frame.payload_size
         if not call.inbox.add(item, cursor_size):
             return self.give_up(call, local_error(
