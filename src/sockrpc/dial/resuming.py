@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Self
 
-from sockrpc._frames import FLAGS
-from sockrpc.calls import Metadata, Payload, open_call, seconds_left
+from sockrpc.calls import Metadata, Payload, seconds_left
 from sockrpc.client import Client
 from sockrpc.codes import Code, Outcome
 from sockrpc.dial.reconnecting import Reconnecting
@@ -16,7 +15,6 @@ from sockrpc.stream import Stream
 
 __all__ = ["ResumingStream"]
 
-TRACKED_ITEMS = FLAGS["takes items"] | FLAGS["tracked"]
 RESUME_FROM = "resume-from"
 
 
@@ -42,7 +40,7 @@ class ResumingStream(AsyncIterator[bytes]):
         self._payload = payload
         self._metadata: dict[str, str | bytes] = dict(metadata or {})
         self._timeout = timeout
-        self._window_bytes = window_bytes or 0
+        self._window_bytes = window_bytes
         # Loop time of the deadline, None without one; known from the first step on.
         self._until: float | None = None
         self._has_begun = False
@@ -109,25 +107,23 @@ class ResumingStream(AsyncIterator[bytes]):
             # It was closed meanwhile.
             raise StopAsyncIteration
         loop = asyncio.get_running_loop()
-        connection = client._connection
-        call, _ = open_call(
-            client,
+        stream = self._stream = client.stream(
             self._method,
             self._payload,
-            TRACKED_ITEMS,
-            None,
-            None if self._until is None else max(self._until - loop.time(), 0.0),
-            self._metadata or None,
-            self._window_bytes,
+            timeout=None if self._until is None else max(self._until - loop.time(), 0.0),
+            metadata=self._metadata or None,
+            window_bytes=self._window_bytes,
+            tracked=True,
         )
-        self._stream = Stream(connection, call, None)
+        connection = client._connection
+        call = stream._opened(sends=False)
 
         def move(_: object) -> None:
             # Items that have come stay; those that were on their way come again over the next connection.
             connection.cancel(call, local_error(Code.UNAVAILABLE, "the server takes leave", Outcome.UNKNOWN))
 
         connection.wait_leaving().add_done_callback(move)
-        return self._stream
+        return stream
 
     async def _connect(self) -> Client:
         scope = asyncio.timeout_at(self._until)
