@@ -178,7 +178,7 @@ for a call that was answered or that failed by itself.
             self.failed("is of a method that streams, which " + _PROTOCOL_V0 + " cannot carry", None)
             return self.finish()
         variables = self.connection.fresh_variables()
-        if self.options is not None and self.options.deadline:
+        if handler.timeout or self.options is not None and self.options.deadline:
             variables.run(set_deadline, self)
         if handler.kind >= KIND_THREAD:
             self.job = self.service.threads.submit(

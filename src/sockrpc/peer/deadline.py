@@ -17,12 +17,13 @@ __all__ = ["CURRENT", "deadline", "inherited_deadline", "set_deadline", "timeout
 
 
 class Until(NamedTuple):
-    """A deadline of a block."""
+    """A deadline of a block, and what that stands in."""
 
-    when: float | None  # loop time
+    when: float  # loop time
+    around: Call | Until | None
 
 
-# A call while that runs, or the deadline of a block; blocks within a handler take the earlier of both.
+# A block within a handler outlives the handler's call where a task of it goes on.
 CURRENT: ContextVar[Call | Until | None] = ContextVar("sockrpc_deadline", default=None)
 
 
@@ -34,11 +35,13 @@ def set_deadline(call: Call) -> None:
 def inherited_deadline() -> float | None:
     """Return the loop time until which a call that is made here may take; None if there is no limit."""
     current = CURRENT.get()
-    if current is None:
-        return None
-    if isinstance(current, Until):
-        return current.when
-    return current.deadline if current._is_running else None
+    when = None
+    while isinstance(current, Until):
+        when = earlier(when, current.when)
+        current = current.around
+    if current is not None and current._is_running:
+        when = earlier(when, current.deadline)
+    return when
 
 
 def earlier(when: float | None, other: float | None) -> float | None:
@@ -61,12 +64,11 @@ def deadline(seconds: float | None) -> Iterator[None]:
     Raises:
         UsageError: It is no number of seconds.
     """
-    if seconds is None:
-        when = None
-    else:
+    block = None
+    if seconds is not None:
         check_seconds("deadline", seconds, zero=True)
-        when = earlier(inherited_deadline(), asyncio.get_running_loop().time() + seconds)
-    token = CURRENT.set(Until(when))
+        block = Until(asyncio.get_running_loop().time() + seconds, CURRENT.get())
+    token = CURRENT.set(block)
     try:
         yield
     finally:

@@ -40,16 +40,21 @@ cdef class Streaming(Spawning):
 
     @property
     def deadline(self) -> float | None:
-        """The loop time at which the caller gives up (v1); None if it said none."""
-        return None if self.options is None or not self.options.deadline else self.options.deadline
+        """The loop time at which the caller gives up (v1), or the method's own `timeout` ends, if that is earlier.
+
+        None if there is neither.
+        """
+        cdef double when = 0.0 if self.options is None else self.options.deadline
+        if self.timer is not None and (when == 0.0 or <double> self.timer.when() < when):
+            when = self.timer.when()
+        return when or None
 
     @property
     @cython.nonecheck(True)
     def remaining(self) -> float | None:
         """The seconds until `deadline`, at least 0; None if there is none."""
-        if self.options is None or not self.options.deadline:
-            return None
-        return max(self.options.deadline - <double> self.service.context.loop.time(), 0.0)
+        when = self.deadline
+        return None if when is None else max(when - <double> self.service.context.loop.time(), 0.0)
 
     @property
     def resume_from(self) -> bytes | None:
