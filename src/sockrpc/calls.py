@@ -147,7 +147,8 @@ class Calls:
         name, encoded = encode(method, payload)
         packed = None if metadata is None else encode_metadata(metadata)
         check_items(items)
-        if window_bytes is not None and (not isinstance(window_bytes, int) or window_bytes <= 0):
+        size: object = window_bytes
+        if size is not None and not (isinstance(size, int) and size > 0):
             raise UsageError(f"window_bytes is a positive number of bytes, not {window_bytes!r}")
         window = min(window_bytes or 0, LARGEST_WINDOW)
 
@@ -243,8 +244,8 @@ async def pump_items(connection: Any, call: OutgoingCall, items: Items) -> None:
     except asyncio.CancelledError:
         if not outbox.closed:
             # No end of the call did this, and without an end of its items the peer would wait for ever.
-            error = local_error(Code.CANCELLED, "the source of the items was cancelled", Outcome.UNKNOWN)
-            connection.cancel(call, error)
+            reason = local_error(Code.CANCELLED, "the source of the items was cancelled", Outcome.UNKNOWN)
+            connection.cancel(call, reason)
         raise
     finally:
         if outbox.closed:
