@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sockrpc import _debug, _frames, _settings
 from sockrpc.peer import (
+    alarms,
     arrivals,
     broadcast,
     call,

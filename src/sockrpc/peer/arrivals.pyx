@@ -20,11 +20,13 @@ from sockrpc.peer.inbox cimport Inbox, new_inbox
 from sockrpc.peer.notification cimport Notification
 from sockrpc.peer.options cimport CallOptions
 from sockrpc.peer.outbox cimport new_outbox
+from sockrpc.peer.outgoing_call cimport OutgoingCall
 from sockrpc.peer.states cimport (
     CALLEE_ADD_CREDIT, CALLEE_CLOSE_INPUT, CALLEE_HOLD, CALLEE_IDLE, CALLEE_ON_CREDIT, CALLEE_ON_END, CALLEE_ON_ITEM,
     CALLEE_ON_RESET, CALLEE_WAITING, take_callee_row,
 )
-from sockrpc.peer.tally cimport ENDING_FAILED, ENDING_NONE, ENDING_RESET, Tally
+from sockrpc.peer.table cimport Entry
+from sockrpc.peer.tally cimport ENDING_FAILED, ENDING_NONE, ENDING_RESET, ENDING_TIMED_OUT, Tally
 from sockrpc.websocket.parser cimport copy_part
 
 from sockrpc.codes import Code
@@ -213,7 +215,10 @@ cdef class Arrivals(Gate):
             return self.refuse_call(frame.id, handler, error)
         call = self.new_call(frame, handler, name)
         if flags:
-            call.options = self.options_of(frame, metadata)
+            if flags & OPEN_TIMEOUT:
+                call.until = self.context.loop_time(self.read_at) + frame.numbers[0] / 1000.0
+            if flags & ~(OPEN_TIMEOUT | OPEN_NESTED):
+                call.options = self.options_of(frame, metadata)
             if flags & OPEN_NESTED:
                 call.nested = True
         self.incoming.add(call)
@@ -222,9 +227,16 @@ cdef class Arrivals(Gate):
             self.start(call)
         else:
             self.arrive(call)
+        # Most calls have ended in their first step.
         if flags & OPEN_TIMEOUT and call.ending == ENDING_NONE:
-            call.arm_deadline()
+            self.set_alarm(call)
         return 0
+
+    cdef int on_alarm(self, Entry entry) except -1:
+        if type(entry) is OutgoingCall:
+            return self.expire(<OutgoingCall> entry)
+        # To work that must run to its end this is what a reset is.
+        return (<Call> entry).abort(ENDING_TIMED_OUT, False)
 
     cdef CallOptions options_of(self, Frame *frame, object metadata):
         cdef CallOptions options = CallOptions.__new__(CallOptions)
@@ -232,8 +244,6 @@ cdef class Arrivals(Gate):
         if metadata is not None:
             options.metadata = metadata
             options.reserved = frame.text_size + ENTRY_COST * <Py_ssize_t> len(metadata)
-        if frame.flags & OPEN_TIMEOUT:
-            options.deadline = <double> self.context.loop.time() + frame.numbers[0] / 1000.0
         if frame.flags & OPEN_SENDS_ITEMS:
             options.inbox = new_inbox(self, frame.id, self.window, False)
             options.reserved += 2 * self.window

@@ -28,12 +28,12 @@ from sockrpc.peer.tally cimport (
     ENDING_ANSWERED, ENDING_FAILED, ENDING_NONE, ENDING_RESET, abort_reason, observe,
 )
 from sockrpc.peer.undo cimport UndoHooks
-from sockrpc.peer.variables cimport enter_variables, exit_variables
+from sockrpc.peer.variables cimport enter_variables, exit_variables, set_variable
 
 from sockrpc._frames import PROTOCOL_V0 as _PROTOCOL_V0
 from sockrpc.codes import Code
 from sockrpc.errors import RPCError, UsageError
-from sockrpc.peer.deadline import set_deadline
+from sockrpc.peer.deadline import CURRENT as _CURRENT
 
 cdef bint EAGER = sys.version_info >= (3, 12)
 
@@ -45,6 +45,8 @@ cdef tuple ENDS = (
 )
 
 cdef object CancelledError = asyncio.CancelledError
+# The calls that a handler makes inherit its own deadline by this variable.
+cdef object CURRENT = _CURRENT
 
 
 @cython.final
@@ -178,8 +180,12 @@ for a call that was answered or that failed by itself.
             self.failed("is of a method that streams, which " + _PROTOCOL_V0 + " cannot carry", None)
             return self.finish()
         variables = self.connection.fresh_variables()
-        if handler.timeout or self.options is not None and self.options.deadline:
-            variables.run(set_deadline, self)
+        if self.until or handler.timeout:
+            enter_variables(variables)
+            try:
+                set_variable(CURRENT, self)
+            finally:
+                exit_variables(variables)
         if handler.kind >= KIND_THREAD:
             self.job = self.service.threads.submit(
                 self._thread_function(handler.function), self, self._thread_started, self._thread_ended, variables,
@@ -301,6 +307,8 @@ for a call that was answered or that failed by itself.
                 # The first to get here settles how the call ends, and is counted.
                 self.ending = ending
                 self.tally.ended[ending] += 1
+                if self.alarm:
+                    self.connection.clear_alarm(self)
             if cell.next == CALLEE_IDLE:
                 # The call is over for the peer.
                 self.connection.stopping_count -= cell.action < CALLEE_WITHDRAW

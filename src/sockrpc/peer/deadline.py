@@ -13,7 +13,7 @@ from sockrpc.limits import check_seconds
 if TYPE_CHECKING:
     from sockrpc.peer.call import Call
 
-__all__ = ["CURRENT", "deadline", "inherited_deadline", "set_deadline", "timeout"]
+__all__ = ["CURRENT", "deadline", "inherited_deadline", "timeout"]
 
 
 class Until(NamedTuple):
@@ -25,11 +25,6 @@ class Until(NamedTuple):
 
 # A block within a handler outlives the handler's call where a task of it goes on.
 CURRENT: ContextVar[Call | Until | None] = ContextVar("sockrpc_deadline", default=None)
-
-
-def set_deadline(call: Call) -> None:
-    """Let the calls that a handler makes inherit the deadline of its own, while that runs."""
-    CURRENT.set(call)
 
 
 def inherited_deadline() -> float | None:

@@ -8,8 +8,6 @@ from sockrpc.peer.outbox cimport Outbox
 # A plain Request has none of these, so it pays for none.
 cdef class CallOptions:
     cdef uint8_t flags               # of its Open
-    cdef double deadline             # loop time, 0.0: none
-    cdef object timer                # of the deadline
     cdef object metadata             # a Metadata
     cdef Inbox inbox                 # items of the caller, None if it sends none
     cdef Outbox outbox               # items for the caller, None if it takes none

@@ -22,9 +22,6 @@ cdef class CallOptions:
             count_freed(<PyObject *> self)
 
     cdef int release(self) except -1:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
         if self.inbox is not None:
             self.inbox.close(None)
             self.inbox.release()

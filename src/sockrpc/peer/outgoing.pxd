@@ -1,10 +1,10 @@
 # Calls that this end of a connection makes at the other.
 
+from sockrpc.peer.alarms cimport Alarms
 from sockrpc.peer.outgoing_call cimport OutgoingCall
-from sockrpc.peer.session cimport Session
 from sockrpc.peer.table cimport RequestTable
 
-cdef class Caller(Session):
+cdef class Caller(Alarms):
     cdef RequestTable outgoing       # calls that wait for their answers, by their ids
     cdef OutgoingCall first          # the first of all calls in the table
     cdef OutgoingCall last
@@ -22,5 +22,6 @@ cdef class Caller(Session):
     cdef int leave_table(self, OutgoingCall call) except -1
     cdef int write(self, OutgoingCall call) except -1
     cdef int write_requests(self) except -1
+    cdef int expire(self, OutgoingCall call) except -1
     cdef int give_up(self, OutgoingCall call, object error) except -1
     cdef int send_reset(self, OutgoingCall call) except -1

@@ -1,7 +1,7 @@
+from sockrpc.peer.alarms import Alarms
 from sockrpc.peer.outgoing_call import OutgoingCall
-from sockrpc.peer.session import Session
 
-class Caller(Session):
+class Caller(Alarms):
     @property
     def cause(self) -> Exception | None: ...
     def check_place(self) -> int: ...

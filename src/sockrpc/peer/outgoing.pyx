@@ -13,10 +13,11 @@ from sockrpc._frames cimport (
     MAX_PREFIX_BYTES, OPEN_METADATA, OPEN_NESTED, OPEN_SENDS_ITEMS, OPEN_TAKES_ITEMS, OPEN_TIMEOUT, OPEN_TRACKED,
     RECEIVER_SERVER, open_prefix, write_credit, write_open, write_request, write_reset,
 )
+from sockrpc.peer.alarms cimport Alarms
 from sockrpc.peer.inbox cimport new_inbox
 from sockrpc.peer.outbox cimport new_outbox
 from sockrpc.peer.outgoing_call cimport OUTCOME_UNKNOWN, OutgoingCall
-from sockrpc.peer.session cimport LARGEST_WINDOW, Session
+from sockrpc.peer.session cimport LARGEST_WINDOW
 from sockrpc.peer.states cimport (
     CALLER_FORGET, CALLER_IDLE, CALLER_INPUTS, CALLER_ON_CALL, CALLER_ON_CANCEL, CALLER_ON_WRITE, CALLER_OPEN,
     CALLER_QUEUE, CALLER_SEND_RESET, CALLER_UNSENT, Cell, take_caller_row,
@@ -45,7 +46,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=count_fork)
 
 
-cdef class Caller(Session):
+cdef class Caller(Alarms):
     """A connection that makes calls at the other end."""
 
     def __cinit__(self, *args, **kwargs):
@@ -54,7 +55,7 @@ cdef class Caller(Session):
 
     def set_protocol(self, protocol: str) -> None:
         """Choose the rows for a protocol; in v1 the top bit of an id says who has called."""
-        Session.set_protocol(self, protocol)
+        Alarms.set_protocol(self, protocol)
         if self.is_v1:
             self.outgoing.set_range(max(self.receiver.own, 1), self.receiver.own | 0x7FFFFFFF)
 
@@ -150,9 +151,8 @@ cdef class Caller(Session):
                 call.outbox.unsent = True
         if seconds != 0.0:
             call.seconds = seconds
-            call.when = self.context.loop.time() + seconds
-            call.timer = self.context.loop.call_later(
-                max(seconds, 0.0), self._expired, call, context=self.callback_context())
+            call.until = self.context.loop.time() + seconds
+            self.set_alarm(call)
         self.step(call, CALLER_ON_CALL)
         if flags & OPEN_NESTED:
             # It never waits, or two peers that call each other from their handlers would wait for each other.
@@ -221,9 +221,7 @@ cdef class Caller(Session):
 
     def stop_waiting(self, OutgoingCall call, object error) -> None:
         """Settle everything that waits for a call, which has its end or was given up."""
-        if call.timer is not None:
-            call.timer.cancel()
-            call.timer = None
+        self.clear_alarm(call)
         if call.inbox is not None:
             call.inbox.close(error)
         if call.outbox is not None:
@@ -233,11 +231,10 @@ cdef class Caller(Session):
             # The waiter may have been cancelled in this iteration, and an unretrieved exception would be logged.
             call.future.exception()
 
-    def _expired(self, OutgoingCall call) -> None:
-        call.timer = None
+    cdef int expire(self, OutgoingCall call) except -1:
         # The name is kept for this.
         text = f"no answer to {call.name.decode()!r} within {max(call.seconds, 0.0):g} s; the call was reset"
-        self.give_up(call, local_error(Code.DEADLINE_EXCEEDED, text, Outcome.UNKNOWN))
+        return self.give_up(call, local_error(Code.DEADLINE_EXCEEDED, text, Outcome.UNKNOWN))
 
     cdef int step(self, OutgoingCall call, int input) except -1:
         # The index is within the table because both numbers come from its enums.
@@ -288,9 +285,7 @@ cdef class Caller(Session):
                 self.context.schedule_flush(self)
         if call.inbox is not None:
             call.inbox.release()
-        if call.timer is not None:
-            call.timer.cancel()
-            call.timer = None
+        self.clear_alarm(call)
         if self.leaving and self.outgoing.count == 0:
             self.on_calls_over()
         return 0
@@ -326,7 +321,7 @@ cdef class Caller(Session):
         else:
             if call.seconds:
                 call.flags |= OPEN_TIMEOUT
-                left = call.when - <double> self.context.loop.time()
+                left = call.until - <double> self.context.loop.time()
                 milliseconds = <uint32_t> min(max(ceil(left * 1000.0), 0.0), 4294967295.0)
             if call.metadata is None:
                 n = write_open(

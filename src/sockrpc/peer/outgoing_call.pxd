@@ -20,8 +20,6 @@ cdef class OutgoingCall(Entry):
     cdef uint8_t outcome
     cdef uint8_t counts              # against the peer's max calls
     cdef double seconds              # its time-out, 0.0: none
-    cdef double when                 # loop time of the end of that
-    cdef object timer
     cdef readonly Inbox inbox        # of a stream, otherwise None
     cdef readonly Outbox outbox      # where this end sends items, otherwise None
     cdef object outcome_waiter       # future of `outcome_of`, None until it was called

@@ -6,7 +6,6 @@ from sockrpc.peer.spawning cimport Spawning
 
 cdef class Streaming(Spawning):
     cdef CallOptions use_options(self)
-    cdef int arm_deadline(self) except -1
     # Aborts the call, as the peer broke a rule that concerns nothing else; `end` is what it is told.
     cdef int break_off(self, int ending, object end) except -1
     cdef Outbox stream_out(self)

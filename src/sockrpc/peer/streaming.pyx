@@ -9,7 +9,7 @@ import functools
 from sockrpc._frames cimport OPEN_TRACKED, encode_payload
 from sockrpc.peer.options cimport CallOptions
 from sockrpc.peer.outbox cimport Outbox
-from sockrpc.peer.tally cimport ENDING_NONE, ENDING_RESET, ENDING_TIMED_OUT
+from sockrpc.peer.tally cimport ENDING_NONE, ENDING_RESET
 from sockrpc.peer.spawning cimport Spawning
 
 from sockrpc.codes import Code
@@ -44,7 +44,7 @@ cdef class Streaming(Spawning):
 
         None if there is neither.
         """
-        cdef double when = 0.0 if self.options is None else self.options.deadline
+        cdef double when = self.until
         if self.timer is not None and (when == 0.0 or <double> self.timer.when() < when):
             when = self.timer.when()
         return when or None
@@ -198,15 +198,3 @@ cdef class Streaming(Spawning):
         """Note, in any thread, that the work has seen its abort, so that nobody takes it for completed."""
         self.seen = True
 
-    cdef int arm_deadline(self) except -1:
-        # Most calls end in their first step and need no timer.
-        if self.options.timer is None and self.ending == ENDING_NONE:
-            self.options.timer = self.service.context.loop.call_later(
-                max(self.options.deadline - <double> self.service.context.loop.time(), 0.0), self._deadline_passed,
-                context=self.connection.callback_context())
-        return 0
-
-    def _deadline_passed(self) -> None:
-        self.options.timer = None
-        # To work that must run to its end this is what a reset is.
-        self.abort(ENDING_TIMED_OUT, False)

@@ -1,12 +1,14 @@
 # The request-id table, which maps the ids of calls in flight to the calls.
 
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int32_t, uint32_t
 
 # The base class of objects in a table. A table owns no entry: the code that needs an entry must hold it, and an
 # entry that dies removes itself.
 cdef class Entry:
     cdef readonly uint32_t id
+    cdef int32_t alarm               # its place among the alarms of its connection, from 1; 0: none is set
+    cdef double until                # loop time of its deadline, 0.0: none
     cdef RequestTable table          # the table that holds it, None if there is none
     cdef PyObject *next_in_bucket    # borrowed
 

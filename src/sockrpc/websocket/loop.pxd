@@ -36,6 +36,8 @@ cdef class LoopContext:
     cdef set paused                  # the members whose reading is paused, or was at the last look
     cdef Py_ssize_t users            # members and servers; at 0 the context is dropped
     cdef double now                  # the last reading of `tick`
+    cdef double timed_tick           # the reading of `tick` for which `loop_time` was asked last
+    cdef double timed                # and the loop's own time then
     cdef list dirty
     cdef list postponed
     cdef list turns                  # members whose turn began in this iteration
@@ -47,6 +49,8 @@ cdef class LoopContext:
     cdef object variables            # a copy of the contextvars.Context that this was made in
 
     cdef double tick(self) noexcept  # read the clock
+    # The loop's own time of a reading of the clock; `tick` is that of a read.
+    cdef double loop_time(self, double tick) except? -1.0
     cdef int add(self, Member member, double interval) except -1
     cdef int remove(self, Member member) except -1
     cdef int watch(self, Member member) except -1     # check whether its line is lost while its reading is paused

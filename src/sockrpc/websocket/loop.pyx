@@ -164,6 +164,13 @@ cdef class LoopContext:
         self.now = sockrpc_clock()
         return self.now
 
+    cdef double loop_time(self, double tick) except? -1.0:
+        # This costs the call of a method, so the frames of a read share one.
+        if tick != self.timed_tick:
+            self.timed = <double> self.loop.time() - (self.tick() - tick)
+            self.timed_tick = tick
+        return self.timed
+
     cdef int add(self, Member member, double interval) except -1:
         self.members.add(member)
         self.users += 1

@@ -1,0 +1,3 @@
+from sockrpc.peer.session import Session
+
+class Alarms(Session): ...
