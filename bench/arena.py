@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from bench.loading import PATIENCE, Conversation, FanOut, Held, load, on_core
 from bench.machine import LOAD_CORE, SERVER_CORE
 from bench.memory import private_bytes, processor_seconds
-from bench.wire import request_bytes
+from bench.wire import WINDOW_BYTES, request_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -184,11 +184,33 @@ def call_bytes(contender: Contender, connections: int, calls: int) -> Result:
     return {"bytes": used / (connections * calls), "count": connections * calls}
 
 
+def stream_bytes(contender: Contender, connections: int, streams: int) -> Result:
+    """Return the additional memory of the server for each stream that waits for credit."""
+    options = {"dialect": contender.dialect, "method": contender.method, "size": 0, "window": WINDOW_BYTES}
+    with alone(contender) as server, Held(server.port, 1, 1, **options, streams=True):
+        before = server.private_bytes()
+        with Held(server.port, connections, streams, **options, streams=True):
+            used = server.private_bytes() - before
+    return {"bytes": used / (connections * streams), "count": connections * streams}
+
+
 def task_bytes(count: int) -> Result:
     """Return the additional memory of a process of plain asyncio for each suspended task."""
     # Use a fresh process: memory freed before stays resident, and its reuse would not be counted.
     with Tasks() as tasks:
         return tasks.bytes(count)
+
+
+def stream_task_bytes(count: int) -> Result:
+    """Return the same of plain asyncio for each task that waits within an async generator."""
+    with Tasks() as tasks:
+        return tasks.bytes(count, "streams")
+
+
+def client_does(what: str, port: int, seconds: float, in_flight: int) -> Result:
+    """Run a Python client of `sockrpc.v1` in a process of its own, on the load's core."""
+    command = on_core(LOAD_CORE, python("peers.client_v1", what, str(port), str(seconds), str(in_flight)))
+    return one_shot(command, seconds)
 
 
 def client_calls(kind: str, port: int, seconds: float, in_flight: int) -> Result:
@@ -216,5 +238,5 @@ class Tasks(Conversation):
     def rate(self, seconds: float, in_flight: int) -> Result:
         return {"answers_per_second": float(self.ask(f"rate {seconds} {in_flight}"))}
 
-    def bytes(self, count: int) -> Result:
-        return {"bytes": float(self.ask(f"memory {count}")), "count": count}
+    def bytes(self, count: int, kind: str = "memory") -> Result:
+        return {"bytes": float(self.ask(f"{kind} {count}")), "count": count}

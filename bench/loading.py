@@ -53,7 +53,8 @@ def on_core(core: int | None, command: list[str]) -> list[str]:
 def load_command(mode: str, port: int, **options: object) -> list[str]:
     words = [str(program()), mode, "--port", str(port)]
     for name, value in options.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
+        # A flag has no value.
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return on_core(LOAD_CORE, words)
 
 
@@ -148,14 +149,15 @@ class Held(Conversation):
     """Connections, with calls in flight that are never answered."""
 
     def __init__(
-        self, port: int, connections: int, calls: int, dialect: str = "rpc", path: str = "/"
+        self, port: int, connections: int, calls: int, dialect: str = "rpc", path: str = "/", **more: object
     ) -> None:
-        options = {
+        options: dict[str, object] = {
             "connections": connections,
             "in-flight": calls,
             "dialect": dialect,
             "path": path,
             "size": 0,
+            "method": "suspended",
         }
-        super().__init__(load_command("hold", port, method="suspended", **options))
+        super().__init__(load_command("hold", port, **{**options, **more}))
         assert self.hear() == "ready"

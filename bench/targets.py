@@ -11,10 +11,9 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from bench import machine
 from bench.arena import (
@@ -35,7 +34,20 @@ from bench.arena import (
 )
 from bench.loading import Conversation, load, on_core, program
 from bench.mass_abort import mass_abort
-from bench.tables import markdown, number, paired_ratio, spread
+from bench.promises import (
+    CONNECTIONS,
+    FEWEST_ROUNDS,
+    IN_FLIGHT,
+    RATE,
+    Measured,
+    Settings,
+    Target,
+    calls,
+    compared,
+    values,
+)
+from bench.tables import markdown, spread
+from bench.targets_v1 import MEASUREMENTS_V1
 from bench.wire import request_bytes
 
 EAGER = sys.version_info >= (3, 12)
@@ -50,82 +62,6 @@ RAISED = Contender("limits raised", "sockrpc_server", arguments={"raised": 1})
 TRANSPORT = Contender("uvloop transport", "transport", "ready")
 FAN_OUT_LIMIT = Contender("limit", "fanout_limit", "echo")
 LIMIT = limit()
-
-CONNECTIONS, IN_FLIGHT = 64, 16
-FEWEST_ROUNDS = 15
-
-
-@dataclass(frozen=True)
-class Target:
-    """A promise, and the measured value."""
-
-    name: str
-    value: float
-    bound: float
-    at_least: bool
-    spread: float | None = None
-
-    @property
-    def is_met(self) -> bool:
-        return self.value >= self.bound if self.at_least else self.value <= self.bound
-
-    def row(self) -> list[str]:
-        sign = "≥" if self.at_least else "≤"
-        wide = "" if self.spread is None else f"{self.spread:.0%}"
-        return [
-            self.name,
-            number(self.value),
-            f"{sign} {number(self.bound)}",
-            "yes" if self.is_met else "NO",
-            wide,
-        ]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The duration of all measurements."""
-
-    rounds: int
-    seconds: float
-    connections: int
-    calls: int
-
-
-Measured = tuple[list[Target], Rounds]
-
-
-def values(rounds: Rounds, name: str, *path: str) -> list[float]:
-    """Return one figure of each round."""
-    figures: list[float] = []
-    for result in rounds[name]:
-        value: Any = result
-        for key in path:
-            value = value[key]
-        figures.append(float(value))
-    return figures
-
-
-def compared(
-    rounds: Rounds,
-    what: str,
-    ours: str,
-    other: str,
-    path: tuple[str, ...],
-    bound: float,
-    *,
-    at_least: bool = True,
-) -> Target:
-    mine, its = values(rounds, ours, *path), values(rounds, other, *path)
-    ratios = [a / b for a, b in zip(mine, its, strict=True)]
-    return Target(what, paired_ratio(mine, its), bound, at_least, spread(ratios))
-
-
-RATE = ("answers_per_second",)
-
-
-def calls(here: Arena, contender: Contender, settings: Settings, **options: object) -> Callable[[], Result]:
-    here.port(contender)
-    return partial(here.calls, contender, seconds=settings.seconds, **options)
 
 
 def measure_load(here: Arena, settings: Settings) -> Measured:
@@ -329,6 +265,7 @@ MEASUREMENTS: dict[str, Callable[[Arena, Settings], Measured]] = {
     "memory": measure_memory,
     "fan-out": measure_fan_out,
     "client": measure_client,
+    **MEASUREMENTS_V1,
 }
 
 

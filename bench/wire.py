@@ -12,6 +12,8 @@ ACCEPTED = (
 
 ALPHABET = b"abcdefghijklmnopqrstuvwxyz"
 FAN_OUT_BYTES = 100
+# The smallest window of a peer (PROTOCOL.md, Hello); one item of this size uses it up.
+WINDOW_BYTES = 65_536
 
 
 def pattern(size: int) -> bytes:

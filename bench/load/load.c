@@ -5,16 +5,16 @@
 #include <poll.h>
 #include <sys/resource.h>
 
-typedef enum { CALLS, ABORTS, FANOUT, HOLD, CONNECT, PERCENTILES, MODE_COUNT } Mode;
-static const char *const MODES[] = {"calls", "reset", "fanout", "hold", "connect", "percentiles"};
+typedef enum { CALLS, ABORTS, STREAM, UPLOAD, FANOUT, HOLD, CONNECT, PERCENTILES, MODE_COUNT } Mode;
+static const char *const MODES[] = {"calls", "reset", "stream", "upload", "fanout", "hold", "connect", "percentiles"};
 
 static struct {
     Mode mode;
     uint16_t port;
-    const char *path, *wait_method;
+    const char *path;
     uint32_t connections, in_flight, busy_connections, count;
     double seconds, warm_up, patience; /* patience: seconds without an answer, after which a server counts as dead */
-} options = {.path = "/", .wait_method = "wait", .connections = 1, .in_flight = 1, .count = 1000, .seconds = 1.0, .warm_up = 0.2, .patience = 20};
+} options = {.path = "/", .connections = 1, .in_flight = 1, .count = 1000, .seconds = 1.0, .warm_up = 0.2, .patience = 20};
 
 static Line *lines;
 static Histogram round_trips, resets;
@@ -34,6 +34,26 @@ static void check_payload(const uint8_t *p, size_t size) {
         fail("the payload of an answer is not what was sent");
 }
 
+/* Items belong to the one stream of their connection. */
+#define ITEM_SLOT UINT32_MAX
+#define STREAM_ID 1u
+
+static void on_item(Line *line) {
+    progress++;
+    line->received++;
+    if (is_over || options.mode != STREAM)
+        return;
+    answers++;
+    line->balance += (int64_t)wire.size + ITEM_COST;
+    if (wire.dialect == V1 && 2 * line->balance >= (int64_t)wire.window) {
+        uint8_t credit[9] = {CREDIT};
+        store_u32(credit + 1, STREAM_ID);
+        store_u32(credit + 5, (uint32_t)line->balance);
+        line->balance = 0;
+        send_small(line, BINARY, credit, sizeof credit);
+    }
+}
+
 static uint32_t slot_of(Line *line, uint32_t id) {
     if (wire.dialect == READY) {
         uint32_t slot = line->turn;
@@ -47,6 +67,10 @@ static uint32_t slot_of(Line *line, uint32_t id) {
 }
 
 static void on_answer(Line *line, uint32_t number) {
+    if (number == ITEM_SLOT) {
+        on_item(line);
+        return;
+    }
     Slot *slot = &line->slots[number];
     /* Where there is a probe, it alone is timed; these make its load. */
     if (options.mode != ABORTS)
@@ -60,8 +84,11 @@ static void on_answer(Line *line, uint32_t number) {
 }
 
 static uint32_t on_large(Line *line, const uint8_t *prefix, uint64_t size) {
-    if (prefix[0] != RESPONSE || wire.dialect == SOCKETIO)
+    bool is_item = prefix[0] == ITEM && line->streams;
+    if ((prefix[0] != RESPONSE && !is_item) || wire.dialect == SOCKETIO)
         fail("a large message that is no answer");
+    if (is_item && (size - 5 == wire.size || options.mode == HOLD))
+        return ITEM_SLOT;
     if (size - 5 != wire.size)
         fail("an answer has a payload of %llu bytes, not %zu", (unsigned long long)size - 5, wire.size);
     return slot_of(line, load_u32(prefix + 1));
@@ -87,6 +114,10 @@ static void probe_sends(Line *line, int kind, const char *name) {
         fail("send: %s", strerror(errno));
 }
 
+static bool is_error(const uint8_t *p, size_t size, uint32_t id, uint8_t code) {
+    return size >= 9 && p[0] == ERROR && load_u32(p + 1) == id && p[5] == code;
+}
+
 static bool is_notify(const uint8_t *p, size_t size, const char *name) {
     size_t length = strlen(name);
     return size >= 2 + length && p[0] == NOTIFY && p[1] == length && !memcmp(p + 2, name, length);
@@ -97,11 +128,13 @@ static void on_probe(Line *line, const uint8_t *p, size_t size) {
         check_payload(p + 5, size - 5);
         histogram_add(&round_trips, read_at - probe_sent_at);
         probe_waits_for = BEGUN;
-        probe_sends(line, REQUEST, options.wait_method);
+        /* In v1 the end of the call says that it is over; the handler need not. */
+        probe_sends(line, REQUEST, wire.dialect == V1 ? "waiting" : "wait");
     } else if (probe_waits_for == BEGUN && is_notify(p, size, "running")) {
         probe_waits_for = ABORTED;
         probe_sends(line, RESET, NULL);
-    } else if (probe_waits_for == ABORTED && is_notify(p, size, "aborted")) {
+    } else if (probe_waits_for == ABORTED &&
+               (wire.dialect == V1 ? is_error(p, size, probe_id, CANCELLED) : is_notify(p, size, "aborted"))) {
         histogram_add(&resets, read_at - probe_sent_at);
         progress++;
         probe_waits_for = ECHOED;
@@ -141,6 +174,58 @@ static void on_socketio(Line *line, const uint8_t *p, size_t size) {
     }
 }
 
+/* Sends items as far as the credit and the kernel allow. */
+static void pump(Line *line) {
+    static uint8_t *batch, *frame;
+    static size_t frame_size;
+    if (!frame) {
+        uint8_t item[5] = {ITEM};
+        store_u32(item + 1, STREAM_ID);
+        frame = take_memory(1, MAX_HEAD + wire.size);
+        batch = take_memory(1, BATCH + MAX_HEAD + wire.size);
+        frame_size = write_header(frame, BINARY, 5 + wire.size, MASK);
+        memcpy(frame + frame_size, item, 5);
+        memcpy(frame + frame_size + 5, wire.payload, wire.size);
+        apply_mask(frame + frame_size, 5 + wire.size, MASK, 0);
+        frame_size += 5 + wire.size;
+    }
+    while (!is_over && line->balance > 0 && line->left_size == line->left_at) {
+        size_t size = 0;
+        for (; line->balance > 0 && size < BATCH; line->sent++) {
+            memcpy(batch + size, frame, frame_size);
+            size += frame_size;
+            line->balance -= (int64_t)wire.size + ITEM_COST;
+        }
+        keep(line, batch, size);
+        flush(line);
+    }
+}
+
+/* What belongs to the stream of a connection; false if it is something else. */
+static bool on_stream(Line *line, const uint8_t *p, size_t size) {
+    if (size >= 5 && p[0] == ITEM) {
+        check_payload(p + 5, size - 5);
+        on_item(line);
+    } else if (size == 9 && p[0] == CREDIT && load_u32(p + 1) == STREAM_ID && options.mode == UPLOAD) {
+        uint32_t granted = load_u32(p + 5);
+        progress++;
+        line->balance += granted;
+        answers += granted / (wire.size + ITEM_COST);
+        pump(line);
+    } else if (size >= 5 && p[0] == RESPONSE && is_over && options.mode == UPLOAD) {
+        char text[32];
+        snprintf(text, sizeof text, "%.*s", (int)(size - 5 < 31 ? size - 5 : 31), p + 5);
+        if (strtoull(text, NULL, 10) != line->sent)
+            fail("%llu items were sent, and the server has counted %s", (unsigned long long)line->sent, text);
+        line->streams = false;
+    } else if (is_over && options.mode == STREAM && is_error(p, size, STREAM_ID, CANCELLED)) {
+        line->streams = false;
+    } else {
+        return false;
+    }
+    return true;
+}
+
 static void on_message(Line *line, int opcode, const uint8_t *p, size_t size) {
     if (opcode == PING) {
         send_small(line, PONG, p, size);
@@ -151,6 +236,13 @@ static void on_message(Line *line, int opcode, const uint8_t *p, size_t size) {
         on_socketio(line, p, size);
     } else if (opcode != BINARY) {
         fail("a message of kind %d", opcode);
+    } else if (wire.dialect == V1 && size >= 14 && p[0] == HELLO && !line->is_ready) {
+        line->window = load_u32(p + 6);
+        line->is_ready = true;
+    } else if (wire.dialect == V1 && is_over && size && p[0] == GOAWAY) {
+        return;
+    } else if (line->streams && on_stream(line, p, size)) {
+        return;
     } else if (options.mode == ABORTS && line->number == 0) {
         on_probe(line, p, size);
     } else if (options.mode == FANOUT && wire.dialect == RPC) {
@@ -161,6 +253,10 @@ static void on_message(Line *line, int opcode, const uint8_t *p, size_t size) {
     } else if (options.mode == FANOUT) {
         check_payload(p, size);
         line->received++;
+    } else if (wire.code) {
+        if (size < 9 || !is_error(p, size, load_u32(p + 1), wire.code))
+            fail("a message of %zu bytes that is not the error awaited", size);
+        on_answer(line, slot_of(line, load_u32(p + 1)));
     } else {
         if (size < 5 || p[0] != RESPONSE)
             fail("a message of %zu bytes that is no answer", size);
@@ -182,6 +278,8 @@ static void turn(int milliseconds) {
         }
         if (line->queue_size || line->wants_write)
             flush(line);
+        if (line->streams && options.mode == UPLOAD)
+            pump(line);
     }
     if (ready > 0 || seen != progress || !quiet_since) {
         seen = progress;
@@ -224,7 +322,37 @@ static void close_lines(uint32_t count) {
     }
 }
 
+/* One stream on a connection; the payload of its request is the size of its items. */
+static void begin_stream(Line *line) {
+    uint8_t message[MAX_HEAD + 32];
+    size_t size;
+    line->streams = true;
+    if (wire.dialect == V1) {
+        wire.flags |= options.mode == UPLOAD ? OPEN_SENDS_ITEMS : OPEN_TAKES_ITEMS;
+        size = write_call(&wire, message, STREAM_ID);
+    } else {
+        size = write_named(message, REQUEST, STREAM_ID, wire.method);
+    }
+    size += (size_t)sprintf((char *)message + size, "%zu", wire.size);
+    send_small(line, BINARY, message, size);
+    line->balance = options.mode == UPLOAD ? line->window : 0;
+    if (options.mode == UPLOAD)
+        pump(line);
+}
+
+/* A stream of ours ends; one of the server's is reset. */
+static void end_stream(Line *line) {
+    uint8_t message[5] = {options.mode == UPLOAD ? END : RESET};
+    store_u32(message + 1, STREAM_ID);
+    send_small(line, BINARY, message, sizeof message);
+    /* Only in v1 there is an end to wait for. */
+    line->streams = wire.dialect == V1;
+}
+
 static bool is_anything_in_flight(uint32_t count) {
+    for (uint32_t i = 0; i < count; i++)
+        if (lines[i].streams)
+            return true;
     for (uint32_t i = 0; i < count; i++)
         for (uint32_t k = 0; k < lines[i].slot_count; k++)
             if (lines[i].slots[k].busy)
@@ -232,12 +360,14 @@ static bool is_anything_in_flight(uint32_t count) {
     return options.mode == ABORTS && !probe_has_ended;
 }
 
-/* Modes `calls` and `reset`: the load for some seconds, after a warm-up that does not count. */
+/* Modes `calls`, `reset`, `stream` and `upload`: the load for some seconds, after a warm-up that does not count. */
 static void run_load(void) {
-    bool probes = options.mode == ABORTS;
+    bool probes = options.mode == ABORTS, streams = options.mode == STREAM || options.mode == UPLOAD;
     uint32_t count = probes ? options.busy_connections + 1 : options.connections;
     open_lines(count);
-    for (uint32_t i = probes; i < count; i++) {
+    for (uint32_t i = 0; streams && i < count; i++)
+        begin_stream(&lines[i]);
+    for (uint32_t i = probes; !streams && i < count; i++) {
         give_slots(&lines[i], options.in_flight);
         flush(&lines[i]);
     }
@@ -267,6 +397,8 @@ static void run_load(void) {
     uint64_t counted = answers;
     Histogram *timed = take_memory(2, sizeof *timed);
     timed[0] = round_trips, timed[1] = resets;
+    for (uint32_t i = 0; streams && i < count; i++)
+        end_stream(&lines[i]);
     while (is_anything_in_flight(count))
         turn(100);
     close_lines(count);
@@ -323,8 +455,10 @@ static void run_hold(void) {
     Wire held = wire;
     Wire echo = {.dialect = wire.dialect, .method = "plain", .size = 0};
     wire_init(&echo);
+    bool streams = wire.flags & OPEN_TAKES_ITEMS;
     is_over = true;
     for (uint32_t i = 0; options.in_flight && i < options.connections; i++) {
+        lines[i].streams = streams;
         give_slots(&lines[i], options.in_flight);
         flush(&lines[i]);
         while (lines[i].wants_write)
@@ -338,7 +472,7 @@ static void run_hold(void) {
         lines[i].slots[0].id = options.in_flight + 1;
         uint64_t before = answers;
         flush(&lines[i]);
-        while (answers == before)
+        while (answers == before || (streams && lines[i].received < options.in_flight))
             turn(100);
         wire = held;
     }
@@ -435,13 +569,15 @@ int main(int argc, char **argv) {
     static const struct option known[] = {
         {"dialect", 1, 0, 'd'}, {"port", 1, 0, 'p'},      {"path", 1, 0, 'P'},    {"method", 1, 0, 'm'},
         {"size", 1, 0, 's'},    {"connections", 1, 0, 'c'}, {"in-flight", 1, 0, 'f'}, {"seconds", 1, 0, 't'},
-        {"warm-up", 1, 0, 'w'}, {"busy", 1, 0, 'b'},      {"count", 1, 0, 'n'},   {"patience", 1, 0, 'x'},   {0}};
+        {"warm-up", 1, 0, 'w'}, {"busy", 1, 0, 'b'},      {"count", 1, 0, 'n'},   {"patience", 1, 0, 'x'},
+        {"timeout", 1, 0, 'o'}, {"code", 1, 0, 'e'},      {"window", 1, 0, 'W'}, {"streams", 0, 0, 'S'}, {0}};
     wire.method = "plain";
     wire.size = 32;
+    wire.window = WINDOW;
     int letter;
     while ((letter = getopt_long(argc, argv, "", known, NULL)) != -1) {
         switch (letter) {
-        case 'd': wire.dialect = (Dialect)index_of(DIALECTS, 4, optarg); break;
+        case 'd': wire.dialect = (Dialect)index_of(DIALECTS, DIALECT_COUNT, optarg); break;
         case 'p': options.port = (uint16_t)atoi(optarg); break;
         case 'P': options.path = optarg; break;
         case 'm': wire.method = optarg; break;
@@ -452,22 +588,32 @@ int main(int argc, char **argv) {
         case 'w': options.warm_up = atof(optarg); break;
         case 'b': options.busy_connections = (uint32_t)atol(optarg); break;
         case 'n': options.count = (uint32_t)atol(optarg); break;
+        case 'o': wire.timeout = (uint32_t)atol(optarg); break;
+        case 'e': wire.code = (uint8_t)atoi(optarg); break;
+        case 'W': wire.window = (uint32_t)atol(optarg); break;
+        case 'S': wire.flags |= OPEN_TAKES_ITEMS; break;
         case 'x': options.patience = atof(optarg); break;
         default: return 2;
         }
     }
     if (optind + 1 != argc || strlen(wire.method) > 255)
-        return fprintf(stderr, "usage: load calls|reset|fanout|hold|connect|percentiles --port N ...\n"), 2;
+        return fprintf(stderr, "usage: load calls|reset|stream|upload|fanout|hold|connect|percentiles --port N ...\n"), 2;
     options.mode = (Mode)index_of(MODES, MODE_COUNT, argv[optind]);
     if (!options.port && options.mode != PERCENTILES)
         fail("which port?");
-    if (options.mode == ABORTS && (wire.dialect != RPC || wire.size > 1024))
-        fail("only the dialect rpc knows resets, and the probe's payload is small");
+    if (options.mode == ABORTS && ((wire.dialect != RPC && wire.dialect != V1) || wire.size > 1024))
+        fail("only the dialects rpc and v1 know resets, and the probe's payload is small");
+    if (options.mode == UPLOAD && wire.dialect != V1)
+        fail("only the dialect v1 has items towards the server");
+    if ((wire.timeout || wire.code || wire.flags) && wire.dialect != V1)
+        fail("only the dialect v1 has options and errors");
     wire_init(&wire);
     poller = epoll_create1(0);
     switch (options.mode) {
     case CALLS:
-    case ABORTS: run_load(); break;
+    case ABORTS:
+    case STREAM:
+    case UPLOAD: run_load(); break;
     case FANOUT: run_fanout(); break;
     case HOLD: run_hold(); break;
     case CONNECT: run_connect(); break;

@@ -8,13 +8,18 @@
 #include <string.h>
 
 enum { TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10 };
-enum { NOTIFY = 1, REQUEST = 2, RESET = 3, RESPONSE = 4 };
+enum { NOTIFY = 1, REQUEST, RESET, RESPONSE, OPEN, ITEM, END, CREDIT, ERROR, HELLO, GOAWAY };
+enum { CANCELLED = 1 }; /* a code of an error */
+enum { OPEN_TIMEOUT = 1, OPEN_SENDS_ITEMS = 4, OPEN_TAKES_ITEMS = 8 };
 
-/* RPC: requests and responses of websocket.io-rpc-v0.1. READY: the same to a server whose answers are ready-made, so
+#define ITEM_COST 64          /* of a window, beside its payload */
+#define WINDOW (4 * 65536)    /* what a Python client offers */
+
+/* RPC: requests and responses of websocket.io-rpc-v0.1. V1: the same of sockrpc.v1, and streams. READY: the same to a server whose answers are ready-made, so
    that their ids mean nothing. ECHO: the message is a response already, and comes back. SOCKETIO: events of Socket.IO
    with an acknowledgement. */
-typedef enum { RPC, READY, ECHO, SOCKETIO } Dialect;
-static const char *const DIALECTS[] = {"rpc", "ready", "echo", "socketio"};
+typedef enum { RPC, READY, ECHO, SOCKETIO, V1, DIALECT_COUNT } Dialect;
+static const char *const DIALECTS[] = {"rpc", "ready", "echo", "socketio", "v1"};
 
 #define MAX_HEAD 320 /* a WebSocket header, a mask, a request's header with the longest name */
 
@@ -24,6 +29,10 @@ static const uint8_t NO_MASK[4] = {0, 0, 0, 0};
 typedef struct {
     Dialect dialect;
     const char *method;
+    uint8_t flags;    /* of an Open; requests have none */
+    uint8_t code;     /* of the error that answers each request; 0: they are answered by a Response */
+    uint32_t timeout; /* of each request, in ms; 0: none */
+    uint32_t window;  /* for items towards us */
     size_t size;      /* of a payload */
     uint8_t *payload; /* not masked: what answers are compared with */
     uint8_t *tail;    /* what follows the head of each request, masked */
@@ -83,6 +92,23 @@ static size_t write_named(uint8_t *message, int kind, uint32_t id, const char *n
     return n + 1 + length;
 }
 
+/* A request with what it may need of options. */
+static size_t write_call(const Wire *wire, uint8_t *message, uint32_t id) {
+    if (!wire->flags)
+        return write_named(message, REQUEST, id, wire->method);
+    size_t length = strlen(wire->method), n = 5;
+    message[0] = OPEN;
+    store_u32(message + 1, id);
+    message[n++] = wire->flags;
+    if (wire->flags & OPEN_TIMEOUT) {
+        store_u32(message + n, wire->timeout);
+        n += 4;
+    }
+    message[n++] = (uint8_t)length;
+    memcpy(message + n, wire->method, length);
+    return n + length;
+}
+
 /* What of a request stands before its payload; `tail` follows. Returns the size. */
 static size_t write_head(const Wire *wire, uint8_t *out, uint32_t id) {
     uint8_t prefix[MAX_HEAD];
@@ -98,7 +124,7 @@ static size_t write_head(const Wire *wire, uint8_t *out, uint32_t id) {
         store_u32(prefix + 1, id);
         size = 5;
     } else {
-        size = write_named(prefix, REQUEST, id, wire->method);
+        size = write_call(wire, prefix, id);
     }
     size_t n = write_header(out, BINARY, size + wire->tail_size, MASK);
     apply_mask(prefix, size, MASK, 0);
@@ -120,7 +146,10 @@ static void wire_init(Wire *wire) {
         memcpy(wire->tail + wire->size, "\"]", 2);
         wire->tail_size += 2;
     } else {
-        apply_mask(wire->tail, wire->size, MASK, wire->dialect == ECHO ? 5 : 6 + strlen(wire->method));
+        uint8_t prefix[MAX_HEAD];
+        if (wire->timeout)
+            wire->flags |= OPEN_TIMEOUT;
+        apply_mask(wire->tail, wire->size, MASK, wire->dialect == ECHO ? 5 : write_call(wire, prefix, 0));
     }
 }
 

@@ -6,17 +6,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import sockrpc
 from bench.peers.common import HOST, announce, arguments
-from bench.wire import FAN_OUT_BYTES, pattern
+from bench.wire import FAN_OUT_BYTES, WINDOW_BYTES, pattern
 
 app = sockrpc.App()
 everybody = sockrpc.Room()
 # The number of calls of `hold` that have begun, and of those that were aborted.
 held = [0, 0]
 FAN_OUT = pattern(FAN_OUT_BYTES)
+PAYLOAD = pattern(32)
+WINDOW = pattern(WINDOW_BYTES)
 
 
 @app.method("plain")
@@ -57,6 +61,60 @@ async def hold(call: sockrpc.Call) -> None:
 @app.method("suspended")
 async def suspended(call: sockrpc.Call) -> None:
     await asyncio.get_running_loop().create_future()
+
+
+@app.method("waiting")
+async def waiting(call: sockrpc.Call) -> None:
+    """Do what `wait` does, for peers that hear of its end by the protocol."""
+    call.socket.notify_nowait("running")
+    await asyncio.get_running_loop().create_future()
+
+
+@app.method("failing")
+def failing(call: sockrpc.Call) -> bytes:
+    raise sockrpc.RPCError(sockrpc.Code.NOT_FOUND, "no such thing")
+
+
+@app.method("endless")
+async def endless(call: sockrpc.Call) -> AsyncIterator[bytes]:
+    """Yield items of the size in the payload, and never wait."""
+    item = pattern(int(call.text))
+    while True:
+        yield item
+
+
+@app.method("stalled")
+async def stalled(call: sockrpc.Call) -> AsyncIterator[bytes]:
+    """Use up all credit, and wait for more."""
+    while True:
+        yield WINDOW
+
+
+@app.method("upload")
+async def upload(call: sockrpc.Call) -> str:
+    count = 0
+    async for _ in call.items():
+        count += 1
+    return str(count)
+
+
+@app.method("ask")
+async def ask(call: sockrpc.Call) -> str:
+    """Call the caller back for so many seconds, so many calls at a time; return the calls a second."""
+    seconds, in_flight = call.text.split()
+    end = time.perf_counter() + float(seconds)
+    done = 0
+
+    async def work() -> None:
+        nonlocal done
+        while time.perf_counter() < end:
+            answer = await call.socket.call("plain", PAYLOAD)
+            assert answer == PAYLOAD
+            done += 1
+
+    began = time.perf_counter()
+    await asyncio.gather(*(work() for _ in range(int(in_flight))))
+    return str(done / (time.perf_counter() - began))
 
 
 @app.method("held")

@@ -1,7 +1,8 @@
 """The cost of as many eager tasks in plain asyncio, without a network: the same loop, handler and collector.
 
 Commands come line by line, and answers are numbers: `rate SECONDS IN_FLIGHT` (tasks per second), `memory
-COUNT` (bytes for each suspended task with its coroutine, and the future that it waits for).
+COUNT` (bytes for each suspended task with its coroutine, and the future that it waits for), `streams COUNT`
+(the same for tasks that drive an async generator).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import uvloop
@@ -38,6 +40,17 @@ async def suspended(argument: Argument) -> None:
     await asyncio.get_running_loop().create_future()
 
 
+async def endless(argument: Argument) -> AsyncIterator[bytes]:
+    while True:
+        yield argument.payload
+
+
+async def driven(argument: Argument) -> None:
+    """Wait between two items of a generator, as for credit."""
+    async for _ in endless(argument):
+        await asyncio.get_running_loop().create_future()
+
+
 def eager(loop: asyncio.AbstractEventLoop, coroutine: Any) -> asyncio.Task[Any]:
     if sys.version_info >= (3, 12):
         return asyncio.Task(coroutine, loop=loop, eager_start=True)
@@ -59,11 +72,11 @@ async def rate(seconds: float, in_flight: int) -> float:
     return done / (time.perf_counter() - begin)
 
 
-async def memory(count: int) -> float:
+async def memory(count: int, work: Any) -> float:
     loop = asyncio.get_running_loop()
     argument = Argument(PAYLOAD)
     before = private_bytes()
-    tasks = [eager(loop, suspended(argument)) for _ in range(count)]
+    tasks = [eager(loop, work(argument)) for _ in range(count)]
     await asyncio.sleep(0)
     used = (private_bytes() - before) / count
     for task in tasks:
@@ -81,7 +94,7 @@ def main() -> None:
             if what == "rate":
                 answer = runner.run(rate(float(numbers[0]), int(numbers[1])))
             else:
-                answer = runner.run(memory(int(numbers[0])))
+                answer = runner.run(memory(int(numbers[0]), driven if what == "streams" else suspended))
             sys.stdout.write(f"{answer}\n")
             sys.stdout.flush()
 

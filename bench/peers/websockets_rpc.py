@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve
@@ -17,11 +17,13 @@ from websockets.typing import Subprotocol
 
 from bench.peer import SUBPROTOCOL
 from bench.peers.common import BACKLOG, HOST, announce, arguments, run
+from bench.wire import pattern
 
 Method = Callable[[ServerConnection, bytes], Awaitable[bytes]]
+Stream = Callable[[bytes], AsyncIterator[bytes]]
 
-# The opcodes of the frames.
-NOTIFY, REQUEST, RESET, RESPONSE = range(1, 5)
+# The opcodes of the frames. An item of a stream has an id and a payload.
+NOTIFY, REQUEST, RESET, RESPONSE, _, ITEM = range(1, 7)
 
 
 async def plain(connection: ServerConnection, payload: bytes) -> bytes:
@@ -51,6 +53,12 @@ async def suspended(connection: ServerConnection, payload: bytes) -> bytes:
     return b""
 
 
+async def endless(payload: bytes) -> AsyncIterator[bytes]:
+    item = pattern(int(payload))
+    while True:
+        yield item
+
+
 METHODS: dict[bytes, Method] = {
     b"plain": plain,
     b"coroutine": plain,
@@ -58,6 +66,19 @@ METHODS: dict[bytes, Method] = {
     b"wait": wait,
     b"suspended": suspended,
 }
+
+STREAMS = {b"endless": endless}
+
+
+async def stream(connection: ServerConnection, method: Stream, id: bytes, payload: bytes) -> None:
+    """Send the items of a stream; `send` waits while the peer does not read."""
+    head = bytes([ITEM]) + id
+    try:
+        async for item in method(payload):
+            await connection.send(head + item)
+        await connection.send(bytes([RESPONSE]) + id)
+    except ConnectionClosed:
+        pass
 
 
 async def answer(connection: ServerConnection, method: Method, id: bytes, payload: bytes) -> None:
@@ -82,8 +103,12 @@ async def handle(connection: ServerConnection) -> None:
             number = message[1:5]
             if message[0] == REQUEST:
                 end = 6 + message[5]
-                method = METHODS[message[6:end]]
-                task = loop.create_task(answer(connection, method, number, message[end:]))
+                name, payload = message[6:end], message[end:]
+                if name in STREAMS:
+                    work = stream(connection, STREAMS[name], number, payload)
+                else:
+                    work = answer(connection, METHODS[name], number, payload)
+                task = loop.create_task(work)
                 tasks[number] = task
                 task.add_done_callback(functools.partial(forget, tasks, number))
             elif message[0] == RESET and number in tasks:

@@ -62,7 +62,8 @@ async def test_calls_are_aborted_in_the_order_of_their_deadlines() -> None:
     milliseconds = rng.sample(range(100, 500), 200)
     ended = rng.sample(range(1, 201), 100)
     frames = [
-        opened(number, "turn" if number in ended else "wait", each) for number, each in enumerate(milliseconds, 1)
+        opened(number, "turn" if number in ended else "wait", each)
+        for number, each in enumerate(milliseconds, 1)
     ]
     async with serving(app) as here, await greeted(here) as peer:
         await peer.send(*frames)
@@ -70,7 +71,9 @@ async def test_calls_are_aborted_in_the_order_of_their_deadlines() -> None:
         assert sorted(number for opcode, number, _ in answers if opcode == 4) == sorted(ended)
         late = await ends(peer, 100)
         waiting = [number for number in range(1, 201) if number not in ended]
-        assert [number for _, number, _ in late] == sorted(waiting, key=lambda number: milliseconds[number - 1])
+        assert [number for _, number, _ in late] == sorted(
+            waiting, key=lambda number: milliseconds[number - 1]
+        )
         assert all(opcode == 9 and rest.startswith(DEADLINE) for opcode, _, rest in late)
 
 
