@@ -48,14 +48,17 @@ async def drive(call, Outbox outbox not None, bint tracked, LoopContext context 
                             until = context.tick() + FAIR_SHARE
                 else:
                     if isinstance(item, Tracked):
-                        await call.send(item.payload, cursor=item.cursor)
+                        sent = await call.send(item.payload, cursor=item.cursor)
                     else:
-                        await call.send(item)
+                        sent = await call.send(item)
+                    if not sent and call._is_cancelled:
+                        # It has swallowed an abort that reached it in an await of its own, and yielded again.
+                        break
                     # It has looked at the clock itself, and may have waited.
                     until = context.tick() + FAIR_SHARE
             except CancelledError as error:
                 # It was raised at our await, but it is the generator that waits: an abort, or its own time-out.
-                aborted = not call._is_running
+                aborted = call._is_cancelled
                 item = await generator.athrow(error)
                 if aborted:
                     # It has swallowed the abort and yielded again.

@@ -72,6 +72,11 @@ cdef class Streaming(Spawning):
         """True while the caller waits: it was neither answered nor failed nor aborted."""
         return self.ending == ENDING_NONE
 
+    @property
+    def _is_cancelled(self) -> bool:
+        """True once an abort has cancelled the work; it reaches no work that runs to its end."""
+        return self.cancelled
+
     @cython.nonecheck(True)
     def commit(self) -> None:
         """Let no abort reach the work from here on: its effect takes place, and the caller hears COMPLETED.
