@@ -28,7 +28,7 @@ from sockrpc.websocket.input cimport STATE_OPEN
 
 from sockrpc._frames import PROTOCOL_V0 as _PROTOCOL_V0
 from sockrpc.codes import Code, Outcome
-from sockrpc.errors import RPCError, UsageError, local_error
+from sockrpc.errors import ConnectionLost, RPCError, UsageError, local_error
 
 cdef object running_loop = asyncio._get_running_loop
 
@@ -121,8 +121,12 @@ cdef class Caller(Alarms):
             RPCError: The call cannot be made, and nothing of it was sent.
         """
         cdef OutgoingCall call
+        cdef object error
         if self.ended:
-            raise self.error()
+            error = self.error()
+            if self.is_v1 and isinstance(error, ConnectionLost):
+                error.outcome = Outcome.NOT_STARTED
+            raise error
         self.check_place()
         if self.is_v1:
             if seconds < 0.0:
