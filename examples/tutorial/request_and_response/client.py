@@ -11,9 +11,9 @@ async def main() -> None:
         print(await client.call("uppercase", "second asked, first answered"))
         print(await slow)
         try:
-            await client.call("divide", "1/0", timeout=1)
-        except TimeoutError:
-            print("no answer within a second")
+            await client.call("divide", "1/0")
+        except sockrpc.RPCError as error:
+            print(error)
 
 
 asyncio.run(main())
