@@ -2,6 +2,7 @@ import functools
 from collections.abc import Awaitable, Callable
 
 import sockrpc
+from sockrpc import Code, RPCError
 
 app = sockrpc.App()
 
@@ -9,13 +10,13 @@ Handler = Callable[[sockrpc.Call], Awaitable[str]]
 
 
 def only_for(*users: str) -> Callable[[Handler], Handler]:
-    """Answers "forbidden" to everybody else."""
+    """Fail the calls of everybody else."""
 
     def decorate(handler: Handler) -> Handler:
         @functools.wraps(handler)
         async def checked(call: sockrpc.Call) -> str:
             if getattr(call.socket.state, "user", None) not in users:
-                return "forbidden"
+                raise RPCError(Code.PERMISSION_DENIED, f"{call.method} is not for you")
             return await handler(call)
 
         return checked

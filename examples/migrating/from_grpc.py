@@ -1,6 +1,7 @@
 import asyncio
 
 import sockrpc
+from sockrpc import Code, RPCError
 
 app = sockrpc.App()
 
@@ -8,7 +9,7 @@ app = sockrpc.App()
 @app.method("shop.Shop/Search")
 async def search(call: sockrpc.Call) -> bytes:
     if not call.payload:
-        return b"error: what for?"
+        raise RPCError(Code.INVALID_ARGUMENT, "what for?")
     await asyncio.sleep(1)
     return call.payload.upper()
 
