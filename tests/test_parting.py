@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 import sockrpc
 from tests.kit.support import PATIENCE, V1, serving, started, until
 
@@ -31,13 +29,3 @@ async def test_a_stop_ends_as_soon_as_the_last_call_towards_a_client_is_answered
         assert await call == b"yes"
         await here.server.wait_closed()
         await client.wait_closed()
-
-
-async def test_a_call_that_is_made_after_the_end_has_not_started() -> None:
-    async with serving(sockrpc.App()) as here, here.connect(protocols=V1) as client:
-        await here.only_socket().close()
-        await client.wait_closed()
-        for made in (client.call("method"), client.call("method", timeout=1)):
-            with pytest.raises(sockrpc.ConnectionLost) as lost:
-                await made
-            assert lost.value.outcome is sockrpc.Outcome.NOT_STARTED

@@ -168,6 +168,10 @@ cdef class Session(Connection):
         """Send a Ping of the protocol; the returned future is done when its Pong has come."""
         cdef uint8_t opcode = OPCODE_KEEPALIVE_PING
         waiter = self.context.loop.create_future()
+        if self.ended:
+            # The end may have come in the read that brought the peer's Hello.
+            waiter.set_exception(self.error())
+            return waiter
         if self.pongs is None:
             self.pongs = deque()
         self.pongs.append(waiter)
