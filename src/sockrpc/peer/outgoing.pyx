@@ -132,7 +132,7 @@ cdef class Caller(Alarms):
             if seconds < 0.0:
                 raise local_error(
                     Code.DEADLINE_EXCEEDED, "the time of the call was over before it began", Outcome.NOT_STARTED)
-            self.check_room(name, payload, flags, metadata)
+            self.check_room(name, payload, flags, metadata, seconds)
         elif flags or metadata is not None or self.receiver.role == RECEIVER_SERVER:
             raise local_error(
                 Code.UNIMPLEMENTED,
@@ -167,15 +167,18 @@ cdef class Caller(Alarms):
             self.context.schedule_flush(self)
         return call
 
-    def check_room(self, bytes name, bytes payload, uint8_t flags, bytes metadata):
+    def check_room(self, bytes name, bytes payload, uint8_t flags, bytes metadata, double seconds):
         """Raise unless the peer takes such a call.
 
         Raises:
             RPCError: It does not; nothing of the call was sent.
         """
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(payload) + PyBytes_GET_SIZE(name) + 12
-        if metadata is not None:
-            size += PyBytes_GET_SIZE(metadata) + 2
+        # A request has six bytes before its name and its payload; options make it an Open, which has more.
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(payload) + PyBytes_GET_SIZE(name) + 6
+        if flags or metadata is not None or seconds:
+            size += 5 if seconds else 1
+            if metadata is not None:
+                size += PyBytes_GET_SIZE(metadata) + 2
         if size > self.their_message_bytes:
             raise local_error(
                 Code.RESOURCE_EXHAUSTED,
