@@ -11,6 +11,7 @@ __all__ = [
     "Code",
     "Outcome",
     "code_of",
+    "name_of",
     "outcome_of",
 ]
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 
-from sockrpc.codes import CODES, FIRST_APPLICATION_CODE, LAST_CODE, Code, Outcome, code_of, outcome_of
+from sockrpc.codes import CODES, FIRST_APPLICATION_CODE, LAST_CODE, Code, Outcome, code_of, name_of, outcome_of
 from sockrpc.texts import printable
 
 __all__ = [
@@ -138,7 +138,7 @@ class RPCError(SockRPCError):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        name = self.code.name if isinstance(self.code, Code) else str(self.code)
+        name = name_of(self.code)
         return f"{name}: {printable(self.message)}" if self.message else name
 
 

@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from sockrpc.codes import name_of
 from sockrpc.observe.statistics import Statistics
 from sockrpc.peer.tally import ENDINGS, Histogram, MethodStatistics
 from sockrpc.server import Server
@@ -38,6 +39,17 @@ GAUGES = [
     ("sockrpc_calls_running", "calls_running", "Calls whose work has not ended, unwinding included."),
     ("sockrpc_procedures_waiting", "procedures_waiting", "Calls and notifications that wait for their turn."),
     ("sockrpc_notifications_running", "notifications_running", "Handlers of notifications that run."),
+    (
+        "sockrpc_items_waiting_for_credit",
+        "items_waiting_for_credit",
+        "Items of streams whose senders wait for credit.",
+    ),
+    (
+        "sockrpc_outgoing_calls_in_flight",
+        "outgoing_calls_in_flight",
+        "Calls made at clients that have not ended.",
+    ),
+    ("sockrpc_outgoing_calls_waiting", "outgoing_calls_waiting", "Calls made at clients that are not sent."),
 ]
 COUNTERS = [
     ("sockrpc_connections_accepted", "connections_accepted", "Connections accepted."),
@@ -47,6 +59,11 @@ COUNTERS = [
     ("sockrpc_notifications_started", "notifications_started", "Notifications whose handlers started."),
     ("sockrpc_notifications_failed", "notifications_failed", "Notifications whose handlers failed."),
     ("sockrpc_notifications_dropped", "notifications_dropped", "Notifications that no handler began with."),
+    ("sockrpc_items_received", "items_received", "Items of streams received."),
+    ("sockrpc_items_received_bytes", "item_bytes_received", "Bytes of items of streams received."),
+    ("sockrpc_items_sent", "items_sent", "Items of streams sent."),
+    ("sockrpc_items_sent_bytes", "item_bytes_sent", "Bytes of items of streams sent."),
+    ("sockrpc_frames_ignored", "frames_ignored", "Frames of a later version of the protocol."),
 ]
 
 
@@ -70,6 +87,7 @@ class ServerCollector(Collector):
         """Yield the metrics without values, so that a registry can check their names for duplicates."""
         yield responsive(False)
         yield from of_server(None)
+        yield from of_ends(None)
         yield from of_methods({})
 
     def collect(self) -> Iterator[Metric]:
@@ -78,6 +96,7 @@ class ServerCollector(Collector):
         yield responsive(statistics is not None)
         if statistics is not None:
             yield from of_server(statistics)
+            yield from of_ends(statistics)
             yield from of_methods(named(statistics))
 
     def _statistics(self) -> Statistics | None:
@@ -112,6 +131,29 @@ def of_server(statistics: Statistics | None) -> Iterator[Metric]:
     for family, rows in ((GaugeMetricFamily, GAUGES), (CounterMetricFamily, COUNTERS)):
         for name, member, text in rows:
             yield family(name, text, None if statistics is None else getattr(statistics, member))
+
+
+def of_ends(statistics: Statistics | None) -> Iterator[Metric]:
+    """Yield how the calls of clients, and those made at them, have ended."""
+    codes = CounterMetricFamily(
+        "sockrpc_call_errors", "Calls that ended with an Error, by its code.", labels=["code"]
+    )
+    outcomes = CounterMetricFamily(
+        "sockrpc_call_error_outcomes",
+        "Calls that ended with an Error, by what became of their work.",
+        labels=["outcome"],
+    )
+    outgoing = CounterMetricFamily(
+        "sockrpc_outgoing_calls", "Calls made at clients that have ended.", labels=["outcome"]
+    )
+    if statistics is not None:
+        for code, number in statistics.errors_by_code.items():
+            codes.add_metric([name_of(code)], number)
+        for outcome, number in statistics.errors_by_outcome.items():
+            outcomes.add_metric([name_of(outcome)], number)
+        outgoing.add_metric(["answered"], statistics.outgoing_calls_answered)
+        outgoing.add_metric(["failed"], statistics.outgoing_calls_failed)
+    yield from (codes, outcomes, outgoing)
 
 
 def named(statistics: Statistics) -> dict[str, MethodStatistics]:

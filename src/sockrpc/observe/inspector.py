@@ -15,6 +15,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
+from sockrpc.codes import name_of
 from sockrpc.errors import UsageError
 from sockrpc.listen.notes import about
 from sockrpc.listen.unix import SocketFile, remove_stale_socket
@@ -54,6 +55,8 @@ def snapshot(service: Service, pid: int) -> dict[str, Any]:
     methods, connections, complete = look(service, MAX_ROWS, MAX_CALLS)
     totals = dataclasses.asdict(statistics)
     del totals["methods"], totals["unregistered"]
+    for name in ("errors_by_code", "errors_by_outcome"):
+        totals[name] = {name_of(each): number for each, number in totals[name].items() if number}
     rows = {name: row_of(name, method) for name, method in statistics.methods.items()}
     for name, (in_flight, oldest) in methods.items():
         # In the socket form methods are known only from their calls.
@@ -72,6 +75,7 @@ def snapshot(service: Service, pid: int) -> dict[str, Any]:
                 "remote_address": connection.log_fields["remote_address"],
                 "in_flight": in_flight,
                 "waiting": connection.load[1],
+                "items_waiting_for_credit": connection.outgoing_load[2],
                 "oldest_seconds": oldest,
             }
             for connection, in_flight, oldest in connections

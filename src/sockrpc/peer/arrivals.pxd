@@ -36,4 +36,4 @@ cdef class Arrivals(Gate):
     cdef Call new_call(self, Frame *frame, PyObject *handler, str name)
     cdef object refusal(self, Frame *frame, int flags, PyObject *handler, object metadata)
     cdef CallOptions options_of(self, Frame *frame, object metadata)
-    cdef int refuse_call(self, uint32_t id, PyObject *handler, object error) except -1
+    cdef int refuse_call(self, uint32_t id, PyObject *handler, str name, object error) except -1

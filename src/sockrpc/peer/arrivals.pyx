@@ -206,13 +206,13 @@ cdef class Arrivals(Gate):
             if metadata is None:
                 return self.fail(1002, "metadata that does not parse")
             if len(metadata) > MOST_ENTRIES:
-                return self.refuse_call(frame.id, handler, TOO_MUCH_METADATA)
+                return self.refuse_call(frame.id, handler, name, TOO_MUCH_METADATA)
         if handler == NULL and self.service.methods is not None and not (self.service.stopping or self.leaving):
             self.on_unknown(frame.id, name)
-            return self.send_error(frame.id, 1, RPCError(Code.UNIMPLEMENTED, f"nobody serves {name!r} here"))
+            return self.send_error(frame.id, name, 1, RPCError(Code.UNIMPLEMENTED, f"nobody serves {name!r} here"))
         error = self.refusal(frame, flags, handler, metadata)
         if error is not None:
-            return self.refuse_call(frame.id, handler, error)
+            return self.refuse_call(frame.id, handler, name, error)
         call = self.new_call(frame, handler, name)
         if flags:
             if flags & OPEN_TIMEOUT:
@@ -283,11 +283,11 @@ cdef class Arrivals(Gate):
             return TOO_MUCH_HELD
         return None
 
-    cdef int refuse_call(self, uint32_t id, PyObject *handler, object error) except -1:
+    cdef int refuse_call(self, uint32_t id, PyObject *handler, str name, object error) except -1:
         cdef Tally *tally = self.service.tally_of(handler)
         tally.received += 1
         tally.ended[<int> ENDING_FAILED] += 1
-        return self.send_error(id, 1, error)
+        return self.send_error(id, name if handler == NULL else (<Handler> handler).name, 1, error)
 
     cdef int on_item(self, Frame *frame) except -1:
         cdef PyObject *entry

@@ -348,8 +348,6 @@ for a call that was answered or that failed by itself.
             self.report(
                 "call %d of method %r from %s %s, which " + _PROTOCOL_V0 + " cannot tell it",
                 (self.id, self.name, self.connection.peer, what), error)
-        else:
-            self.connection.note_refusal(self.id, self.name, end)
         if self.connection.is_v1:
             if end is None:
                 end = RPCError(Code.INTERNAL, self.service.failure_text(error))
@@ -379,7 +377,7 @@ for a call that was answered or that failed by itself.
             outcome = 2
         if error is None:
             error = ENDS[self.ending]
-        self.connection.send_error(self.id, outcome, error)
+        self.connection.send_error(self.id, self.name, outcome, error)
         self.connection.on_answered()
         return 0
 

@@ -6,7 +6,7 @@ Conservation (PROTOCOL.md): balance + on the way + held + taken but not granted 
 cimport cython
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from collections import deque
 
@@ -42,6 +42,9 @@ cdef class Inbox:
         if self.allowed <= 0 or cost - ITEM_COST > self.window:
             return False
         self.allowed -= cost
+        if self.connection is not None:
+            self.connection.traffic.items_received += 1
+            self.connection.traffic.item_bytes_received += <uint64_t> size
         if self.left:
             # It was on its way when the application left, and its sender was told so.
             return True

@@ -3,7 +3,7 @@
 cimport cython
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.ref cimport PyObject
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 import asyncio
 
@@ -39,15 +39,15 @@ cdef class Outbox:
 
     cdef bint put(self, bytes payload, bytes cursor) except -1:
         cdef uint8_t prefix[MAX_ITEM_PREFIX_BYTES]
-        cdef Py_ssize_t n
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
         if self.balance <= 0 or self.connection.write_paused or self.unsent or self.closed:
             return False
-        n = write_item(prefix, self.id, cursor)
-        self.balance -= PyBytes_GET_SIZE(payload) + n - 5 + ITEM_COST
         if cursor is not None:
-            # Its length byte costs nothing.
-            self.balance += 1
-        self.connection.send(prefix, n, payload)
+            size += PyBytes_GET_SIZE(cursor)
+        self.balance -= size + ITEM_COST
+        self.connection.traffic.items_sent += 1
+        self.connection.traffic.item_bytes_sent += <uint64_t> size
+        self.connection.send(prefix, write_item(prefix, self.id, cursor), payload)
         self.connection.write_soon(False)
         return True
 
@@ -129,6 +129,7 @@ cdef class Outbox:
         Cancelling it sends nothing.
         """
         cdef bint sent
+        cdef bint blocked
         if self.pauses:
             self.pauses = False
             await asyncio.sleep(0)
@@ -136,7 +137,13 @@ cdef class Outbox:
             sent = self.put(payload, cursor)
             if sent:
                 return True
-            await self.wait()
+            # Otherwise it waits for room in the output, or for its request to be written.
+            blocked = self.balance <= 0
+            self.connection.items_blocked += blocked
+            try:
+                await self.wait()
+            finally:
+                self.connection.items_blocked -= blocked
         return False
 
     def wait(self):

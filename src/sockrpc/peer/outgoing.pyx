@@ -258,6 +258,7 @@ cdef class Caller(Alarms):
 
     cdef int enter(self, OutgoingCall call) except -1:
         self.outgoing.insert(call)
+        self.traffic.calls_made += 1
         self.unsent_count += 1
         call.previous = self.last
         if self.last is None:

@@ -4,6 +4,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 import asyncio
 import contextvars
@@ -15,10 +16,11 @@ from sockrpc._frames cimport ERROR_PREFIX_BYTES, error_prefix
 from sockrpc.peer.replies cimport Replies
 from sockrpc.peer.session cimport text_within
 from sockrpc.peer.table cimport Entry, RequestTable
-from sockrpc.peer.tally cimport ENDING_FAILED
+from sockrpc.peer.tally cimport ENDING_FAILED, Traffic, add_traffic
 from sockrpc.peer.variables cimport copy_variables, enter_variables, exit_variables
 from sockrpc.websocket.loop cimport FAIR_SHARE
 
+from sockrpc.codes import name_of, outcome_of
 from sockrpc.errors import UsageError
 
 cdef enum:
@@ -151,7 +153,7 @@ cdef class Host(Replies):
     cdef Py_ssize_t largest_message(self) noexcept:
         return min(self.their_message_bytes, self.settings.limits.max_message_bytes)
 
-    cdef int send_error(self, uint32_t id, int outcome, object error) except -1:
+    cdef int send_error(self, uint32_t id, str method, int outcome, object error) except -1:
         cdef uint8_t code = INTERNAL
         cdef bytes message = b"internal error"
         cdef bytes details = b""
@@ -177,18 +179,21 @@ cdef class Host(Replies):
         if PyBytes_GET_SIZE(message) > min(room - PyBytes_GET_SIZE(details), LONGEST_MESSAGE):
             message = text_within(message.decode(), min(room - PyBytes_GET_SIZE(details), LONGEST_MESSAGE))
         self.service.count_end(code, outcome)
+        self.log_end(id, method, outcome, error)
         prefix = error_prefix(id, code, <uint8_t> outcome, message)
         self.send(<const uint8_t *> PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix), details)
         if not self.in_feed:
             self.write_soon(False)
         return 0
 
-    cdef int note_refusal(self, uint32_t id, str method, object error) except -1:
-        # A handler that refuses has not failed, and peers can make it refuse as often as they want.
+    cdef int log_end(self, uint32_t id, str method, int outcome, object error) except -1:
+        # Who refuses has not failed, and peers can make a handler refuse as often as they want.
         if self.service.log.isEnabledFor(DEBUG_LEVEL):
+            code, shown = name_of(error.code), name_of(outcome_of(outcome))
             self.service.log.debug(
-                "call %d of method %r from %s was refused: %s", id, method, self.peer, error,
-                extra={**self.log_fields, "request_id": id, "method": method})
+                "call %d of method %r from %s ended with %s, %s", id, method, self.peer, error,
+                shown.replace("_", " "),
+                extra={**self.log_fields, "request_id": id, "method": method, "code": code, "outcome": shown})
         return 0
 
     def remote(self, call):
@@ -218,7 +223,14 @@ cdef class Host(Replies):
         self.service.bytes_received += self.read_bytes
         self.service.bytes_sent += self.written_bytes
         self.read_bytes = self.written_bytes = 0
+        add_traffic(&self.service.traffic, &self.traffic)
+        memset(&self.traffic, 0, sizeof(Traffic))
         return 0
+
+    @property
+    def outgoing_load(self) -> tuple[int, int, int]:
+        """Number of calls made at the peer that have not ended, of those not sent yet, and of items without credit."""
+        return self.outgoing.count, self.unsent_count, self.items_blocked
 
     cdef ProcedureQueue active_queue(self):
         if self.active is None:

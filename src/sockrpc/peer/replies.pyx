@@ -63,6 +63,7 @@ cdef class Replies(Caller):
             return 0
         call = <OutgoingCall> entry
         action = self.step(call, CALLER_ON_RESPONSE)
+        self.traffic.calls_answered += action == CALLER_SETTLE
         if action == CALLER_SETTLE and call.inbox is None and call.outbox is None:
             call.outcome = 2
             if not call.future.done():

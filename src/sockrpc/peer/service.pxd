@@ -5,7 +5,7 @@ from libc.stdint cimport uint64_t
 
 from sockrpc.peer.handler cimport Handler
 from sockrpc.peer.names cimport NameTable
-from sockrpc.peer.tally cimport Tally
+from sockrpc.peer.tally cimport Tally, Traffic
 from sockrpc.websocket.loop cimport LoopContext
 from sockrpc._settings cimport Settings
 
@@ -34,6 +34,7 @@ cdef class Service:
     cdef uint64_t[256] ends_by_code  # v1: calls that were not answered
     cdef uint64_t[3] ends_by_outcome
     cdef uint64_t frames_ignored     # v1: opcodes of later versions
+    cdef Traffic traffic             # over connections whose transports are gone
     cdef uint64_t slow_peers_closed
     cdef uint64_t bytes_received     # over connections whose transports are gone, like bytes_sent
     cdef uint64_t bytes_sent

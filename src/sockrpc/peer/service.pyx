@@ -11,11 +11,12 @@ import logging
 from sockrpc._debug cimport DEBUG, count_created, count_freed
 from sockrpc.peer.handler cimport Handler
 from sockrpc.peer.names cimport NameTable
-from sockrpc.peer.tally cimport Tally, add_endings, shown
-from sockrpc.websocket.connection cimport Connection
+from sockrpc.peer.session cimport Session
+from sockrpc.peer.tally cimport Tally, Traffic, add_endings, add_traffic, shown
 from sockrpc.websocket.loop cimport LoopContext
 from sockrpc._settings cimport Settings
 
+from sockrpc.codes import CODES, Outcome, outcome_of
 from sockrpc.peer.rate_limited_log import RateLimitedLog
 from sockrpc.peer.tally import ENDINGS as _ENDINGS
 
@@ -118,7 +119,8 @@ cdef class Service:
     def counters(self) -> dict[str, int]:
         """Return the counters since the server began."""
         cdef Tally total = self.others
-        cdef Connection connection
+        cdef Traffic traffic = self.traffic
+        cdef Session connection
         cdef uint64_t received = 0
         cdef uint64_t sent = 0
         cdef Handler handler
@@ -127,6 +129,7 @@ cdef class Service:
         for connection in self.working:
             received += connection.read_bytes
             sent += connection.written_bytes
+            add_traffic(&traffic, &connection.traffic)
         return {
             "calls_started": self.calls_started,
             **{name: total.ended[number] for number, name in enumerate(COUNTERS, 1)},
@@ -137,4 +140,20 @@ cdef class Service:
             "notifications_started": self.notifications_started,
             "notifications_failed": self.notifications_failed,
             "notifications_dropped": self.notifications_dropped,
+            "items_received": traffic.items_received,
+            "item_bytes_received": traffic.item_bytes_received,
+            "items_sent": traffic.items_sent,
+            "item_bytes_sent": traffic.item_bytes_sent,
+            "outgoing_calls_started": traffic.calls_made,
+            "outgoing_calls_answered": traffic.calls_answered,
+            "frames_ignored": self.frames_ignored,
         }
+
+    def errors(self) -> tuple[dict[Code | int, int], dict[Outcome, int]]:
+        """Return the number of calls that ended with an Error, by code and by outcome."""
+        cdef int number
+        codes = {}
+        for number in range(256):
+            if self.ends_by_code[number] or number in CODES:
+                codes[CODES.get(number, number)] = self.ends_by_code[number]
+        return codes, {outcome_of(number): self.ends_by_outcome[number] for number in range(3)}

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from sockrpc._frames cimport Frame, Receiver
 from sockrpc.peer.states cimport Life
+from sockrpc.peer.tally cimport Traffic
 from sockrpc.websocket.connection cimport Connection
 
 cdef enum:
@@ -36,6 +37,8 @@ cdef class Session(Connection):
     cdef object pongs                # deque of futures, of Pings that this end has sent; None until the first
     cdef object callbacks            # the context that callbacks run in, None until one is needed
     cdef dict stalled                # senders of items that wait for room in the output, as keys; None until the first
+    cdef Traffic traffic             # since it began; `keep_transferred` moves it to the service
+    cdef Py_ssize_t items_blocked    # items whose senders wait for credit
 
     cdef object callback_context(self)
     cdef int say_hello(self) except -1

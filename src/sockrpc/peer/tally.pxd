@@ -44,6 +44,15 @@ cdef struct Tally:
     Times answers                # from the read that completed the request to the queued answer
     Times unwinding              # from the abort to the end of the work
 
+# Beside the peer's own calls, what a connection has carried; a server adds that of ended ones up.
+cdef struct Traffic:
+    uint64_t items_received
+    uint64_t item_bytes_received     # payloads and cursors
+    uint64_t items_sent
+    uint64_t item_bytes_sent
+    uint64_t calls_made              # towards the peer
+    uint64_t calls_answered          # of these
+
 cdef inline void observe(Times *times, double seconds) noexcept nogil:
     # The clocks of two processors may differ slightly.
     cdef uint64_t nanoseconds = <uint64_t> (seconds * 1e9) if seconds > 0.0 else 0
@@ -62,6 +71,14 @@ cdef inline void add_endings(Tally *total, const Tally *tally) noexcept nogil:
     cdef int ending
     for ending in range(ENDING_COUNT):
         total.ended[ending] += tally.ended[ending]
+
+cdef inline void add_traffic(Traffic *total, const Traffic *carried) noexcept nogil:
+    total.items_received += carried.items_received
+    total.item_bytes_received += carried.item_bytes_received
+    total.items_sent += carried.items_sent
+    total.item_bytes_sent += carried.item_bytes_sent
+    total.calls_made += carried.calls_made
+    total.calls_answered += carried.calls_answered
 
 cdef str abort_reason(int ending)           # None if the ending is no abort
 cdef object shown(const Tally *tally)        # returns a MethodStatistics
