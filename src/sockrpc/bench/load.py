@@ -1,4 +1,4 @@
-"""`sockrpc bench`, which calls a method as fast as a server answers and measures the latencies."""
+"""`sockrpc bench`, which calls a method as fast as a server answers, and measures the latencies."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import sockrpc
 from sockrpc.bench.loopback import new_event_loop
 from sockrpc.limits import check_seconds
 
-__all__ = ["PERCENTILES", "Histogram", "Load", "Measured", "run_load"]
+__all__ = ["PERCENTILES", "Histogram", "Load", "Measured", "milliseconds", "no_answer", "run_load"]
 
 # Seconds between two progress reports.
 PROGRESS_SECONDS = 0.5
@@ -59,7 +59,7 @@ class Load:
 
     Attributes:
         connect: Makes a connection.
-        timeout: Seconds that one call may take.
+        timeout: Seconds that one call may take, None for no limit.
         first_timeout: Seconds that the first call may take, which checks that the method exists.
     """
 
@@ -69,14 +69,39 @@ class Load:
     connections: int
     in_flight: int
     seconds: float
-    timeout: float
+    timeout: float | None
     first_timeout: float
 
     def __post_init__(self) -> None:
         if self.connections < 1 or self.in_flight < 1:
             raise sockrpc.UsageError("at least one connection, and one call in flight on each")
         for name in ("seconds", "timeout", "first_timeout"):
-            check_seconds(name, getattr(self, name))
+            if getattr(self, name) is not None:
+                check_seconds(name, getattr(self, name))
+
+    async def try_out(self, client: sockrpc.Client) -> None:
+        """Make the first call.
+
+        Raises:
+            TimeoutError: It was not answered in time.
+            RPCError: It has failed (v1).
+        """
+        try:
+            await client.call(self.method, self.payload, timeout=self.first_timeout)
+        except TimeoutError:
+            raise no_answer(self) from None
+
+    def begin(self) -> Measured:
+        """Begin to measure."""
+        return Measured(self)
+
+
+def no_answer(load: Load) -> TimeoutError:
+    """Return the error of a first call that was not answered."""
+    return TimeoutError(
+        f"no answer within {load.first_timeout:g} s; is there a method {load.method!r}? "
+        "--method names another, and --timeout waits longer"
+    )
 
 
 @dataclass
@@ -90,12 +115,25 @@ class Measured:
         interrupted: True if the user ended it.
     """
 
+    # The name of the times, for people.
+    TIMES: ClassVar[str] = "latency"
+
     load: Load
     began: float = field(default_factory=time.perf_counter)
     seconds: float = 0.0
     latencies: Histogram = field(default_factory=Histogram)
     error: BaseException | None = None
     interrupted: bool = False
+
+    async def keep_calling(self, client: sockrpc.Client) -> None:
+        """Call again and again."""
+        method, payload, timeout = self.load.method, self.load.payload, self.load.timeout
+        add = self.latencies.add
+        clock = time.perf_counter
+        while True:
+            began = clock()
+            await client.call(method, payload, timeout=timeout)
+            add(clock() - began)
 
     @property
     def calls_per_second(self) -> float:
@@ -104,23 +142,32 @@ class Measured:
 
     def as_json(self) -> dict[str, Any]:
         """Return all values; times are in seconds."""
-        load, latencies = self.load, self.latencies
+        load = self.load
         return {
             "method": load.method,
             "connections": load.connections,
             "in_flight": load.in_flight,
             "payload_bytes": len(load.payload),
             "seconds": round(self.seconds, 6),
-            "calls": latencies.count,
-            "calls_per_second": round(self.calls_per_second, 1),
-            "latency": {
-                "min": latencies.minimum,
-                **{f"p{percent:g}": latencies.percentile(percent) for percent in PERCENTILES},
-                "max": latencies.maximum,
-            },
+            **self.counts(),
             "interrupted": self.interrupted,
             "error": None if self.error is None else f"{type(self.error).__name__}: {self.error}",
         }
+
+    def counts(self) -> dict[str, Any]:
+        """Return what was counted."""
+        return {
+            "calls": self.latencies.count,
+            "calls_per_second": round(self.calls_per_second, 1),
+            "latency": dict(self.times()),
+        }
+
+    def times(self) -> Iterator[tuple[str, float]]:
+        """Yield the names and values of the times."""
+        yield "min", self.latencies.minimum
+        for percent in PERCENTILES:
+            yield f"p{percent:g}", self.latencies.percentile(percent)
+        yield "max", self.latencies.maximum
 
     def line(self) -> str:
         """Return the progress as a line."""
@@ -132,17 +179,19 @@ class Measured:
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of the outcome for people."""
-        load, latencies = self.load, self.latencies
+        load = self.load
         yield (
             f"{load.method}: {load.connections} connection(s), {load.in_flight} in flight on each, "
             f"{len(load.payload)} bytes, {self.seconds:.1f} s"
         )
-        yield f"{latencies.count:,} calls, {self.calls_per_second:,.0f} a second"
-        if latencies.count:
-            times = [("min", latencies.minimum)]
-            times += [(f"p{percent:g}", latencies.percentile(percent)) for percent in PERCENTILES]
-            times.append(("max", latencies.maximum))
-            yield "latency: " + "  ".join(f"{name} {milliseconds(value)}" for name, value in times)
+        yield self.total()
+        if self.latencies.count:
+            times = "  ".join(f"{name} {milliseconds(value)}" for name, value in self.times())
+            yield f"{self.TIMES}: {times}"
+
+    def total(self) -> str:
+        """Return the line of what was counted."""
+        return f"{self.latencies.count:,} calls, {self.calls_per_second:,.0f} a second"
 
 
 def milliseconds(seconds: float) -> str:
@@ -156,6 +205,7 @@ def run_load(load: Load, progress: Callable[[Measured], None]) -> Measured:
 
     Raises:
         TimeoutError: The first call was not answered; v0.1 cannot say that a method does not exist.
+        RPCError: The first call has failed (v1).
         OSError: No connection could be made.
         SockRPCError: The server refused, or the line broke before anything was measured.
     """
@@ -169,13 +219,7 @@ async def put_load(load: Load, progress: Callable[[Measured], None]) -> Measured
     try:
         while len(clients) < load.connections:
             clients.append(await load.connect())
-        try:
-            await clients[0].call(load.method, load.payload, timeout=load.first_timeout)
-        except TimeoutError:
-            raise TimeoutError(
-                f"no answer within {load.first_timeout:g} s; is there a method {load.method!r}? "
-                "--method names another, and --timeout waits longer"
-            ) from None
+        await load.try_out(clients[0])
         return await measure(load, clients, progress)
     finally:
         await asyncio.gather(*(client.close() for client in clients))
@@ -184,16 +228,7 @@ async def put_load(load: Load, progress: Callable[[Measured], None]) -> Measured
 async def measure(
     load: Load, clients: list[sockrpc.Client], progress: Callable[[Measured], None]
 ) -> Measured:
-    measured = Measured(load)
-
-    async def keep_calling(client: sockrpc.Client) -> None:
-        method, payload, timeout = load.method, load.payload, load.timeout
-        add = measured.latencies.add
-        clock = time.perf_counter
-        while True:
-            began = clock()
-            await client.call(method, payload, timeout=timeout)
-            add(clock() - began)
+    measured = load.begin()
 
     async def keep_telling() -> None:
         while True:
@@ -201,14 +236,14 @@ async def measure(
             measured.seconds = time.perf_counter() - measured.began
             progress(measured)
 
-    tasks = [asyncio.ensure_future(keep_calling(each)) for each in clients for _ in range(load.in_flight)]
+    tasks = [asyncio.ensure_future(measured.keep_calling(each)) for each in clients for _ in range(load.in_flight)]
     telling = asyncio.ensure_future(keep_telling())
     try:
         done, _ = await asyncio.wait(
             [*tasks, telling], timeout=load.seconds, return_when=asyncio.FIRST_EXCEPTION
         )
         measured.error = next((task.exception() for task in done), None)
-        if isinstance(measured.error, TimeoutError):
+        if isinstance(measured.error, TimeoutError) and load.timeout is not None:
             measured.error = TimeoutError(f"a call was not answered within {load.timeout:g} s")
     except asyncio.CancelledError:
         measured.interrupted = True

@@ -9,21 +9,31 @@ from typing import TYPE_CHECKING
 
 import sockrpc
 from sockrpc.cli.bench import add_bench_command
-from sockrpc.cli.client import add_client_commands
-from sockrpc.cli.options import EXIT_INTERRUPTED, EXIT_USAGE, CommandParser, Commands
+from sockrpc.cli.call import add_call_command
+from sockrpc.cli.failing import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_NO_CONNECTION,
+    EXIT_TIMED_OUT,
+    EXIT_USAGE,
+    Interrupted,
+    NoConnectionError,
+    complain,
+    complain_of_call,
+    told,
+)
+from sockrpc.cli.listen import add_listen_command
+from sockrpc.cli.notify import add_notify_command
+from sockrpc.cli.options import CommandParser, Commands
 from sockrpc.cli.serve import add_serving_commands
+from sockrpc.cli.stream import add_stream_command
 from sockrpc.cli.top import add_top_command
-from sockrpc.listen.notes import notes_of
 from sockrpc.process.importer import AppError
-from sockrpc.texts import printable
 
 if TYPE_CHECKING:
     import argparse
 
 __all__ = ["main"]
-
-EXIT_FAILED = 1
-EXIT_TIMED_OUT = 124  # as timeout(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,22 +48,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The text has several lines, and nothing in it comes from a peer.
         print(f"sockrpc: {error}", file=sys.stderr)
         return EXIT_FAILED
+    except NoConnectionError as error:
+        assert error.__cause__ is not None
+        return complain(told(error.__cause__), EXIT_NO_CONNECTION)
+    except Interrupted as error:
+        return complain(str(error), EXIT_INTERRUPTED)
     except KeyboardInterrupt:
         return complain("interrupted", EXIT_INTERRUPTED)
+    except sockrpc.RPCError as error:
+        return complain_of_call(error, as_json=options.json, details=getattr(options, "details", False))
     except TimeoutError as error:
-        return complain((str(error) or "timed out") + notes_of(error), EXIT_TIMED_OUT)
+        return complain(told(error), EXIT_TIMED_OUT)
     except BrokenPipeError:
         # The reader of our output has gone, as pipes end. The rest of the output is discarded.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except (OSError, sockrpc.SockRPCError) as error:
-        return complain(f"{type(error).__name__}: {error}{notes_of(error)}", EXIT_FAILED)
-    return code
-
-
-def complain(text: str, code: int) -> int:
-    """Say what is wrong, in one line and without control characters of a peer."""
-    print(f"sockrpc: {printable(text)}", file=sys.stderr)
+        return complain(told(error), EXIT_FAILED)
     return code
 
 
@@ -67,7 +78,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sockrpc {sockrpc.__version__}")
     commands = Commands(parser)
     add_serving_commands(commands)
-    add_client_commands(commands)
+    add_call_command(commands)
+    add_stream_command(commands)
+    add_notify_command(commands)
+    add_listen_command(commands)
     add_bench_command(commands)
     add_top_command(commands)
     return parser

@@ -9,17 +9,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sockrpc.cli.failing import EXIT_USAGE
 from sockrpc.errors import UsageError
 from sockrpc.limits import LIMITS, Side
 from sockrpc.logs import FORMATS
+from sockrpc.websocket.protocols import PROTOCOLS
 
 __all__ = [
     "CLIENT_DEFAULTS",
-    "EXIT_INTERRUPTED",
-    "EXIT_USAGE",
     "METRICS_HOST",
     "CommandParser",
     "Commands",
+    "Repeated",
     "add_client_options",
     "add_serving_options",
     "given_limits",
@@ -29,14 +30,12 @@ __all__ = [
     "whole_number",
 ]
 
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-
 EPILOG = """
 A flag may be a variable of the environment instead: SOCKRPC_CLOSE_TIMEOUT
 stands for --close-timeout. Flags win over variables.
 
-exit codes: 0 done, 1 failed (no connection, connection lost), 2 usage,
+exit codes: 0 done, 1 failed (such as a connection that was lost), 2 usage,
+3 the call has failed (standard error has CODE: message), 4 no connection,
 124 timed out (the call was reset), 130 interrupted (the call was reset)
 """
 
@@ -262,7 +261,7 @@ def add_serving_options(parser: argparse.ArgumentParser, own: Mapping[str, dict[
 
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of call, notify, listen and bench."""
+    """Add the options of call, stream, notify, listen and bench."""
     parser.add_argument("uri", metavar="URI", help="ws://host:port/path or wss://...")
     connecting = parser.add_argument_group("connecting")
     connecting.add_argument("--uds", metavar="PATH", help="connect to this unix socket; @NAME: abstract")
@@ -273,6 +272,17 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME: VALUE",
         help="send a header too",
+    )
+    connecting.add_argument(
+        "--protocol", choices=PROTOCOLS, help="offer this protocol alone (both, the first of these preferred)"
+    )
+    connecting.add_argument(
+        "--hello",
+        action=Repeated,
+        separator="\n",
+        default=[],
+        metavar="KEY=VALUE",
+        help="metadata of the connection, for the server to decide on; may be repeated",
     )
     add_common_options(connecting)
     tls = parser.add_argument_group("TLS")

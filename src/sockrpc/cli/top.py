@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import sockrpc
+from sockrpc.cli.failing import NoConnectionError
 from sockrpc.cli.options import Commands, seconds
 from sockrpc.peer.tally import ENDINGS
 from sockrpc.texts import printable
@@ -53,7 +54,8 @@ def run_top(options: argparse.Namespace) -> int:
     """`sockrpc top`; Ctrl-C ends it.
 
     Raises:
-        OSError: There is no such server, or it has gone.
+        NoConnectionError: There is no such server.
+        OSError: It has gone, or does not answer as one.
         UsageError: The argument is no socket.
     """
     if not 0.5 <= options.interval <= 3600:
@@ -106,10 +108,10 @@ def snapshots(path: str, interval: float) -> Generator[tuple[str, Snapshot], Non
             line.connect(path)
         except FileNotFoundError:
             text = f"there is no {path}; was the server started with --inspect-path?"
-            raise FileNotFoundError(text) from None
+            raise NoConnectionError from FileNotFoundError(text)
         except OSError as error:
             error.add_note(path)
-            raise
+            raise NoConnectionError from error
         line.sendall(json.dumps({"interval": interval}).encode() + b"\n")
         with line.makefile("rb") as incoming:
             while data := incoming.readline(MAX_LINE_BYTES):

@@ -24,6 +24,7 @@ from sockrpc.websocket.deflate import (
 )
 from sockrpc.websocket.exchange import REDIRECTS, Exchange
 from sockrpc.websocket.headers import USER_AGENT, merge_headers
+from sockrpc.websocket.protocols import PROTOCOL_V0, is_refusal_of_offer
 
 __all__ = ["ClientHandshake"]
 
@@ -93,7 +94,10 @@ class ClientHandshake:
         assert answer is not None
         if answer.status != 101:
             location = answer.field("location") if answer.status in REDIRECTS else None
-            raise HandshakeError(answer.reason, answer.status, location)
+            error = HandshakeError(answer.reason, answer.status, location)
+            if len(self.protocol.available_subprotocols or ()) > 1 and is_refusal_of_offer(answer.status):
+                error.add_note(f"a server may refuse an offer of two protocols and take {PROTOCOL_V0} alone")
+            raise error
         if answer.version != b"1.1":
             raise HandshakeError("the server confirms a WebSocket in HTTP/1.0, which has none")
         # Pass only the fields that websockets judges: it has limits of its own for lines and their number.
@@ -103,10 +107,10 @@ class ClientHandshake:
                 # websockets quotes them in its error messages.
                 head.set_insecure(name, printable(value))
         self.protocol.receive_data(Response(101, "Switching Protocols", head).serialize())
-        error = self.protocol.handshake_exc
-        if error is not None:
-            cause = "" if error.__cause__ is None else f": {error.__cause__}"
-            raise HandshakeError(f"{error}{cause}") from error
+        fault = self.protocol.handshake_exc
+        if fault is not None:
+            cause = "" if fault.__cause__ is None else f": {fault.__cause__}"
+            raise HandshakeError(f"{fault}{cause}") from fault
         if self.protocol.available_subprotocols and self.protocol.subprotocol is None:
             raise HandshakeError("the server confirmed no subprotocol")
 
