@@ -61,6 +61,13 @@ CODES = {code.value: code for code in Code}
 OUTCOMES = (Outcome.PARTIAL, Outcome.NOT_STARTED, Outcome.COMPLETED)
 
 
+def name_of(value: Code | Outcome | int) -> str:
+    """Return a code or an outcome as logs and statistics write it, such as NOT_FOUND, 200 and not_started."""
+    if isinstance(value, Outcome):
+        return value.name.lower()
+    return value.name if isinstance(value, Code) else str(value)
+
+
 def code_of(number: int) -> Code | int:
     """Return the code of a number that a peer sent; numbers that nobody has defined are UNKNOWN."""
     return number if number >= FIRST_APPLICATION_CODE else CODES.get(number, Code.UNKNOWN)
