@@ -31,6 +31,7 @@ COMMANDS = {
     "serve": (["serve", "sockrpc.demo:make_app"], SERVER_LIMITS),
     "demo": (["demo"], SERVER_LIMITS),
     "call": (["call", NOWHERE, "method"], CLIENT_LIMITS),
+    "stream": (["stream", NOWHERE, "method"], CLIENT_LIMITS),
     "notify": (["notify", NOWHERE, "event"], CLIENT_LIMITS),
     "listen": (["listen", NOWHERE, "event"], CLIENT_LIMITS),
 }
@@ -66,7 +67,7 @@ def test_help_names_each_limit_with_its_default_and_the_exit_codes(name: str) ->
     others = set(SERVER_LIMITS | CLIENT_LIMITS) - set(limits)
     assert not [limit for limit in others if flag(limit) in text]
     assert ("--max-connections" in text) == (limits is SERVER_LIMITS)
-    assert re.search(r"exit codes: 0 .*\b1 .*\b2 .*\b124 .*\b130 ", text, re.DOTALL)
+    assert re.search(r"exit codes: 0 .*\b1 .*\b2 .*\b3 .*\b4 .*\b124 .*\b130 ", text, re.DOTALL)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +142,13 @@ def test_an_app_that_can_not_be_found_is_told_in_one_line(name: str, told: str, 
             "a --header is NAME: VALUE; one",
         ),
         (["call", "ws://[::1/", "method"], "valid URI"),
+        (["call", NOWHERE, "method", "--metadata", "secret"], "a --metadata is KEY=VALUE; one that was given"),
+        (["stream", NOWHERE, "method", "--metadata", "a=1", "--metadata", "a=2"], "--metadata has 'a' twice"),
+        (["call", NOWHERE, "method", "--metadata", "A=1"], "a key of metadata has characters of a-z"),
+        (["listen", NOWHERE, "event", "--hello", "secret"], "a --hello is KEY=VALUE; one that was given"),
+        (["call", NOWHERE, "method", "-", "--items"], "either the payload or, with --items, its items"),
+        (["notify", NOWHERE, "event", "--protocol", "v2"], "--protocol: invalid choice: 'v2'"),
+        (["stream", NOWHERE, "method", "--timeout", "0"], "--timeout: '0' is not a positive number of seconds"),
         (["call", NOWHERE, "method", "--timeout", "nan"], "--timeout: 'nan' is not a positive number"),
         (["call", NOWHERE, "method", "--timeout", "inf"], "--timeout: 'inf' is not a positive number"),
         (["call", NOWHERE, "method", "--timeout=-1"], "--timeout: '-1' is not a positive number"),
@@ -157,13 +165,13 @@ def test_other_mistakes_are_told_in_one_line(arguments: list[str], told: str, tm
     assert told in failure(run_main(*arguments, cwd=tmp_path), 2)
 
 
-@pytest.mark.parametrize("name", ["call", "notify", "listen"])
+@pytest.mark.parametrize("name", ["call", "stream", "notify", "listen"])
 def test_a_refused_connection_is_told_in_one_line(name: str) -> None:
     with socket.socket() as unheard:
         # Bound, so that nobody else can take the port; not listening.
         unheard.bind(("127.0.0.1", 0))
         port = unheard.getsockname()[1]
-        told = failure(run_main(name, f"ws://127.0.0.1:{port}/socket", "name"), 1)
+        told = failure(run_main(name, f"ws://127.0.0.1:{port}/socket", "name"), 4)
     assert told.startswith("sockrpc: ConnectionRefusedError: ")
     assert str(port) in told
 
@@ -215,7 +223,9 @@ def test_an_error_of_the_system_names_what_it_is_about(
     if hasattr(socket, "AF_UNIX"):
         with socket.socket(socket.AF_UNIX) as left, contextlib.chdir(tmp_path):
             left.bind("stale")
-    told = failure(run_main(*arguments, cwd=tmp_path), 1)
+    # What the command could not reach is no connection; a file or an address of its own is another failure.
+    code = 1 if arguments[0] == "demo" or "--cafile" in arguments else 4
+    told = failure(run_main(*arguments, cwd=tmp_path), code)
     assert told.endswith(" " + named)
     assert told.count(named.strip("()")) == 1
 
@@ -257,5 +267,5 @@ def test_a_peer_can_not_write_to_the_terminal_through_a_complaint() -> None:
             while not line.recv(65536).endswith(b"\r\n\r\n"):
                 pass
             line.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-        assert calling.end() == 1
+        assert calling.end() == 4
         assert calling.log == ["sockrpc: HandshakeError: HTTP 403: \\x1b[31mred\\r\\nsecond line\\x07"]

@@ -165,8 +165,11 @@ def test_a_method_that_is_not_there_is_told_at_once(served: Served) -> None:
     began = time.monotonic()
     with served:
         done = run_main("bench", served.uri, "--method", "absent", "--seconds", "600")
+        old = run_main("bench", served.uri, "--method", "absent", "--protocol", "websocket.io-rpc-v0.1")
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert only_line(done.stderr) == "UNIMPLEMENTED: nobody serves 'absent' here"
     told = "sockrpc: no answer within 2 s; is there a method 'absent'? --method names another"
-    assert failure(done, 124).startswith(told)
+    assert failure(old, 124).startswith(told)
     assert time.monotonic() - began < 20
 
 
@@ -222,7 +225,7 @@ def test_a_connection_that_is_lost_ends_it_with_what_was_measured(served: Served
 
 
 def test_no_server_is_a_failure() -> None:
-    assert "ConnectionRefusedError" in failure(run_main("bench", "ws://127.0.0.1:1/"), 1)
+    assert "ConnectionRefusedError" in failure(run_main("bench", "ws://127.0.0.1:1/"), 4)
 
 
 @pytest.mark.parametrize(

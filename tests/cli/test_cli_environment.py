@@ -50,6 +50,9 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "loop": ("asyncio", "asyncio"),
     "log_level": ("ERROR", "ERROR"),
     "log_format": ("json", "json"),
+    "protocol": ("sockrpc.v1", "sockrpc.v1"),
+    "metadata": ("a=1, 2\nb=3", ["a=1, 2", "b=3"]),
+    "hello": ("a=1\nb=3, 4", ["a=1", "b=3, 4"]),
 }
 TEXTS = {"host", "uds", "path", "metrics_host", "inspect_path", "method"}
 
@@ -58,6 +61,7 @@ def test_every_flag_of_every_command_is_a_variable(
     commands: dict[str, argparse.ArgumentParser], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operands = {"serve": ["m:a"], "call": ["u", "m"], "notify": ["u", "e"], "listen": ["u", "e"]}
+    operands |= {"stream": ["u", "m"]}
     operands |= {"demo": [], "bench": ["u"], "top": ["p"]}
     count = 0
     for name, parser in commands.items():

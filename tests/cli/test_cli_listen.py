@@ -119,7 +119,7 @@ def test_the_server_s_end_is_told_in_one_line_after_what_came_before(end: str, t
 
 def test_a_refusal_is_told_in_one_line() -> None:
     with Served("demo") as demo:
-        told = failure(run_command("listen", f"ws://127.0.0.1:{demo.port}/nothing", "message"), 1)
+        told = failure(run_command("listen", f"ws://127.0.0.1:{demo.port}/nothing", "message"), 4)
     assert told.startswith("sockrpc: HandshakeError: HTTP 404")
 
 

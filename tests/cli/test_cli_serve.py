@@ -52,7 +52,7 @@ def answer(uri: str, method: str = "echo", payload: str = "hello", *options: str
 
 
 def refusal(uri: str, *options: str | Path) -> str:
-    return failure(run_main("call", uri, "echo", *options), 1)
+    return failure(run_main("call", uri, "echo", *options), 4)
 
 
 def test_an_app_of_the_current_folder(folder: Path) -> None:
@@ -182,7 +182,7 @@ def test_an_abstract_unix_socket(folder: Path, workers: tuple[str, ...]) -> None
         assert "in use" in told
         server.process.terminate()
         assert server.end() == 0
-    told = failure(run_main("call", "ws://localhost/", "echo", "hello", "--uds", name, cwd=folder), 1)
+    told = failure(run_main("call", "ws://localhost/", "echo", "hello", "--uds", name, cwd=folder), 4)
     assert "refused" in told
 
 
@@ -259,11 +259,18 @@ def test_other_origins_are_let_in_when_they_are_named(folder: Path) -> None:
 
 
 def test_a_limit_at_its_edge(folder: Path) -> None:
-    # Opcode, id, length of the name and the name stand before the payload.
-    most = 100 - len(b"\x02" + bytes(4) + b"\x04echo")
+    # Opcode, id, flags, time-out, length of the name and the name stand before the payload; in v0.1 without
+    # flags and time-out.
+    most = 100 - len(b"\x05" + bytes(4) + b"\x01" + bytes(4) + b"\x04echo")
+    old = ["--protocol", "websocket.io-rpc-v0.1"]
     with Served("serve", "served:app", "--max-message-bytes", "100", cwd=folder) as server:
         assert answer(server.uri, "echo", "x" * most) == "x" * most
         done = run_main("call", server.uri, "echo", "x" * (most + 1))
+        assert (done.returncode, done.stdout) == (3, b"")
+        text = "the call has 101 bytes, and the peer takes 100 in a message"
+        assert only_line(done.stderr) == f"RESOURCE_EXHAUSTED: {text}"
+        assert answer(server.uri, "echo", "x" * (most + 5), *old) == "x" * (most + 5)
+        done = run_main("call", server.uri, "echo", "x" * (most + 6), *old)
         assert failure(done, 1).startswith("sockrpc: ConnectionLost: 1009")
 
 

@@ -139,7 +139,7 @@ def test_workers_need_sockets_of_their_own() -> None:
 
 
 def test_where_nobody_listens_is_told(tmp_path: Path) -> None:
-    told = failure(run_main("top", str(tmp_path / "none")), 1)
+    told = failure(run_main("top", str(tmp_path / "none")), 4)
     assert told.startswith("sockrpc: FileNotFoundError: there is no ")
     assert "none; was the server started with --inspect-path?" in told
 
@@ -170,16 +170,28 @@ def test_what_is_no_server_of_ours_is_told(answer: bytes, tmp_path: Path) -> Non
 def snapshot(methods: list[str], connections: int) -> top.Snapshot:
     totals = (
         "connections calls_in_flight calls_running procedures_waiting calls_answered calls_failed "
-        "calls_reset calls_lost calls_timed_out calls_stopped bytes_received bytes_sent slow_peers_closed"
+        "calls_reset calls_lost calls_timed_out calls_stopped bytes_received bytes_sent slow_peers_closed "
+        "items_received item_bytes_received items_sent item_bytes_sent items_waiting_for_credit "
+        "outgoing_calls_in_flight outgoing_calls_waiting outgoing_calls_started outgoing_calls_answered "
+        "outgoing_calls_failed"
     )
     return {
         "pid": 1,
         "time": 100.0,
         "complete": True,
         **dict.fromkeys(totals.split(), 0),
+        "errors_by_code": {},
+        "errors_by_outcome": {},
         "methods": [{"method": name, "in_flight": 1, "oldest_seconds": 12.0} for name in methods],
         "connections_in_flight": [
-            {"connection_id": i, "remote_address": "h:1", "in_flight": 1, "oldest_seconds": 0.5, "waiting": 0}
+            {
+                "connection_id": i,
+                "remote_address": "h:1",
+                "in_flight": 1,
+                "oldest_seconds": 0.5,
+                "waiting": 0,
+                "items_waiting_for_credit": 0,
+            }
             for i in range(connections)
         ],
     }
@@ -209,3 +221,31 @@ def test_the_rate_is_that_between_two_looks() -> None:
     before, now = snapshot([], 0), snapshot([], 0)
     now.update(time=102.0, calls_answered=1000)
     assert "answered 1,000 (500/s)" in top.view(now, before, 200, 30)[1]
+
+
+def test_errors_streams_and_calls_at_clients_have_rows_once_there_are_some() -> None:
+    assert len(top.view(snapshot([], 0), None, 200, 30)) == 7
+    before, now = snapshot([], 1), snapshot([], 1)
+    now.update(
+        time=102.0,
+        errors_by_code={"CANCELLED": 2, "NOT_FOUND": 1_000, "200": 3},
+        errors_by_outcome={"partial": 1_003, "not_started": 2},
+        items_received=5,
+        item_bytes_received=50,
+        items_sent=4_000,
+        item_bytes_sent=128_000,
+        items_waiting_for_credit=7,
+        outgoing_calls_started=13,
+        outgoing_calls_in_flight=6,
+        outgoing_calls_waiting=2,
+        outgoing_calls_answered=4,
+        outgoing_calls_failed=3,
+    )
+    now["connections_in_flight"][0]["items_waiting_for_credit"] = 7
+    rows = top.view(now, before, 200, 30)
+    assert "errors NOT_FOUND 1,000, 200 3, CANCELLED 2 (partial 1,003, not started 2)" in rows
+    assert (
+        "5 items received (2/s), 50 bytes, 4,000 items sent (2,000/s), 128,000 bytes, 7 waiting for credit"
+    ) in rows
+    assert "calls made at clients: 6 in flight, 2 waiting, 4 answered, 3 failed" in rows
+    assert rows[-1].split() == ["0", "h:1", "1", "0.500", "s", "0", "7"]

@@ -167,7 +167,13 @@ def view(now: Snapshot, before: Snapshot | None, columns: int, lines: int) -> li
     )
     if not now["complete"]:
         traffic += "; there are too many calls to look at the ages of all"
-    head = [f"sockrpc {now['pid']}, {clock}: {', '.join(loads)}", ", ".join(endings), traffic]
+    head = [
+        f"sockrpc {now['pid']}, {clock}: {', '.join(loads)}",
+        ", ".join(endings),
+        *errors(now),
+        traffic,
+        *both_ways(now, before),
+    ]
     methods: list[tuple[str, ...]] = [
         ("METHOD", "IN FLIGHT", "OLDEST", "ANSWERED", "FAILED", "ABORTED"),
         *(
@@ -181,13 +187,14 @@ def view(now: Snapshot, before: Snapshot | None, columns: int, lines: int) -> li
         ),
     ]
     connections: list[tuple[str, ...]] = [
-        ("CONNECTION", "IN FLIGHT", "OLDEST", "WAITING"),
+        ("CONNECTION", "IN FLIGHT", "OLDEST", "WAITING", "NO CREDIT"),
         *(
             (
                 f"{each['connection_id']} {each['remote_address']}",
                 f"{each['in_flight']:,}",
                 age(each["oldest_seconds"]),
                 f"{each['waiting']:,}",
+                f"{each['items_waiting_for_credit']:,}",
             )
             for each in now["connections_in_flight"]
         ),
@@ -197,6 +204,36 @@ def view(now: Snapshot, before: Snapshot | None, columns: int, lines: int) -> li
     few = min(len(connections), max(left // 2, left - len(methods)))
     rows = [*head, "", *table(methods[: left - few]), "", *table(connections[:few])]
     return [printable(row)[:columns].rstrip() for row in rows[: max(lines - 1, 1)]]
+
+
+def errors(now: Snapshot) -> list[str]:
+    """The row of the errors that were sent, if there were some: by code, most first, and by outcome."""
+    if not now["errors_by_code"]:
+        return []
+    codes = sorted(now["errors_by_code"].items(), key=lambda each: -each[1])
+    outcomes = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in now["errors_by_outcome"].items())
+    return [f"errors {', '.join(f'{name} {n:,}' for name, n in codes)} ({outcomes})"]
+
+
+def both_ways(now: Snapshot, before: Snapshot | None) -> list[str]:
+    """The rows of streams and of calls made at clients, if there were some."""
+    rows = []
+    if now["items_received"] or now["items_sent"]:
+        rows.append(
+            ", ".join(
+                f"{now[f'items_{way}']:,} items {way}{rate(now, before, f'items_{way}')}, "
+                f"{now[f'item_bytes_{way}']:,} bytes"
+                for way in ("received", "sent")
+            )
+            + f", {now['items_waiting_for_credit']:,} waiting for credit"
+        )
+    if now["outgoing_calls_started"]:
+        counts = [
+            f"{now[f'outgoing_calls_{name}']:,} {name.replace('_', ' ')}"
+            for name in ("in_flight", "waiting", "answered", "failed")
+        ]
+        rows.append(f"calls made at clients: {', '.join(counts)}")
+    return rows
 
 
 def table(rows: list[tuple[str, ...]]) -> list[str]:
