@@ -20,7 +20,16 @@ from __future__ import annotations
 
 import math
 
-from sockrpc.codes import CODES, FIRST_APPLICATION_CODE, LAST_CODE, Code, Outcome, code_of, name_of, outcome_of
+from sockrpc.codes import (
+    CODES,
+    FIRST_APPLICATION_CODE,
+    LAST_CODE,
+    Code,
+    Outcome,
+    code_of,
+    name_of,
+    outcome_of,
+)
 from sockrpc.texts import printable
 
 __all__ = [

@@ -195,6 +195,7 @@ class Measured:
 
 
 def milliseconds(seconds: float) -> str:
+    """Return a time for people."""
     return f"{seconds * 1e3:.3g} ms"
 
 
@@ -236,7 +237,9 @@ async def measure(
             measured.seconds = time.perf_counter() - measured.began
             progress(measured)
 
-    tasks = [asyncio.ensure_future(measured.keep_calling(each)) for each in clients for _ in range(load.in_flight)]
+    tasks = [
+        asyncio.ensure_future(measured.keep_calling(each)) for each in clients for _ in range(load.in_flight)
+    ]
     telling = asyncio.ensure_future(keep_telling())
     try:
         done, _ = await asyncio.wait(

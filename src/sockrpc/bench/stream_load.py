@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,12 +25,12 @@ class StreamLoad(Load):
             RPCError: The method does not exist, or has failed, or the server speaks v0.1.
         """
         try:
+            # A block would say that items may be sent.
             async with (
                 asyncio.timeout(self.first_timeout),
-                client.stream(self.method, self.payload, items=()) as stream,
+                aclosing(client.stream(self.method, self.payload)) as stream,
             ):
-                async for _ in stream:
-                    break
+                await anext(stream, None)
         except sockrpc.RPCError:
             raise
         except TimeoutError:
@@ -63,12 +64,12 @@ class MeasuredItems(Measured):
         clock = time.perf_counter
         while True:
             began = clock()
-            async with client.stream(load.method, load.payload, items=(), timeout=load.timeout) as stream:
-                async for item in stream:
-                    self.items += 1
-                    self.item_bytes += len(item)
+            async with aclosing(client.stream(load.method, load.payload, timeout=load.timeout)) as stream:
+                first = await anext(stream, None)
+                if first is not None:
                     self.latencies.add(clock() - began)
-                    break
+                    self.items += 1
+                    self.item_bytes += len(first)
                 async for item in stream:
                     self.items += 1
                     self.item_bytes += len(item)

@@ -49,8 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sockrpc: {error}", file=sys.stderr)
         return EXIT_FAILED
     except NoConnectionError as error:
-        assert error.__cause__ is not None
-        return complain(told(error.__cause__), EXIT_NO_CONNECTION)
+        return complain(told(error.reason), EXIT_NO_CONNECTION)
     except Interrupted as error:
         return complain(str(error), EXIT_INTERRUPTED)
     except KeyboardInterrupt:

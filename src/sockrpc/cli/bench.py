@@ -25,7 +25,10 @@ FIRST_TIMEOUT = 2.0
 def add_bench_command(commands: Commands) -> None:
     """Add `bench`."""
     parser = commands.add(
-        "bench", run_bench, "put a load on a server and tell how long its answers take, or with --stream how many items come", "URI"
+        "bench",
+        run_bench,
+        "put a load on a server and tell how long its answers take, or with --stream how many items come",
+        "URI",
     )
     add_client_options(parser)
     group = parser.add_argument_group("the load")

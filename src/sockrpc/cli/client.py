@@ -101,9 +101,9 @@ async def connect_to(options: argparse.Namespace) -> sockrpc.Client:
     except sockrpc.HandshakeError as error:
         if options.protocol is None and is_refusal_of_offer(error.status):
             error.add_note(f"--protocol {PROTOCOL_V0} offers that alone")
-        raise NoConnectionError from error
+        raise NoConnectionError(error) from error
     except (OSError, sockrpc.ConnectionLost) as error:
-        raise NoConnectionError from error
+        raise NoConnectionError(error) from error
 
 
 async def interrupted(resetting: asyncio.Future[sockrpc.Outcome]) -> Interrupted:
@@ -151,7 +151,7 @@ def typed_payload(text: str) -> bytes:
 
 
 def write_payload(payload: bytes, *, as_json: bool, **fields: str) -> None:
-    """Print a payload: as it is and a line feed, for people and for `read`, or in JSON with fields before it."""
+    """Print a payload: as it is, with a line feed, or in JSON with fields before it."""
     if as_json:
         print(json.dumps({**fields, **bytes_fields("payload", payload)}), flush=True)
         return

@@ -36,10 +36,18 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class NoConnectionError(Exception):
-    """There is no connection, for the reason that is its `__cause__`."""
+    """There is no connection.
+
+    Args:
+        reason: The error that says why.
+    """
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
-class Interrupted(Exception):  # noqa: N818 (no error)
+class Interrupted(Exception):
     """Ctrl-C has reset a call.
 
     Args:

@@ -108,10 +108,10 @@ def snapshots(path: str, interval: float) -> Generator[tuple[str, Snapshot], Non
             line.connect(path)
         except FileNotFoundError:
             text = f"there is no {path}; was the server started with --inspect-path?"
-            raise NoConnectionError from FileNotFoundError(text)
+            raise NoConnectionError(FileNotFoundError(text)) from None
         except OSError as error:
             error.add_note(path)
-            raise NoConnectionError from error
+            raise NoConnectionError(error) from error
         line.sendall(json.dumps({"interval": interval}).encode() + b"\n")
         with line.makefile("rb") as incoming:
             while data := incoming.readline(MAX_LINE_BYTES):

@@ -30,12 +30,12 @@ class Statistics:
         item_bytes_sent: The bytes of these.
         items_waiting_for_credit: Items whose senders wait for their consumers to take earlier ones.
         outgoing_calls_in_flight: Calls that the server has made at its clients and that have not ended.
-        outgoing_calls_waiting: Those of them that are not sent yet, because the client has as many calls as it
-            takes, or reads too slowly.
+        outgoing_calls_waiting: Those of them that are not sent yet, because the client has as many calls as
+            it takes, or reads too slowly.
         outgoing_calls_started: Calls made at clients; those that ended have been answered or have failed.
         outgoing_calls_answered: Calls at clients that were answered.
-        outgoing_calls_failed: Calls at clients that ended in another way: the client has failed them, they were
-            given up here, or the connection was lost.
+        outgoing_calls_failed: Calls at clients that ended in another way: the client has failed them, they
+            were given up here, or the connection was lost.
         errors_by_code: Calls of clients that ended with an Error (v1), by its code: each `Code`, and those
             of the application that were sent.
         errors_by_outcome: The same calls by what became of their work.

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any, Self, final
 
 from sockrpc._settings import Settings
-from sockrpc.peer.call import Call
 from sockrpc.codes import Code, Outcome
+from sockrpc.peer.call import Call
 from sockrpc.peer.handler_threads import HandlerThreads
 from sockrpc.peer.names import NameTable
 from sockrpc.peer.peer import Peer
