@@ -167,9 +167,9 @@ def test_a_time_out_aborts_the_server_s_task() -> None:
         # Enough for the task to begin, and less than it takes.
         done = run_main("call", demo.uri, "long_running_task", "--timeout", "1")
         assert (done.returncode, done.stdout) == (124, b"")
-        told = "DEADLINE_EXCEEDED: no answer to 'long_running_task' within 1 s; the call was reset"
-        assert only_line(done.stderr) == told
-        demo.wait_log("call 1: the task is aborted (reset)")
+        # By either clock.
+        assert only_line(done.stderr).startswith("DEADLINE_EXCEEDED: ")
+        demo.wait_log("call 1: the task is aborted (")
         assert len(demo.logged("the task is aborted")) == 1
 
 

@@ -97,6 +97,7 @@ class Command:
         terminal: int | None = None,
         prefix: tuple[str, ...] = (),
         pass_fds: tuple[int, ...] = (),
+        given: int = subprocess.DEVNULL,
         **variables: str,
     ) -> None:
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -107,7 +108,7 @@ class Command:
             signal.signal(signal.SIGHUP, signal.SIG_DFL)
         self.process = subprocess.Popen(
             [*prefix, *command_line(*arguments, program=program)],
-            stdin=subprocess.DEVNULL,
+            stdin=given,
             stdout=subprocess.PIPE,
             # A terminal is what its standard error may be instead; then there is no log.
             stderr=subprocess.PIPE if terminal is None else terminal,

@@ -40,8 +40,8 @@ async def pieces_of_input() -> AsyncIterator[bytes]:
         raise OSError(errno.EBADF, "standard input is closed")
     loop = asyncio.get_running_loop()
     # A loop cannot wait for a file, nor on Windows for a pipe, so a thread reads. The process does not wait
-    # for it at its end, as it may read from a terminal. It takes no lock of a file object, which the end of the
-    # process takes too.
+    # for the thread at its end, as it may read from a terminal; and it takes no lock of a file object, as the
+    # end of the process takes too.
     wanted: queue.SimpleQueue[asyncio.Future[bytes] | None] = queue.SimpleQueue()
     threading.Thread(target=read_pieces, args=(sys.stdin.fileno(), wanted, loop), daemon=True).start()
     try:
