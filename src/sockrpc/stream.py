@@ -56,10 +56,12 @@ class Stream(AsyncIterator[bytes]):
         self._opened(sends=False)
         return Items(self._inbox, self._loop, self)
 
-    def __anext__(self) -> Any:
+    # A coroutine, which refers to this stream while it waits. An error that `__anext__` raises itself, before it
+    # has returned something to await, crashes the interpreter in `anext(stream, default)`.
+    async def __anext__(self) -> bytes:
         if self._inbox is None:
             self._opened(sends=False)
-        return next_item(self._inbox, self._loop)
+        return await next_item(self._inbox, self._loop)
 
     @property
     def cursor(self) -> bytes | None:
