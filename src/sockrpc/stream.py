@@ -56,8 +56,8 @@ class Stream(AsyncIterator[bytes]):
         self._opened(sends=False)
         return Items(self._inbox, self._loop, self)
 
-    # A coroutine, which refers to this stream while it waits. An error that `__anext__` raises itself, before it
-    # has returned something to await, crashes the interpreter in `anext(stream, default)`.
+    # A coroutine refers to this stream while it waits. An error that `__anext__` itself raised, before it has
+    # returned something to await, would crash the interpreter in `anext(stream, default)`.
     async def __anext__(self) -> bytes:
         if self._inbox is None:
             self._opened(sends=False)

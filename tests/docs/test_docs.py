@@ -15,6 +15,7 @@ import sockrpc.logs
 import sockrpc.prometheus
 import sockrpc.testing
 from sockrpc import cli
+from sockrpc.cli import failing
 from sockrpc.cli.client import DEFAULT_TIMEOUT
 from sockrpc.limits import LIMITS, Limit
 from tests.kit.flags import commands_of, flags_of
@@ -205,7 +206,8 @@ def test_the_help_of_each_command_is_shown() -> None:
 
 def test_the_exit_codes() -> None:
     section = " ".join(TEXT.partition("The exit codes are ")[2].split())
-    codes = [0, cli.EXIT_FAILED, cli.EXIT_USAGE, cli.EXIT_TIMED_OUT, cli.EXIT_INTERRUPTED]
+    codes = [0, failing.EXIT_FAILED, failing.EXIT_USAGE, failing.EXIT_RPC_ERROR, failing.EXIT_NO_CONNECTION]
+    codes += [failing.EXIT_TIMED_OUT, failing.EXIT_INTERRUPTED]
     assert [int(part.split()[0]) for part in section.split("; ")] == codes
     assert f"{DEFAULT_TIMEOUT:g} by default" in TEXT
 

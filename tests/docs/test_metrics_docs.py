@@ -9,7 +9,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+import sockrpc
 from sockrpc import prometheus
+from sockrpc.codes import name_of
 from sockrpc.observe import inspector as inspection
 from tests.kit.support import request, reset, serving, until
 from tests.kit.work import Work
@@ -42,8 +44,14 @@ async def test_the_table_is_what_is_exported() -> None:
 
 
 def test_outcomes_and_numbers_are_those_of_the_code() -> None:
-    (line,) = re.findall(r"^- `outcome` is .*?(?=^- )", TEXT, re.MULTILINE | re.DOTALL)
-    assert set(re.findall(r"`(\w+)`", line)) == {"outcome", *(each.label for each in prometheus.ENDINGS)}
+    (line,) = re.findall(r"^- `outcome` of .*?(?=^- )", TEXT, re.MULTILINE | re.DOTALL)
+    expected = {"outcome", "sockrpc_calls_total", *(each.label for each in prometheus.ENDINGS)}
+    assert set(re.findall(r"`(\w+)`", line)) == expected
+    for text in (r"^\| `sockrpc_call_error_outcomes_total`.*$", r"^\| `code`, `outcome` .*$"):
+        (line,) = re.findall(text, TEXT, re.MULTILINE)
+        assert set(re.findall(r"`(\w+)`", line)) >= {
+            name_of(outcome) for outcome in sockrpc.Outcome if outcome is not sockrpc.Outcome.UNKNOWN
+        }
     text = " ".join(TEXT.split())
     assert f"within {prometheus.PATIENCE:g} s" in text
     assert f"`{prometheus.UNREGISTERED}`" in text

@@ -1,4 +1,4 @@
-"""What the commands of a client share: the connection, payloads, and the end of a call by Ctrl-C."""
+"""The commands of a client share this: the connection, payloads, and the end of a call by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def typed_metadata(entries: list[str], flag: str = "--metadata") -> dict[str, by
     """The metadata that was typed, None if there is none.
 
     Raises:
-        UsageError: One is not KEY=VALUE, or a key occurs twice, or cannot be one.
+        UsageError: An entry is not KEY=VALUE, or a key occurs twice, or cannot be one.
     """
     metadata: dict[str, bytes] = {}
     for entry in entries:

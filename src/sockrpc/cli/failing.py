@@ -51,7 +51,7 @@ class Interrupted(Exception):
     """Ctrl-C has reset a call.
 
     Args:
-        outcome: What became of its work.
+        outcome: The outcome of its work.
     """
 
     def __init__(self, outcome: sockrpc.Outcome) -> None:

@@ -16,7 +16,7 @@ class Statistics:
     """The present state of a server, and its counters since it began.
 
     Each started call has been answered, has failed, was aborted (reset by its client, lost with its
-    connection, timed out by its own method, or stopped with the server), or is in flight. Calls of
+    connection, timed out by its method or its caller, or stopped with the server), or is in flight. Calls of
     unknown methods count as started and failed; calls that were aborted while they waited count as
     aborted only.
 

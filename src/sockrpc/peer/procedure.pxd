@@ -57,7 +57,7 @@ cdef class Host(Replies):
 
     # Sends the end of a call that was not answered; `error` is an RPCError.
     cdef int send_error(self, uint32_t id, str method, int outcome, object error) except -1
-    cdef int log_end(self, uint32_t id, str method, int outcome, object error) except -1
+    cdef int log_end(self, uint32_t id, str method, int code, int outcome, bytes message) except -1
     cdef Py_ssize_t largest_message(self) noexcept
     cdef int on_unknown(self, uint32_t id, str method) except -1  # a call of an unregistered method
     cdef int attach(self) except -1                             # its transport is there

@@ -20,7 +20,7 @@ from sockrpc.peer.tally cimport ENDING_FAILED, Traffic, add_traffic
 from sockrpc.peer.variables cimport copy_variables, enter_variables, exit_variables
 from sockrpc.websocket.loop cimport FAIR_SHARE
 
-from sockrpc.codes import name_of, outcome_of
+from sockrpc.codes import code_of, name_of, outcome_of
 from sockrpc.errors import UsageError
 
 cdef enum:
@@ -179,21 +179,21 @@ cdef class Host(Replies):
         if PyBytes_GET_SIZE(message) > min(room - PyBytes_GET_SIZE(details), LONGEST_MESSAGE):
             message = text_within(message.decode(), min(room - PyBytes_GET_SIZE(details), LONGEST_MESSAGE))
         self.service.count_end(code, outcome)
-        self.log_end(id, method, outcome, error)
+        self.log_end(id, method, code, outcome, message)
         prefix = error_prefix(id, code, <uint8_t> outcome, message)
         self.send(<const uint8_t *> PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix), details)
         if not self.in_feed:
             self.write_soon(False)
         return 0
 
-    cdef int log_end(self, uint32_t id, str method, int outcome, object error) except -1:
-        # Who refuses has not failed, and peers can make a handler refuse as often as they want.
+    cdef int log_end(self, uint32_t id, str method, int code, int outcome, bytes message) except -1:
+        # A handler that refuses has not failed, and peers can make it refuse as often as they want.
         if self.service.log.isEnabledFor(DEBUG_LEVEL):
-            code, shown = name_of(error.code), name_of(outcome_of(outcome))
+            fields = {"code": name_of(code_of(code)), "outcome": name_of(outcome_of(outcome))}
             self.service.log.debug(
-                "call %d of method %r from %s ended with %s, %s", id, method, self.peer, error,
-                shown.replace("_", " "),
-                extra={**self.log_fields, "request_id": id, "method": method, "code": code, "outcome": shown})
+                "call %d of method %r from %s ended with %s, %s: %r", id, method, self.peer, fields["code"],
+                fields["outcome"].replace("_", " "), message.decode(),
+                extra={**self.log_fields, "request_id": id, "method": method, **fields})
         return 0
 
     def remote(self, call):

@@ -51,7 +51,7 @@ cdef struct Traffic:
     uint64_t items_sent
     uint64_t item_bytes_sent
     uint64_t calls_made              # towards the peer
-    uint64_t calls_answered          # of these
+    uint64_t calls_answered          # calls towards the peer that it has answered
 
 cdef inline void observe(Times *times, double seconds) noexcept nogil:
     # The clocks of two processors may differ slightly.

@@ -39,7 +39,7 @@ class MethodStatistics(NamedTuple):
         failed: The handler raised or ended without an answer, or the method is not registered.
         reset: Aborted by the client's reset.
         lost: Aborted by the loss of the connection.
-        timed_out: Aborted by the method's own timeout.
+        timed_out: Aborted by the method's own timeout, or by its caller's (v1).
         stopped: Aborted by the stop of the server.
         answers: From the read that completed a request to its answer being queued.
         unwinding: From the abort of a call whose work was cancelled to the end of that work.
