@@ -18,6 +18,8 @@ from tests.kit.work import Work
 
 __all__ = ["in_memory"]
 
+V0 = (sockrpc.SUBPROTOCOL,)
+
 
 def make_app() -> sockrpc.App:
     app = sockrpc.App()
@@ -114,12 +116,15 @@ async def test_the_socket_form_is_served_too() -> None:
 
 
 async def test_limits_are_those_of_the_server() -> None:
-    async with testing.connect(make_app(), max_message_bytes=100) as client:
+    async with testing.connect(make_app(), protocols=V0, max_message_bytes=100) as client:
         # Opcode, id, length of the name and the name stand before the payload.
         assert await client.call("echo", bytes(90)) == bytes(90)
         with pytest.raises(sockrpc.ConnectionLost, match="1009"):
             await client.call("echo", bytes(91))
-    async with testing.serve(make_app()) as server, server.connect(max_message_bytes=100) as client:
+    async with (
+        testing.serve(make_app()) as server,
+        server.connect(protocols=V0, max_message_bytes=100) as client,
+    ):
         with pytest.raises(sockrpc.ProtocolError, match="1009"):
             await client.call("echo", bytes(100))
     with pytest.raises(sockrpc.UsageError, match="no such limit"):

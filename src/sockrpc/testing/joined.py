@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, Unpack
 
+from sockrpc._frames import PROTOCOLS
 from sockrpc.app import App
+from sockrpc.calls import Metadata
 from sockrpc.client import Client
 from sockrpc.connect import connect as connect_by_socket
 from sockrpc.dial.redirects import Target
@@ -25,6 +27,7 @@ from sockrpc.websocket.uris import check_path
 __all__ = ["MemoryClient", "MemoryServer", "connect", "serve"]
 
 Headers = Mapping[str, str] | Sequence[tuple[str, str]]
+ConnectMetadata = Metadata | Callable[[], Metadata | Awaitable[Metadata]] | None
 
 # The first port of the clients' pretended addresses (RFC 6335 section 6).
 FIRST_PORT = 49_152
@@ -38,7 +41,8 @@ class MemoryClient(Client):
 
     Attributes:
         server: The `sockrpc.Server` at the other end: `statistics()`, `connections`, `close()`.
-        to_server: The direction from client to server: `hold()`, `deliver()`, `release()`.
+        to_server: The direction from client to server: `hold()`, `deliver()`, `release()`, `delay()`,
+            `hold_credit()`.
         to_client: The direction from server to client.
     """
 
@@ -63,12 +67,18 @@ class MemoryClient(Client):
     async def settle(self) -> None:
         """Wait until everything not held is delivered, and handlers have done their work that does not wait.
 
-        Held frames stay held. This waits for turns of the loop, not for time.
+        Held frames stay held. This waits for turns of the loop, and for time only if a direction is delayed.
         """
+        loop = asyncio.get_running_loop()
         quiet = 0
         while quiet < QUIET_TURNS:
             quiet = quiet + 1 if self._line.is_quiet else 0
-            await asyncio.sleep(0)
+            when = self._line.next_time()
+            if quiet and when is not None:
+                await asyncio.sleep(max(when - loop.time(), 0.0))
+                quiet = 0
+            else:
+                await asyncio.sleep(0)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection and wait until it is gone; held frames are released first."""
@@ -93,7 +103,9 @@ class MemoryConnect(connect_by_socket):
 
     def _make_client(self, connection: Peer) -> MemoryClient:
         client = MemoryClient(connection, self._joined.server, self._line)
-        self._joined._clients.append(client)
+        clients = self._joined._clients
+        clients[:] = [each for each in clients if not each._connection.has_ended]
+        clients.append(client)
         return client
 
     def __await__(self) -> Generator[Any, None, MemoryClient]:
@@ -118,9 +130,17 @@ class MemoryServer:
         self._ports = itertools.count(FIRST_PORT)
         self._clients: list[MemoryClient] = []
 
+    def lose(self) -> None:
+        """Lose all connections, as by a TCP reset of each; the server goes on."""
+        for client in self._clients:
+            client.lose()
+
     def connect(
         self,
         *,
+        protocols: Sequence[str] = PROTOCOLS,
+        app: App | None = None,
+        metadata: ConnectMetadata = None,
         path: str | None = None,
         headers: Headers = (),
         origin: str | None = None,
@@ -129,9 +149,13 @@ class MemoryServer:
     ) -> MemoryConnect:
         """Make one more client: `async with server.connect() as client`, or `await server.connect()`.
 
-        Clients that are left open are closed with the server.
+        It is a `sockrpc.connect` without the socket, so `async for` and `stream` work too. Clients that are
+        left open are closed with the server.
 
         Args:
+            protocols: The subprotocols to offer, in order of preference: `sockrpc.v1` is spoken by default.
+            app: As for `sockrpc.connect`: what the server may call.
+            metadata: As for `sockrpc.connect`.
             path: Path and query of the opening request.
             headers: Further headers of the opening request.
             origin: The Origin to send; by default none is sent.
@@ -144,7 +168,14 @@ class MemoryServer:
             UsageError: The arguments do not fit together.
         """
         uri = "ws://localhost" + (self._path if path is None else path)
-        options: dict[str, Any] = {"headers": headers, "origin": origin, "compression": self._compression}
+        options: dict[str, Any] = {
+            "protocols": protocols,
+            "app": app,
+            "metadata": metadata,
+            "headers": headers,
+            "origin": origin,
+            "compression": self._compression,
+        }
         return MemoryConnect(self, remote_address, uri, **options, **limits)
 
     def _join(self, client: Peer, remote_address: tuple[str, int] | None) -> Line:
@@ -170,6 +201,8 @@ class serve:
         path: The path of the endpoint, which clients request; None serves every path.
         origins: As for `sockrpc.serve`.
         process_request: As for `sockrpc.serve`.
+        protocols: The subprotocols that the server speaks.
+        debug: As for `sockrpc.serve`.
         compression: "deflate" is offered by the clients and accepted by the server.
         limits: See `sockrpc.limits.ServerLimits`.
 
@@ -184,6 +217,8 @@ class serve:
         path: str | None = None,
         origins: Origins = None,
         process_request: ProcessRequest | None = None,
+        protocols: Sequence[str] = PROTOCOLS,
+        debug: bool = False,
         compression: CompressionName | None = None,
         **limits: Unpack[ServerLimits],
     ) -> None:
@@ -194,6 +229,8 @@ class serve:
             path=path,
             origins=origins,
             process_request=process_request,
+            protocols=protocols,
+            debug=debug,
             compression=compression,
             **limits,
         )
@@ -218,11 +255,14 @@ class connect:
             assert await client.call("uppercase", "hello") == b"HELLO"
 
     It is a `sockrpc.Client` with some additions: see `MemoryClient`. For several clients of one
-    server, and for limits of the client, see `serve`. A call whose handler fails is not answered, in
-    memory either: pass `timeout` for such calls.
+    server, and for limits of the client, see `serve`.
 
     Args:
         app: An `App`, or a coroutine function of one `Socket`.
+        protocols: The subprotocols to offer, in order of preference: `sockrpc.v1` is spoken by default.
+        client_app: An `App` whose handlers the server may call.
+        metadata: As for `sockrpc.connect`.
+        debug: As for `sockrpc.serve`.
         path: The path of the endpoint, which the client requests; None serves every path.
         headers: Further headers of the opening request.
         origin: The Origin to send; by default none is sent.
@@ -241,6 +281,10 @@ class connect:
         self,
         app: App | SocketHandler,
         *,
+        protocols: Sequence[str] = PROTOCOLS,
+        client_app: App | None = None,
+        metadata: ConnectMetadata = None,
+        debug: bool = False,
         path: str | None = None,
         headers: Headers = (),
         origin: str | None = None,
@@ -255,10 +299,14 @@ class connect:
             path=path,
             origins=origins,
             process_request=process_request,
+            debug=debug,
             compression=compression,
             **limits,
         )
         self._options: dict[str, Any] = {
+            "protocols": protocols,
+            "app": client_app,
+            "metadata": metadata,
             "headers": headers,
             "origin": origin,
             "remote_address": remote_address,

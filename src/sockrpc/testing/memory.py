@@ -23,6 +23,7 @@ class End(asyncio.Transport):
     Attributes:
         on_its_way: Bytes written here and taken by the network, but not yet delivered to the peer.
         tap: Called with every piece of bytes at the moment that it is written here.
+        filter: Called with the same afterwards; returns what the network gets of it.
         heard: Called with every piece of bytes just before it is delivered here.
         changed: Called when there may be something new to deliver.
     """
@@ -36,6 +37,7 @@ class End(asyncio.Transport):
         self.capacity = capacity
         self.peer: End = self
         self.tap: Callable[[bytes], None] | None = None
+        self.filter: Callable[[bytes], bytes] | None = None
         self.heard: Callable[[bytes], None] | None = None
         self.changed: Callable[[], None] | None = None
         self.on_its_way = bytearray()
@@ -68,11 +70,19 @@ class End(asyncio.Transport):
             return
         if self.tap is not None:
             self.tap(data)
+        if self.filter is not None:
+            data = self.filter(data)
         self._buffer += data
         self._hand_over()
         if len(self._buffer) > self._high and not self._writing_paused:
             self._writing_paused = True
             self.protocol.pause_writing()
+
+    def insert(self, data: bytes) -> None:
+        """Let bytes that the filter has kept back follow those that were written."""
+        if not self._closing and not self._eof_written:
+            self._buffer += data
+            self._hand_over()
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         self.write(b"".join(list_of_data))
