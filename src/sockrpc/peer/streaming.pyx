@@ -9,7 +9,7 @@ import functools
 from sockrpc._frames cimport OPEN_TRACKED, encode_payload
 from sockrpc.peer.options cimport CallOptions
 from sockrpc.peer.outbox cimport Outbox
-from sockrpc.peer.tally cimport ENDING_NONE, ENDING_RESET
+from sockrpc.peer.tally cimport ENDING_NONE, ENDING_RESET, ENDING_TIMED_OUT
 from sockrpc.peer.spawning cimport Spawning
 
 from sockrpc.codes import Code
