@@ -1,4 +1,4 @@
-"""Malformed input of `sockrpc.v1`, as a server and a client receive it: the code, the reason, and nobody else notices."""
+"""Malformed input of `sockrpc.v1`, as servers and clients receive it: code, reason, and no other notices."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ pytestmark = pytest.mark.newest
 VECTORS = json.loads(Path(__file__).parents[1].joinpath("vectors.json").read_text("utf-8"))["v1"]
 PROTOCOL = "sockrpc.v1"
 MAX_MESSAGE_BYTES = 600
-# Ids of calls that are in flight while the fault arrives: one that runs, one whose abort is swallowed, and one of
-# the server's.
+# Ids of calls that are in flight while the fault arrives: one that runs, one whose abort is swallowed, and
+# one of the server's.
 RUNNING, STOPPING, OF_SERVER = 1000, 1001, 1 << 31
 
 
