@@ -119,16 +119,16 @@ API: dict[str, set[str]] = {
     "UsageError": set(),
     "ProtocolError": set(),
     "ConnectionClosed": set(),
-    # The others of these errors are of their instances.
     "ConnectionLost": {"outcome"},
-    "RPCError": {"outcome", "received"},
-    "DeadlineExceeded": {"outcome", "received"},
+    "RPCError": {"code", "message", "details", "outcome", "received", "retry_after"},
+    "DeadlineExceeded": {"code", "message", "details", "outcome", "received", "retry_after"},
     "HandshakeError": set(),
 }
 # What has come to these beside the contract. A public name is a promise: none comes by accident.
 BEYOND_THE_CONTRACT: dict[str, set[str]] = {
     "App": {"on_start", "on_stop"},
-    "Client": {"wait_closed"},
+    "Client": {"wait_closed", "wait_closing"},
+    "connect": {"stream"},
     # Of the base that it shares with Call; a notification has none.
     "Notification": {"id"},
     "Server": {"hurry", "wait_stopping"},

@@ -17,7 +17,7 @@ from sockrpc.peer.metadata import encode_metadata
 from sockrpc.peer.outgoing_call import OutgoingCall
 from sockrpc.stream import Stream
 
-__all__ = ["Calls", "Items", "Metadata", "Payload"]
+__all__ = ["Calls", "Items", "Metadata", "Payload", "seconds_left"]
 
 SENDS_ITEMS = FLAGS["sends items"]
 TAKES_ITEMS = FLAGS["takes items"]

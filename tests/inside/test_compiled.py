@@ -70,6 +70,7 @@ OPEN = {
     "Host",
     "Gate",
     "Arrivals",
+    "Alarms",
     "PeerBase",  # joined with asyncio.BufferedProtocol in Peer
     "Work",
     "Spawning",

@@ -53,15 +53,15 @@ FOR_EITHER: list[tuple[bytes, str]] = [
     (b"\x06\0\0\0", SHORT_ID),
     (item(0), "id 0"),
     (b"\x08\0\0\0\x01\0\0\0", SHORT_FIELDS),
-    (credit(1, 5) + b"x", "bytes after the id"),
+    (credit(1, 5) + b"x", "bytes after the last field"),
     (credit(0, 5), "id 0"),
     (hello(), "a second hello"),
     (b"\x0a\0\0\0\0\x01", SHORT_FIELDS),
     (b"\x0b\x0e\0\0\0", SHORT_FIELDS),
     (goaway(text=b"\xff"), TEXT.decode()),
     (goaway(text=b"\xf4\x90\x80\x80"), TEXT.decode()),
-    (ping(bytes(126)), "ping of more than 125 bytes"),
-    (pong(bytes(126)), "ping of more than 125 bytes"),
+    (ping(bytes(126)), "ping or pong of more than 125 bytes"),
+    (pong(bytes(126)), "ping or pong of more than 125 bytes"),
 ]
 
 

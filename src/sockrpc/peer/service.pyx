@@ -16,7 +16,8 @@ from sockrpc.peer.tally cimport Tally, Traffic, add_endings, add_traffic, shown
 from sockrpc.websocket.loop cimport LoopContext
 from sockrpc._settings cimport Settings
 
-from sockrpc.codes import CODES, Outcome, outcome_of
+from sockrpc.codes import CODES as _CODES
+from sockrpc.codes import Outcome, outcome_of
 from sockrpc.peer.rate_limited_log import RateLimitedLog
 from sockrpc.peer.tally import ENDINGS as _ENDINGS
 
@@ -154,6 +155,6 @@ cdef class Service:
         cdef int number
         codes = {}
         for number in range(256):
-            if self.ends_by_code[number] or number in CODES:
-                codes[CODES.get(number, number)] = self.ends_by_code[number]
+            if self.ends_by_code[number] or number in _CODES:
+                codes[_CODES.get(number, number)] = self.ends_by_code[number]
         return codes, {outcome_of(number): self.ends_by_outcome[number] for number in range(3)}
