@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -11,8 +13,9 @@ import sockrpc
 import sockrpc.dial.reconnecting
 from sockrpc import Code, Outcome, RPCError, Tracked, testing
 from sockrpc.testing.fixtures import InMemory, in_memory
+from sockrpc.testing.line import Frames, is_credit
 from tests.kit.clock import Clock
-from tests.kit.support import started
+from tests.kit.support import PATIENCE, frame, started
 
 __all__ = ["in_memory"]
 
@@ -194,6 +197,40 @@ async def test_a_frame_that_has_begun_goes_before_credit_and_after_it_pieces_are
         assert await second == large
 
 
+@pytest.mark.parametrize("seed", range(50))
+def test_frames_are_kept_back_whole_however_they_are_written(seed: int) -> None:
+    chance = random.Random(seed)
+    head = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+    payloads = [
+        bytes([chance.choice([6, 8])]) + bytes(chance.choice([0, 8, 125, 200, 70_000])) for _ in range(20)
+    ]
+    written = [frame(2, payload, masked=chance.random() < 0.5) for payload in payloads]
+    data = head + b"".join(written)
+    frames = Frames()
+    passed = bytearray()
+    at = 0
+    while at < len(data):
+        size = chance.choice([1, 3, 20, 500, 200_000])
+        passed += frames.add(data[at : at + size])
+        at += size
+        assert frames.passed == len(passed)
+        if chance.random() < 0.2:
+            frames.keeps_credit = True
+        elif chance.random() < 0.2:
+            passed += frames.take_kept()
+    passed += frames.take_kept()
+    # Whole frames, all of them, and only credit comes later than it was written.
+    ends = [len(head), *frames.ends]
+    whole = [bytes(passed[start:end]) for start, end in itertools.pairwise(ends)]
+    assert (passed[: len(head)], len(passed)) == (head, ends[-1])
+    assert sorted(whole) == sorted(written)
+    assert [each for each in whole if not is_credit(each)] == [
+        each for each in written if not is_credit(each)
+    ]
+    assert [each for each in whole if is_credit(each)] == [each for each in written if is_credit(each)]
+    assert sum(map(is_credit, written)) == sum(payload[0] == 8 for payload in payloads)
+
+
 # Time
 
 
@@ -220,7 +257,7 @@ async def test_what_is_delayed_comes_after_its_time_and_in_order() -> None:
 
 async def test_settling_waits_for_what_is_delayed_and_not_for_what_is_held() -> None:
     there = Streams()
-    async with testing.connect(there.app) as client:
+    async with testing.connect(there.app) as client, asyncio.timeout(PATIENCE):
         client.to_server.delay(0.03)
         client.to_client.delay(0.03)
         call = await started(client.call("echo", "1"))
@@ -233,7 +270,12 @@ async def test_settling_waits_for_what_is_delayed_and_not_for_what_is_held() -> 
         assert client.to_server.deliver() == 1
         await client.settle()
         assert await call == b"2"
+        # What is held has no time; what is lost has none either.
+        client.to_server.hold()
+        client.to_server.delay(3600.0)
         lost = await started(client.call("echo", "3"))
+        await client.settle()
+        client.to_server.release()
         client.lose()
         await client.settle()
         with pytest.raises(sockrpc.ConnectionLost):

@@ -203,11 +203,8 @@ class Direction:
 
     def _note(self, size: int) -> None:
         """Note the time of bytes that have just passed."""
-        if self._delay or self._due:
-            due = self._line.time() + self._delay
-            if self._due:
-                due = max(due, self._due[-1][0])
-            self._due.append((due, self._frames.passed - size))
+        if self._delay:
+            self._due.append((self._line.time() + self._delay, self._frames.passed - size))
 
     def _next_time(self) -> float | None:
         """Return the loop time at which delayed bytes may be delivered; None if none wait for it."""
