@@ -80,7 +80,7 @@ API: dict[str, set[str]] = {
     "Server": {"sockets", "connections", "close", "wait_closed", "statistics", "serve_forever"},
     "serve": {"__await__", "__aenter__", "__aexit__"},
     "run": set(),
-    "connect": {"__await__", "__aenter__", "__aexit__", "__aiter__"},
+    "connect": {"__await__", "__aenter__", "__aexit__", "__aiter__", "stream"},
     "Client": {
         "call",
         "start",
@@ -90,6 +90,7 @@ API: dict[str, set[str]] = {
         "status",
         "subprotocol",
         "closing",
+        "wait_closing",
         "close",
         "__aenter__",
         "__aexit__",
