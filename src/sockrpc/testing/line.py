@@ -141,7 +141,7 @@ class Direction:
     def hold_credit(self) -> None:
         """Hold the Credit frames of `sockrpc.v1` that are sent from now on, while everything else passes.
 
-        Whoever sends items in the other direction stops when its credit is used up, as with a peer that takes
+        The sender of items in the other direction stops when its credit is used up, as with a peer that takes
         none. A call may end meanwhile; credit that comes after its end is ignored. Compressed frames pass.
         """
         self._frames.keeps_credit = True
