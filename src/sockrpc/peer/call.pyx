@@ -401,9 +401,12 @@ for a call that was answered or that failed by itself.
             if self.options is not None:
                 self.connection.reserved_bytes -= self.options.reserved
                 self.options.release()
-            if action == CALLEE_REFUSE:
-                self.send_end()
-            self.connection.on_left_waiting(self)
+            try:
+                # It leaves the queue first: to write may open the output, which starts what waits.
+                self.connection.on_left_waiting(self)
+            finally:
+                if action == CALLEE_REFUSE:
+                    self.send_end()
             return 0
         if self.options is not None:
             if self.options.inbox is not None:
