@@ -115,6 +115,9 @@ cdef class Call(Streaming):
             raise UsageError(f"call {self.id} of {self.name!r} is over: it was answered or has failed")
         self.used = True
         if not self.answer(encoded):
+            if self.handler is None and self.ending >= ENDING_RESET:
+                # Work of the socket form is aborted only where it asks for that.
+                self.complete()
             self._left_by_application()
             return False
         if self.work == 0 and not self.starting:
@@ -274,10 +277,7 @@ for a call that was answered or that failed by itself.
         """The handler has returned, although its caller had given up: see whether its effect has taken place."""
         if not self.connection.is_v1:
             return 0
-        if self.cancelled and (
-            self.handler is None or self.handler.kind < KIND_THREAD or self.seen
-            or (self.undo is not None and self.undo.hooks)
-        ):
+        if self.cancelled and (self.seen or (self.undo is not None and self.undo.hooks)):
             return 0
         self.completed = True
         return 0

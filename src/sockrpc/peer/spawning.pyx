@@ -64,6 +64,7 @@ cdef class Spawning(Work):
         """Wait until the call is aborted. If the handler itself waits here, the abort reaches it this way."""
         cdef int before = cancels_of_task()
         if self.ending >= ENDING_RESET:
+            self.seen = True
             return
         if self.reset_waiter is None:
             self.reset_waiter = self.service.context.loop.create_future()
@@ -72,6 +73,7 @@ cdef class Spawning(Work):
         except CancelledError:
             if not self.take_back_cancel(before):
                 raise
+        self.seen = True
 
     cdef bint take_back_cancel(self, int before) except -1:
         """In a CancelledError: True if the abort of this call is all that has cancelled the running task.

@@ -75,6 +75,7 @@ cdef class Work(Procedure):
         task.add_done_callback(self, context=self.connection.callback_context())
         self.work_began()
         if self.cancelled:
+            self.seen = True
             task.cancel()
         elif self.connection.ended and not self.is_protected():
             # The handler answered and then ended its own connection, all in its first step.
@@ -168,11 +169,13 @@ cdef class Work(Procedure):
         if self.task is not None:
             if not self.began and self.handler.kind != KIND_GENERATOR and has_begun(self.task):
                 self.began = True
-            self.task.cancel()
+            if self.task.cancel():
+                self.seen = True
         for task, before in spawned:
             # The handler's cancel has already reached this task because the handler awaits it.
             if task.cancelling() == before:
                 task.cancel()
+            self.seen = True
         return 0
 
     cdef int cancel_again(self) except -1:
