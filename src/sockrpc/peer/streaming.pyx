@@ -82,9 +82,10 @@ cdef class Streaming(Spawning):
         """Let no abort reach the work from here on: its effect takes place, and the caller hears COMPLETED.
 
         Raises:
-            asyncio.CancelledError: The call is aborted already.
+            asyncio.CancelledError: The call is aborted already, and its work is not protected from that.
         """
-        if self.ending >= ENDING_RESET:
+        if self.ending >= ENDING_RESET and (self.cancelled or not self.is_protected()):
+            self.seen = True
             raise CancelledError
         self.committed = True
 

@@ -36,7 +36,8 @@ def run_generator(
                 sending.cancel()
                 item = generator.throw(error)  # type: ignore[attr-defined]
                 continue
-            if not sent:
+            # Work that runs to completion goes on, although nobody takes its items.
+            if not sent and call._is_cancelled:
                 call._note_seen()
                 generator.throw(asyncio.CancelledError())  # type: ignore[attr-defined]
                 # It has swallowed the abort and yielded again.

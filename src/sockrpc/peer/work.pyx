@@ -92,7 +92,8 @@ cdef class Work(Procedure):
 
     def _timed_out(self) -> None:
         self.timer = None
-        self.abort(ENDING_TIMED_OUT, True)
+        # Nothing but the end of a stop reaches work that is committed.
+        self.abort(ENDING_TIMED_OUT, not self.committed)
 
     cdef bint owns(self, object task) except -1:
         return task is self.task or (self.spawned is not None and task in self.spawned)
