@@ -352,6 +352,8 @@ for a call that was answered or that failed by itself.
             if end is None:
                 end = RPCError(Code.INTERNAL, self.service.failure_text(error))
             self.use_options().error = end
+            if self.options.outbox is not None:
+                self.options.outbox.close()
         # No answer is possible any more, so the spawned work is of no use.
         if self.spawned:
             self.cancel_work()
