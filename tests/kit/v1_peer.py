@@ -122,6 +122,18 @@ class V1Peer(RawClient):
         assert opcode == BINARY, (opcode, payload)
         return understood(payload)
 
+    async def message(self) -> bytes:
+        """The next message as it came."""
+        opcode, payload = await self.receive()
+        assert opcode == BINARY, (opcode, payload)
+        return payload
+
+    async def error(self) -> tuple[int, int, int]:
+        """The id, code and outcome of the next message, which must be an Error."""
+        heard = await self.hear()
+        assert heard[0] == 9, heard
+        return heard[1], heard[2], heard[3]
+
     async def hear_end(self) -> tuple[Any, ...]:
         """The next message that is neither an item nor credit."""
         while (heard := await self.hear())[0] in (6, 8):
@@ -144,7 +156,9 @@ async def hear(peer: Peer) -> tuple[Any, ...]:
 
 
 @contextlib.asynccontextmanager
-async def client_of(greeting: bytes | None = None, **options: Any) -> AsyncIterator[tuple[sockrpc.Client, Peer]]:
+async def client_of(
+    greeting: bytes | None = None, **options: Any
+) -> AsyncIterator[tuple[sockrpc.Client, Peer]]:
     """A client of ours that speaks v1, and the raw end of its connection; both have said Hello."""
     async with RawServer() as server:
         connecting = asyncio.ensure_future(open_client(server.uri, {"protocols": V1, **options}))
