@@ -37,7 +37,7 @@ BY_HAND = Contender("by hand on websockets", "websockets_rpc", "rpc", "endless")
 
 
 def measure_calls(here: Arena, settings: Settings) -> Measured:
-    """Measure 32 bytes, 64 connections with 16 calls in flight each, in both protocols, and with a time-out."""
+    """Measure 32 bytes, 64 connections with 16 calls in flight each, in both protocols, with a time-out too."""
     size = {"connections": CONNECTIONS, "in_flight": IN_FLIGHT}
     measured = {}
     for method in KINDS.values():
@@ -60,7 +60,7 @@ def measure_calls(here: Arena, settings: Settings) -> Measured:
 
 
 def measure_streams(here: Arena, settings: Settings) -> Measured:
-    """Measure one stream on one connection, read by the load generator and by Python, and one towards the server."""
+    """Measure one stream on one connection, read by the load generator and by Python; one to the server."""
     upload = served("upload")
     ports = {"sockrpc": here.port(ENDLESS), "websockets": here.port(BY_HAND)}
     measured: dict[str, Callable[[], Result]] = {
@@ -94,7 +94,7 @@ def measure_streams(here: Arena, settings: Settings) -> Measured:
 
 
 def measure_large_items(here: Arena, settings: Settings) -> Measured:
-    """Measure items of 64 KiB, one stream on a connection, beside as many connections with 4 echoes in flight."""
+    """Measure items of 64 KiB, one stream on a connection, beside as many connections with 4 echoes each."""
     size = {"size": WINDOW_BYTES, "connections": 16}
     measured = {
         "stream": partial(here.load, "stream", ENDLESS, seconds=settings.seconds, **size),

@@ -44,6 +44,22 @@ def burst(call: sockrpc.Call) -> None:
         call.socket.notify_nowait("news", call.payload)
 
 
+# The base of a comparison may predate the second protocol.
+HAS_V1 = hasattr(sockrpc, "RPCError")
+ITEMS = 1000
+
+if HAS_V1:
+
+    @app.method("items")
+    async def items(call: sockrpc.Call) -> AsyncIterator[bytes]:
+        for _ in range(ITEMS):
+            yield PAYLOAD
+
+    @app.method("count")
+    async def count(call: sockrpc.Call) -> str:
+        return str(len([item async for item in call.items()]))
+
+
 @app.on("news")
 def news(notification: sockrpc.Notification) -> None:
     pass
@@ -100,3 +116,34 @@ async def bench_notifications_of_a_server(bench: Any) -> AsyncIterator[Callable[
                 await anext(listener)
 
         yield listen
+
+
+if HAS_V1:
+    V1 = ("sockrpc.v1",)
+
+    async def bench_calls_in_flight_of_v1(bench: Any) -> AsyncIterator[Callable[[], object]]:
+        async with bench.loopback(app) as here:
+            client = await here.connect(protocols=V1)
+            yield lambda: asyncio.gather(*(client.call("echo", PAYLOAD) for _ in range(64)))
+
+    async def bench_stream_of_a_server(bench: Any) -> AsyncIterator[Callable[[], object]]:
+        async with bench.loopback(app) as here:
+            client = await here.connect(protocols=V1)
+
+            async def read() -> None:
+                count = 0
+                async for _ in client.stream("items"):
+                    count += 1
+                assert count == ITEMS
+
+            yield read
+
+    async def bench_stream_of_a_client(bench: Any) -> AsyncIterator[Callable[[], object]]:
+        async with bench.loopback(app) as here:
+            client = await here.connect(protocols=V1)
+            payloads = [PAYLOAD] * ITEMS
+
+            async def send() -> None:
+                assert await client.call("count", items=payloads) == b"%d" % ITEMS
+
+            yield send

@@ -1,7 +1,7 @@
 """A Python client of streams and of calls both ways, as JSON: `WHAT PORT SECONDS IN_FLIGHT`.
 
 WHAT is calls (of the client), answers (to calls of the server), stream-sockrpc, or stream-websockets, where the
-client on websockets is written by hand and gets the items of one stream as messages.
+the client is written by hand and gets the items of one stream as messages.
 """
 
 from __future__ import annotations

@@ -126,13 +126,18 @@ class RPCError(SockRPCError):
     def __init__(
         self, code: Code | int, message: str = "", *, details: bytes = b"", retry_after: float | None = None
     ) -> None:
-        number = int(code)
-        if number not in CODES and not FIRST_APPLICATION_CODE <= number <= LAST_CODE:
-            raise UsageError(f"a code is a Code, or from 128 to 255, not {code!r}")
+        # A method may refuse most of its calls, and this is a third of what that costs.
+        if type(code) is not Code:
+            number = int(code)
+            if number not in CODES and not FIRST_APPLICATION_CODE <= number <= LAST_CODE:
+                raise UsageError(f"a code is a Code, or from 128 to 255, not {code!r}")
+            code = CODES.get(number, number)
         if not isinstance(message, str):
             raise UsageError(f"the message of an error is text, not {type(message).__name__}")
-        if not isinstance(details, bytes | bytearray | memoryview):
-            raise UsageError(f"the details of an error are bytes, not {type(details).__name__}")
+        if type(details) is not bytes:
+            if not isinstance(details, bytes | bytearray | memoryview):
+                raise UsageError(f"the details of an error are bytes, not {type(details).__name__}")
+            details = bytes(details)
         if retry_after is not None:
             if details:
                 raise UsageError("retry_after travels in the details, so an error has only one of both")
@@ -141,9 +146,9 @@ class RPCError(SockRPCError):
                 raise UsageError(f"retry_after is a number of seconds, not {retry_after!r}")
             details = milliseconds.to_bytes(4, "big")
         super().__init__(code, message)
-        self.code = CODES.get(number, number)
+        self.code = code
         self.message = message
-        self.details = bytes(details)
+        self.details = details
         self.retry_after = retry_after
 
     def __str__(self) -> str:

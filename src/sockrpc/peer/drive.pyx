@@ -8,7 +8,6 @@ from sockrpc.peer.outbox cimport ITEMS_PER_LOOK, Outbox
 from sockrpc.websocket.loop cimport FAIR_SHARE, LoopContext
 
 from sockrpc.errors import SockRPCError
-from sockrpc.peer.tracked import Tracked
 
 cdef object CancelledError = asyncio.CancelledError
 
@@ -27,6 +26,7 @@ async def drive(call, Outbox outbox not None, bint tracked, LoopContext context 
     """
     cdef bint aborted
     cdef bint sent
+    cdef bint blocked
     cdef int count = 0
     cdef double until = context.tick() + FAIR_SHARE
     call._note_began()
@@ -47,14 +47,30 @@ async def drive(call, Outbox outbox not None, bint tracked, LoopContext context 
                             await asyncio.sleep(0)
                             until = context.tick() + FAIR_SHARE
                 else:
-                    if isinstance(item, Tracked):
-                        sent = await call.send(item.payload, cursor=item.cursor)
-                    else:
-                        sent = await call.send(item)
+                    # Very many streams may wait for credit, each in this coroutine alone, without one of `send`.
+                    payload, cursor = call._to_send(item)
+                    if outbox.turn_is_over():
+                        await asyncio.sleep(0)
+                    timer = None
+                    try:
+                        while not outbox.closed:
+                            sent = outbox.put(payload, cursor)
+                            if sent:
+                                break
+                            if timer is None:
+                                timer = call._start_credit_timer(outbox)
+                            blocked = outbox.balance <= 0
+                            outbox.connection.items_blocked += blocked
+                            try:
+                                await outbox.wait()
+                            finally:
+                                outbox.connection.items_blocked -= blocked
+                    finally:
+                        if timer is not None:
+                            timer.cancel()
                     if not sent and call._is_cancelled:
                         # It has swallowed an abort that reached it in an await of its own, and yielded again.
                         break
-                    # It has looked at the clock itself, and may have waited.
                     until = context.tick() + FAIR_SHARE
             except CancelledError as error:
                 # It was raised at our await, but it is the generator that waits: an abort, or its own time-out.

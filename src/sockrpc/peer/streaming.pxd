@@ -9,3 +9,4 @@ cdef class Streaming(Spawning):
     # Aborts the call, as the peer broke a rule that concerns nothing else; `end` is what it is told.
     cdef int break_off(self, int ending, object end) except -1
     cdef Outbox stream_out(self)
+    cdef tuple ready(self, Outbox outbox, object payload, object cursor)

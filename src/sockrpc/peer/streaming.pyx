@@ -17,6 +17,7 @@ from sockrpc.errors import RPCError, UsageError
 from sockrpc.peer.drive import drive
 from sockrpc.peer.items import Items
 from sockrpc.peer.metadata import NO_METADATA as _NO_METADATA
+from sockrpc.peer.tracked import Tracked
 from sockrpc.peer.thread_generator import run_generator
 
 cdef object CancelledError = asyncio.CancelledError
@@ -127,11 +128,10 @@ cdef class Streaming(Spawning):
             UsageError: The caller takes no items, or the item is too large for it.
         """
         cdef bint sent
-        cdef bytes encoded = encode_payload(payload)
         cdef Outbox outbox = self.stream_out()
-        cdef bytes place = self._place(cursor)
-        if PyBytes_GET_SIZE(encoded) > outbox.small_bytes() or place is not None:
-            outbox.check(encoded, place)
+        cdef bytes encoded
+        cdef bytes place
+        encoded, place = self.ready(outbox, payload, cursor)
         if outbox.turn_is_over():
             await asyncio.sleep(0)
         sent = outbox.put(encoded, place)
@@ -144,13 +144,23 @@ cdef class Streaming(Spawning):
             if timer is not None:
                 timer.cancel()
 
-    def _place(self, cursor: bytes | None) -> bytes | None:
-        """Return the cursor as it travels: items of a tracked stream have one, if only an empty one."""
+    cdef tuple ready(self, Outbox outbox, object payload, object cursor):
+        """Return payload and cursor as they travel: items of a tracked stream have one, if only an empty one."""
+        cdef bytes encoded = encode_payload(payload)
+        cdef bytes place = None
         if cursor is not None and not isinstance(cursor, bytes):
             raise UsageError(f"a cursor is bytes, not {type(cursor).__name__}")
         if self.options.flags & OPEN_TRACKED:
-            return b"" if cursor is None else cursor
-        return None
+            place = b"" if cursor is None else cursor
+        if PyBytes_GET_SIZE(encoded) > outbox.small_bytes() or place is not None:
+            outbox.check(encoded, place)
+        return encoded, place
+
+    def _to_send(self, item) -> tuple[bytes, bytes | None]:
+        """Return what a generator has yielded as it travels, with its cursor."""
+        if isinstance(item, Tracked):
+            return self.ready(self.stream_out(), item.payload, item.cursor)
+        return self.ready(self.stream_out(), item, None)
 
     def _drive(self, generator):
         """Return a coroutine that sends what an async generator yields."""
