@@ -67,6 +67,7 @@ cdef struct Receiver:
     bint is_v1
     int role                         # a RECEIVER bit
     uint32_t own                     # v1: the top bit of the ids that this end picks
+    uint8_t last_opcode              # the largest that the protocol has
 
 # A parsed frame, whose pointers into the message are valid as long as that is.
 cdef struct Frame:

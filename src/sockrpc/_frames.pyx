@@ -66,7 +66,6 @@ LAYOUT[OPCODE_KEEPALIVE_PING] = Row(0, SENT_BY_ANYBODY, False, [0, 0, 0, 0, 0], 
 LAYOUT[OPCODE_KEEPALIVE_PONG] = Row(0, SENT_BY_ANYBODY, False, [0, 0, 0, 0, 0], False, REST_SMALL)
 
 cdef enum:
-    V0_ROWS = 5            # the opcodes of websocket.io-rpc-v0.1 are below this
     KNOWN_FLAGS = OPEN_TIMEOUT | OPEN_METADATA | OPEN_SENDS_ITEMS | OPEN_TAKES_ITEMS | OPEN_TRACKED | OPEN_NESTED
 
 # For callers in Python, who name the flags of an Open.
@@ -79,10 +78,10 @@ cdef enum:
 
 # By protocol and role.
 cdef Receiver[4] RECEIVERS
-RECEIVERS[0] = Receiver(False, RECEIVER_SERVER, 0)
-RECEIVERS[1] = Receiver(False, RECEIVER_CLIENT, 0)
-RECEIVERS[2] = Receiver(True, RECEIVER_SERVER, TOP_BIT)
-RECEIVERS[3] = Receiver(True, RECEIVER_CLIENT, 0)
+RECEIVERS[0] = Receiver(False, RECEIVER_SERVER, 0, OPCODE_RESPONSE)
+RECEIVERS[1] = Receiver(False, RECEIVER_CLIENT, 0, OPCODE_RESPONSE)
+RECEIVERS[2] = Receiver(True, RECEIVER_SERVER, TOP_BIT, OPCODE_KEEPALIVE_PONG)
+RECEIVERS[3] = Receiver(True, RECEIVER_CLIENT, 0, OPCODE_KEEPALIVE_PONG)
 
 
 cdef const Receiver *receiver_of(str protocol, int role) except NULL:
@@ -177,18 +176,13 @@ cdef Fault parse(const uint8_t *data, Py_ssize_t size, const Receiver *receiver,
     if size == 0:
         return FAULT_EMPTY
     out.opcode = data[0]
-    if receiver.is_v1:
-        if out.opcode == 0:
-            return FAULT_OPCODE_ZERO
-        if out.opcode >= OPCODE_ROWS:
-            return FAULT_IGNORED
-        row = &LAYOUT[out.opcode]
-    else:
-        if out.opcode == 0 or out.opcode >= V0_ROWS:
+    if <uint8_t> (out.opcode - 1) >= receiver.last_opcode:
+        if not receiver.is_v1:
             return FAULT_UNKNOWN_OPCODE
-        row = &LAYOUT[out.opcode]
-        if not row.receivers & receiver.role:
-            return FAULT_WRONG_SIDE
+        return FAULT_IGNORED if out.opcode else FAULT_OPCODE_ZERO
+    row = &LAYOUT[out.opcode]
+    if not (row.receivers & receiver.role or receiver.is_v1):
+        return FAULT_WRONG_SIDE
     if row.has_id:
         if size - cursor < 4:
             return FAULT_SHORT_ID
