@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
@@ -166,10 +165,12 @@ async def test_a_handle_and_a_stream_belong_to_their_loop() -> None:
         await stream.aclose()
 
 
-
 # What a server that keeps no rule may do to one call: its messages, the code that the caller sees.
 BREACHES: dict[str, tuple[list[bytes], Code]] = {
-    "items without credit": ([item(1, bytes(200_000)), item(1, bytes(200_000)), item(1)], Code.RESOURCE_EXHAUSTED),
+    "items without credit": (
+        [item(1, bytes(200_000)), item(1, bytes(200_000)), item(1)],
+        Code.RESOURCE_EXHAUSTED,
+    ),
     "an item larger than the window": ([item(1, bytes(256 * 1024 + 1))], Code.RESOURCE_EXHAUSTED),
     "credit overflow": ([credit(1, 2**31 - 1)], Code.INVALID_ARGUMENT),
 }
@@ -213,9 +214,10 @@ async def test_strange_numbers_in_an_error_are_read_as_documented() -> None:
             with pytest.raises(RPCError) as caught:
                 await handle
             assert caught.value.code == (code if code >= 128 else Code.UNKNOWN)
-            assert caught.value.outcome is (Outcome.PARTIAL, Outcome.NOT_STARTED, Outcome.COMPLETED)[
-                outcome if outcome <= 2 else 0
-            ]
+            assert (
+                caught.value.outcome
+                is (Outcome.PARTIAL, Outcome.NOT_STARTED, Outcome.COMPLETED)[outcome if outcome <= 2 else 0]
+            )
 
 
 async def test_a_server_with_no_room_for_calls_is_asked_for_nothing() -> None:

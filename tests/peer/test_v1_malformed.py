@@ -113,8 +113,18 @@ def for_role(theirs: int, ours: int) -> list[tuple[bytes, str]]:
 CELLS: list[tuple[str, list[bytes], bytes, str]] = [
     ("a request for a running call", [request(1, "forever")], request(1, "echo"), "id in use"),
     ("an open for a running call", [request(1, "forever")], opened(1, "echo"), "id in use"),
-    ("an open after the end of items", [opened(1, "forever", flags=SENDS), end(1)], opened(1, "echo"), "id in use"),
-    ("a request for a waiting call", [request(1, "forever"), request(2, "echo")], request(2, "echo"), "id in use"),
+    (
+        "an open after the end of items",
+        [opened(1, "forever", flags=SENDS), end(1)],
+        opened(1, "echo"),
+        "id in use",
+    ),
+    (
+        "a request for a waiting call",
+        [request(1, "forever"), request(2, "echo")],
+        request(2, "echo"),
+        "id in use",
+    ),
     ("an open for a stopping call", [request(1, "stubborn"), reset(1)], opened(1, "echo"), "id in use"),
     ("an item for a call without", [request(1, "forever")], item(1, b"x"), "item for a call without items"),
     ("an item for a stream", [opened(1, "endless", flags=TAKES)], item(1), "item for a call without items"),
@@ -254,9 +264,19 @@ async def test_metadata_beyond_the_limits_of_an_open_ends_only_that_call() -> No
 
 async def test_later_opcodes_and_strange_numbers_are_ignored() -> None:
     async with serving(make_app()) as there:
-        peer = await V1Peer.meet(there.port, b"\x0a\xff" + hello(window=1, metadata=entry(b"later", b"x"))[2:])
+        peer = await V1Peer.meet(
+            there.port, b"\x0a\xff" + hello(window=1, metadata=entry(b"later", b"x"))[2:]
+        )
         ignored = [bytes([opcode]) + b"anything" for opcode in range(14, 256)]
-        crossed = [reset(9), item(9), end(9), credit(9, 0), item(TOP | 9), credit(TOP | 9, 1), pong(b"unasked")]
+        crossed = [
+            reset(9),
+            item(9),
+            end(9),
+            credit(9, 0),
+            item(TOP | 9),
+            credit(TOP | 9, 1),
+            pong(b"unasked"),
+        ]
         crossed += [response(TOP | 9, b"x"), error(TOP | 9, 5)]
         await peer.say(*ignored, *crossed, request(1, "echo", b"x"))
         assert await peer.hear() == (4, 1, b"x")
