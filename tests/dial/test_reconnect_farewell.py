@@ -156,6 +156,53 @@ async def test_what_still_runs_on_old_connections_ends_with_the_iterator(how: st
         await until(lambda: not second.connections)
 
 
+async def test_a_server_of_the_first_protocol_takes_no_leave_before_the_end() -> None:
+    slow = Slow()
+    async with (
+        serving(slow.app) as here,
+        asyncio.timeout(PATIENCE),
+        here.connect(protocols=(sockrpc.SUBPROTOCOL,)) as client,
+    ):
+        call = await started(client.call("slow"))
+        await until(lambda: slow.calls)
+        leaving = await started(client.wait_closing())
+        here.server.close()
+        await until(lambda: not here.server.sockets)
+        assert (leaving.done(), client.closing) == (False, False)
+        slow.go.set()
+        assert await call == b"done"
+        await leaving
+        assert not client.closing
+        # It is known by now.
+        await client.wait_closing()
+
+
+async def test_a_client_that_comes_while_the_server_stops_comes_again() -> None:
+    app = sockrpc.App()
+    entering, go = asyncio.Event(), asyncio.Event()
+
+    @app.on_connect
+    async def enter(_: sockrpc.Socket) -> None:
+        entering.set()
+        await go.wait()
+
+    async with contextlib.AsyncExitStack() as stack, asyncio.timeout(PATIENCE):
+        first = await stack.enter_async_context(serving(app))
+        clients = aiter(first.connect(protocols=V1))
+        step = await started(anext(clients))
+        await entering.wait()
+        first.server.close()
+        go.set()
+        await first.server.wait_closed()
+        second = await sockrpc.serve(app, "127.0.0.1", first.port)
+        stack.push_async_callback(second.__aexit__, None, None, None)
+        client = await step
+        while not second.connections:
+            client = await anext(clients)
+        assert not client.closing
+        await clients.aclose()
+
+
 # Refusals of the application
 
 
