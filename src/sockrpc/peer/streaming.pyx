@@ -46,8 +46,10 @@ cdef class Streaming(Spawning):
         None if there is neither.
         """
         cdef double when = self.until
-        if self.timer is not None and (when == 0.0 or <double> self.timer.when() < when):
-            when = self.timer.when()
+        # A thread may ask while the loop stops the timer.
+        cdef object timer = self.timer
+        if timer is not None and (when == 0.0 or <double> timer.when() < when):
+            when = timer.when()
         return when or None
 
     @property
