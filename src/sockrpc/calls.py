@@ -17,7 +17,7 @@ from sockrpc.peer.metadata import encode_metadata
 from sockrpc.peer.outgoing_call import OutgoingCall
 from sockrpc.stream import Stream
 
-__all__ = ["Calls", "Items", "Metadata", "Payload", "seconds_left"]
+__all__ = ["Calls", "Items", "Metadata", "Payload", "checked_window", "seconds_left"]
 
 SENDS_ITEMS = FLAGS["sends items"]
 TAKES_ITEMS = FLAGS["takes items"]
@@ -147,16 +147,25 @@ class Calls:
         name, encoded = encode(method, payload)
         packed = None if metadata is None else encode_metadata(metadata)
         check_items(items)
-        size: object = window_bytes
-        if size is not None and not (isinstance(size, int) and size > 0):
-            raise UsageError(f"window_bytes is a positive number of bytes, not {window_bytes!r}")
-        window = min(window_bytes or 0, LARGEST_WINDOW)
+        window = checked_window(window_bytes)
 
         def opened(sends: bool) -> tuple[OutgoingCall, asyncio.Task[None] | None]:
             wanted = flags | SENDS_ITEMS if sends else flags
             return begin_call(self, name, encoded, wanted, items, timeout, packed, window)
 
         return Stream(self._connection, opened, has_pump=items is not None)
+
+
+def checked_window(window_bytes: int | None) -> int:
+    """Return the window of a stream, 0 for that of its connection.
+
+    Raises:
+        UsageError: It is no positive number of bytes.
+    """
+    size: object = window_bytes
+    if window_bytes is not None and (not isinstance(size, int) or window_bytes <= 0):
+        raise UsageError(f"window_bytes is a positive number of bytes, not {window_bytes!r}")
+    return min(window_bytes or 0, LARGEST_WINDOW)
 
 
 def check_items(items: object) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Unpack
 from sockrpc._frames import PROTOCOLS, encode
 from sockrpc._settings import Settings
 from sockrpc.app import App
-from sockrpc.calls import Metadata, Payload
+from sockrpc.calls import Metadata, Payload, checked_window
 from sockrpc.client import Client
 from sockrpc.dial.addresses import connect_to
 from sockrpc.dial.client_opening import ClientOpening
@@ -372,4 +372,5 @@ class connect:
             encode_metadata(metadata)
         if timeout is not None:
             check_seconds("timeout", timeout, zero=True)
+        checked_window(window_bytes)
         return ResumingStream(aiter(self), method, payload, metadata, timeout, window_bytes)

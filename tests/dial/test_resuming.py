@@ -304,6 +304,8 @@ def test_faults_of_the_arguments_are_raised_at_once() -> None:
         connecting.stream("feed", timeout=-1.0)
     with pytest.raises(sockrpc.UsageError):
         connecting.stream("feed", metadata={"No": "x"})
+    with pytest.raises(sockrpc.UsageError):
+        connecting.stream("feed", window_bytes=0)
 
 
 # Everything at once
