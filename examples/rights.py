@@ -1,12 +1,13 @@
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import sockrpc
 from sockrpc import Code, RPCError
 
 app = sockrpc.App()
 
-Handler = Callable[[sockrpc.Call], Awaitable[str]]
+Handler = Callable[[sockrpc.Call], Coroutine[Any, Any, str]]
 
 
 def only_for(*users: str) -> Callable[[Handler], Handler]:

@@ -171,7 +171,7 @@ def test_a_renewed_certificate_is_taken_up_by_sighup(tmp_path: Path) -> None:
             write_certificate(tmp_path)
             server.process.send_signal(signal.SIGHUP)
             eventually(lambda: call("cert.pem") == (0, b"hello, you\n"))
-            assert call("old.pem")[0] == 1
+            assert call("old.pem")[0] == 4
             server.process.terminate()
             assert server.end() == STOPPED
 
