@@ -215,13 +215,24 @@ def test_a_server_that_does_nothing_any_more_holds_nobody_up(tmp_path: Path, end
 
 
 def test_a_connection_that_is_lost_ends_it_with_what_was_measured(served: Served) -> None:
+    flags = ["--method", "hang up", "--seconds", "600", "--protocol", "websocket.io-rpc-v0.1", "--json"]
     with served:
-        done = run_main("bench", served.uri, "--method", "hang up", "--seconds", "600", "--json")
+        done = run_main("bench", served.uri, *flags)
     assert done.returncode == 1
     told = json.loads(only_line(done.stdout))
     assert told["calls"] >= 1
     assert "ConnectionLost" in told["error"]
     assert only_line(done.stderr).startswith("sockrpc: ConnectionLost: ")
+
+
+def test_a_server_that_takes_its_leave_ends_it_with_what_was_measured(served: Served) -> None:
+    """In sockrpc.v1 it says goodbye; whether the next call or the end comes first is chance."""
+    with served:
+        done = run_main("bench", served.uri, "--method", "hang up", "--seconds", "600")
+    assert int(done.stdout.splitlines()[1].partition(b" ")[0].replace(b",", b"")) >= 1
+    told = only_line(done.stderr)
+    expected = {3: "UNAVAILABLE: the peer takes no more calls", 1: "sockrpc: ConnectionLost: 1001"}
+    assert told.startswith(expected[done.returncode])
 
 
 def test_no_server_is_a_failure() -> None:
