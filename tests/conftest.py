@@ -22,7 +22,10 @@ from sockrpc.peer.table import live_entries
 from sockrpc.websocket.loop import live_contexts
 
 # Here, so that --hypothesis-profile knows its profiles.
-from tests.kit import properties  # noqa: F401
+from tests.kit import (
+    properties,  # noqa: F401
+    support,
+)
 from tests.kit.endings import run_to_end
 from tests.kit.loops import LOOPS, new_event_loop
 
@@ -99,6 +102,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if inspect.iscoroutinefunction(metafunc.function):
         metafunc.fixturenames.append("loop_kind")
         metafunc.parametrize("loop_kind", LOOPS)
+    if metafunc.definition.get_closest_marker("both_protocols"):
+        metafunc.fixturenames.append("protocol")
+        protocols = [*support.V0, *support.V1]
+        metafunc.parametrize("protocol", protocols, ids=["v0.1", "v1"], indirect=True)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -111,6 +118,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
                 if file not in runs.setdefault(run, []):
                     runs[run].append(file)
         target.write_text(json.dumps(runs))
+
+
+@pytest.fixture
+def protocol(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What clients offer in a test that is marked `both_protocols`."""
+    support.chosen[:] = [request.param]
+    yield request.param
+    support.chosen.clear()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,16 +7,14 @@ import struct
 from typing import Any, Self
 
 import sockrpc
-from sockrpc._settings import Settings
 from sockrpc.limits import Limits
 from sockrpc.peer.peer import Peer
-from sockrpc.peer.service import Service
 from sockrpc.testing.memory import End, Pair
 from sockrpc.websocket.deflate import Compression
 from sockrpc.websocket.loop import context_of_running_loop
 from tests.kit.endings import ends_the_process
 from tests.kit.inside import has_stopped
-from tests.kit.support import CLOSE, PATIENCE, SUBPROTOCOL, frame
+from tests.kit.support import CLOSE, PATIENCE, SUBPROTOCOL, chosen, frame
 
 
 class RawEnd(asyncio.BufferedProtocol):
@@ -97,6 +95,11 @@ def set_capacity(end: End, capacity: int) -> None:
     end._hand_over()
 
 
+def written_by(end: End) -> bytes:
+    """What an end has written and nobody has received, on its way or not."""
+    return bytes(end.on_its_way) + bytes(end._buffer)
+
+
 def has_paused_writing(end: End) -> bool:
     """True while an end has asked its protocol to write no more."""
     return end._writing_paused
@@ -122,13 +125,25 @@ class MemoryServer:
         self.limits = self.server._limits
         self.pairs: list[Pair] = []
 
-    def join(self, peer: Any, *, compression: Compression | None = None, **options: Any) -> Pair:
-        """A connection that is past its handshake, with `peer` at its other end."""
+    def join(
+        self,
+        peer: Any,
+        *,
+        compression: Compression | None = None,
+        protocol: str | None = None,
+        **options: Any,
+    ) -> Pair:
+        """A connection that is past its handshake, with `peer` at its other end.
+
+        It speaks v0.1 unless another `protocol` is named, or a test runs with both.
+        """
         connection = Peer("server", self.service)
         pair = Pair(connection, peer, **options)
         self.pairs.append(pair)
         connection.open(b"", compression)
-        connection.socket._opened(SUBPROTOCOL)
+        connection.speak(protocol or (chosen or [SUBPROTOCOL])[0])
+        if not connection.is_v1:
+            connection.socket._opened(SUBPROTOCOL)
         connection.begin()
         return pair
 
@@ -137,13 +152,18 @@ class MemoryServer:
         *,
         limits: dict[str, Any] | None = None,
         compressions: tuple[Compression, Compression] | None = None,
+        protocol: str | None = None,
+        app: sockrpc.App | None = None,
         **options: Any,
     ) -> tuple[sockrpc.Client, Pair]:
         """A client of ours on a new connection; `compressions` are the server's and the client's."""
-        peer = Peer("client", Service(Settings(Limits(**(limits or {}))), context_of_running_loop()))
+        dialing = sockrpc.connect("ws://in.memory/", app=app)
+        dialing._limits = Limits(**(limits or {}))
+        peer = Peer("client", dialing._make_service(context_of_running_loop()))
         theirs, ours = compressions or (None, None)
-        pair = self.join(peer, compression=theirs, **options)
+        pair = self.join(peer, compression=theirs, protocol=protocol, **options)
         peer.open(b"", ours)
+        peer.speak(protocol or (chosen or [SUBPROTOCOL])[0])
         peer.begin()
         return sockrpc.Client(peer), pair
 

@@ -12,9 +12,6 @@ from typing import Any, Self
 
 import sockrpc
 
-# For what only one of the protocols does.
-V0 = ("websocket.io-rpc-v0.1",)
-V1 = ("sockrpc.v1",)
 SUBPROTOCOL = "websocket.io-rpc-v0.1"
 # To offer, where a test is about what only one of them does.
 V0 = (SUBPROTOCOL,)
@@ -27,6 +24,11 @@ PATIENCE = float(os.environ.get("SOCKRPC_PATIENCE", "10"))
 AT_ONCE = 300
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+
+
+# What clients of these helpers offer where a test is marked `both_protocols`, which runs once with each.
+# Otherwise ours offer both, and raw ones v0.1.
+chosen: list[str] = []
 
 
 @contextlib.asynccontextmanager
@@ -48,6 +50,8 @@ class Serving:
         self.uri = f"ws://127.0.0.1:{self.port}/socket"
 
     def connect(self, **options: Any) -> sockrpc.connect:
+        if chosen:
+            options.setdefault("protocols", tuple(chosen))
         return sockrpc.connect(self.uri, **options)
 
     async def raw(self, **options: Any) -> RawClient:
@@ -140,7 +144,7 @@ def opening(path: str = "/socket", *, host: str = "127.0.0.1", **headers: str) -
         "Connection": "Upgrade",
         "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
         "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Protocol": SUBPROTOCOL,
+        "Sec-WebSocket-Protocol": chosen[0] if chosen else SUBPROTOCOL,
     }
     fields |= {name.replace("_", "-"): value for name, value in headers.items()}
     lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items() if value)]
@@ -154,20 +158,34 @@ def cut(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
+def hello() -> bytes:
+    """A masked WebSocket message that holds a Hello with the numbers that hold without one."""
+    return frame(BINARY, b"\x0a\0" + struct.pack("!III", 64, 65_536, 1 << 20))
+
+
 class RawClient:
-    """A client that sends exactly the bytes it is told to, in exactly the writes it is told to."""
+    """A client that sends exactly the bytes it is told to, in exactly the writes it is told to.
+
+    Where a test chooses `sockrpc.v1` it says Hello at once, and keeps apart what v0.1 does not have.
+
+    Attributes:
+        ends: The ends of calls that were not answered: id, code and outcome.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
         self.head = b""
+        self.ends: list[tuple[int, int, int]] = []
+        self.is_v1 = False
 
     @classmethod
     async def connect(cls, port: int, *, then: bytes = b"", **headers: str) -> Self:
         """Connect and complete the opening handshake; `then` goes in the same segment as the request."""
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         client = cls(reader, writer)
-        await client.send(opening(**headers) + then)
+        client.is_v1 = chosen == [*V1] and not headers.get("Sec_WebSocket_Protocol")
+        await client.send(opening(**headers) + (hello() if client.is_v1 else b"") + then)
         head = await client.wait(reader.readuntil(b"\r\n\r\n"))
         assert head.startswith(b"HTTP/1.1 101 "), head
         client.head = head
@@ -184,6 +202,15 @@ class RawClient:
 
     async def receive(self) -> tuple[int, bytes]:
         """The opcode and payload of the next frame, which must be final and not masked."""
+        while True:
+            opcode, payload = await self.receive_any()
+            if opcode != BINARY or not self.is_v1 or payload[0] not in (9, 10, 11):
+                return opcode, payload
+            if payload[0] == 9:
+                self.ends.append((int.from_bytes(payload[1:5]), payload[5], payload[6]))
+
+    async def receive_any(self) -> tuple[int, bytes]:
+        """The same, whatever it is."""
         head = await self.wait(self.reader.readexactly(2))
         assert head[0] & 0x80, "the server sent a fragment"
         assert not head[1] & 0x80, "the server masked a frame"
