@@ -85,7 +85,7 @@ cdef class Streaming(Spawning):
         """Let no abort reach the work from here on: its effect takes place, and the caller hears COMPLETED.
 
         Raises:
-            asyncio.CancelledError: The call is aborted already, and its work is not protected from that.
+            asyncio.CancelledError: An abort has reached the work already.
         """
         if self.ending >= ENDING_RESET and (self.cancelled or not self.is_protected()):
             self.seen = True
