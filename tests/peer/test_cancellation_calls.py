@@ -81,6 +81,7 @@ async def test_respond_refuses_what_can_not_be_sent_and_the_call_stays_open() ->
         assert await raw.answer() == (1, b"fine")
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(6)
 async def test_spawned_work_is_aborted_with_its_call_and_may_answer_it() -> None:
     """One reset cancels each task once; the call counts until all of them have ended."""
@@ -228,6 +229,7 @@ async def test_abort_on_reset_gives_the_result_or_none_and_passes_exceptions(
     assert (work.cancels, caplog.records) == ([1], [])
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(8)
 async def test_abort_on_reset_drops_the_value_of_work_that_swallows_its_cancel() -> None:
     """It was aborted, whatever it says."""
@@ -250,6 +252,7 @@ async def test_abort_on_reset_drops_the_value_of_work_that_swallows_its_cancel()
     assert (results, stubborn.cancels) == ([None], [1])
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(17)
 async def test_abort_on_reset_that_is_cancelled_otherwise_ends_its_coroutine_first() -> None:
     """By the handler's own timeout, which stays one; the call is not aborted by it."""
@@ -296,6 +299,7 @@ async def awaited(call: sockrpc.Call, work: Work) -> Any:
     await other
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(6)
 @pytest.mark.parametrize("compose", [gathered, grouped, nested, awaited])
 async def test_one_reset_cancels_each_task_once_however_they_are_composed(compose: Any) -> None:

@@ -264,6 +264,7 @@ async def test_a_timeout_is_not_held_up_by_blocked_output() -> None:
         await peer.synchronize()
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(3, 6)
 async def test_both_ends_agree_that_a_cancelled_call_is_over() -> None:
     """Row 3, row 6: a flood of calls that give up, against a server of ours."""

@@ -92,6 +92,7 @@ async def test_calls_fail_when_the_server_stops_answering_pings() -> None:
         assert lost.value.code == 1006
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(15)
 async def test_calls_fail_with_connection_closed_when_we_close() -> None:
     """Our own doing is not a loss."""
@@ -175,6 +176,7 @@ async def test_no_reset_follows_our_own_close_frame() -> None:
         assert await peer.wait(peer.reader.read()) == b""
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(15)
 async def test_calls_are_never_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection is made again, the calls are not."""

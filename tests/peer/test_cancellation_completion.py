@@ -97,6 +97,7 @@ async def test_a_stop_waits_for_work_that_runs_to_completion(line: str) -> None:
     assert (work.ended, work.cancels) == (1, [])
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(18)
 @pytest.mark.parametrize("line", ["open", "reset", "lost"])
 async def test_the_end_of_the_grace_aborts_work_that_runs_to_completion(line: str) -> None:
@@ -158,6 +159,7 @@ async def test_a_timeout_that_is_not_over_does_nothing() -> None:
     assert work.cancels == []
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(18)
 async def test_the_timeout_goes_on_after_a_reset_of_work_that_runs_to_completion() -> None:
     """A reset does not take its timeout away."""
@@ -178,6 +180,7 @@ async def test_the_timeout_goes_on_after_a_reset_of_work_that_runs_to_completion
     assert (work.cancels, work.reasons) == ([1], ["timeout"])
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(6)
 async def test_a_timeout_does_not_cancel_what_a_reset_has_cancelled() -> None:
     """The clean-up may outlast the timeout of the method."""

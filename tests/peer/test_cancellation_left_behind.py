@@ -14,6 +14,7 @@ from tests.kit.support import PATIENCE, request, reset, serving, until
 from tests.kit.work import Stubborn
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(9, 21)
 async def test_work_that_does_not_end_is_cancelled_again_named_and_left_behind(
     caplog: pytest.LogCaptureFixture,

@@ -113,6 +113,7 @@ async def test_a_lost_connection_aborts_every_call_on_it(lose: Loss) -> None:
     assert [call.abort_reason for call in work.calls] == [None, *["lost"] * 3]
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(14)
 async def test_a_peer_that_stops_answering_is_found_and_aborted_not_politely_closed() -> None:
     """Half-open; keepalive finds it, and no close frame waits for an answer."""
@@ -142,6 +143,7 @@ async def everything(raw: RawClient) -> list[int]:
         opcodes.append(opcode)
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(14)
 async def test_a_peer_that_answers_pings_is_not_taken_for_lost() -> None:
     """The work may take many times longer than the keepalive."""
@@ -158,6 +160,7 @@ async def test_a_peer_that_answers_pings_is_not_taken_for_lost() -> None:
         assert await waiting == b"answer"
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(4, 14)
 async def test_calls_in_the_same_read_as_the_loss() -> None:
     """Row 14, row 4: what was received before the close frame is started, then aborted."""
@@ -198,6 +201,7 @@ async def test_what_starts_after_the_loss_finds_all_calls_aborted(id: int) -> No
         await until(lambda: seen == ["lost"] * len(running))
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(14)
 async def test_work_that_goes_on_after_its_answer_ends_with_the_connection() -> None:
     """Nothing outlives its connection by accident; but that is no abort of the call."""
@@ -223,6 +227,7 @@ async def test_work_that_goes_on_after_its_answer_ends_with_the_connection() -> 
     assert log == [(False, None)]
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(18)
 async def test_a_notification_handler_goes_on_after_the_loss() -> None:
     """Its client was not waiting."""
@@ -249,6 +254,7 @@ async def test_a_notification_handler_goes_on_after_the_loss() -> None:
     assert log == ["handled"]
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(10, 14)
 @pytest.mark.parametrize("kind", ["coroutine", "thread"])
 @pytest.mark.parametrize("reason", ["reset", "lost", "timeout", "stop"])

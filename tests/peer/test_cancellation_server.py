@@ -134,6 +134,7 @@ async def test_a_reset_takes_a_call_out_of_the_queue_wherever_it_stands() -> Non
         assert here.server.statistics().calls_started == 6
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(5)
 async def test_a_reset_takes_a_call_that_waits_for_on_connect() -> None:
     """Before the application has let the connection in."""
@@ -218,6 +219,7 @@ async def test_one_reset_is_one_cancel_whatever_else_happens_meanwhile() -> None
     assert work.calls[0].abort_reason == "reset"
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(6)
 async def test_timeouts_and_task_groups_inside_the_handler_are_not_misled() -> None:
     """A group ends its children, and a timeout in the clean-up is its own."""
@@ -296,6 +298,7 @@ async def cancels_itself(call: sockrpc.Call) -> None:
     await asyncio.sleep(0)
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(7)
 @pytest.mark.parametrize(
     "handler", [awaits_a_cancelled_task, raises_at_once, raises_later, raises_inline, cancels_itself]
@@ -345,6 +348,7 @@ async def test_work_that_swallows_its_cancel_is_not_answered(
     assert ("in the clean-up" in caplog.text) == (how == "raises")
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(9)
 async def test_clean_up_may_wait() -> None:
     """One cancel, and then it takes the time it needs."""

@@ -18,6 +18,7 @@ async def cancel_oneself() -> None:
     await asyncio.sleep(0)
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(14)
 @pytest.mark.parametrize("ending", ["close frame", "fin", "rst"])
 async def test_the_iterator_ends_with_the_connection_after_what_was_received(ending: str) -> None:
@@ -46,6 +47,7 @@ async def test_the_iterator_ends_with_the_connection_after_what_was_received(end
     assert delivered == ["1", "3", "4"]
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(14)
 async def test_an_iterator_that_waits_ends_at_once_with_the_connection() -> None:
     """Nobody polls for it; and the coroutine itself is not cancelled."""
@@ -66,6 +68,7 @@ async def test_an_iterator_that_waits_ends_at_once_with_the_connection() -> None
     assert log == [0]
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(7, 14)
 @pytest.mark.parametrize("how", ["returns", "raises", "raises CancelledError", "is cancelled"])
 async def test_the_end_of_the_coroutine_closes_the_connection_and_aborts_its_calls(
@@ -96,6 +99,7 @@ async def test_the_end_of_the_coroutine_closes_the_connection_and_aborts_its_cal
     assert (caplog.records == []) == (how == "returns")
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(14, 21)
 async def test_a_stop_waits_for_calls_that_were_taken_and_aborts_the_others() -> None:
     """Row 14, row 21: within the grace; then it ends the iteration."""
@@ -127,6 +131,7 @@ async def test_a_stop_waits_for_calls_that_were_taken_and_aborts_the_others() ->
         calls.clear()
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(14)
 async def test_the_end_of_the_grace_aborts_calls_that_were_taken() -> None:
     """Those without work too."""

@@ -14,6 +14,7 @@ from tests.kit.support import request, reset, serving, until
 from tests.kit.work import Work, for_each
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(4, 6)
 async def test_the_tutorial_s_form() -> None:
     """Resettable from the start, in tasks of its own; row 6: cancelled once."""
@@ -138,6 +139,7 @@ async def test_abort_on_reset_and_then_an_answer() -> None:
         assert (statistics.calls_failed, statistics.calls_running) == (0, 0)
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(1)
 async def test_wait_reset_and_respond_on_a_call_that_is_held() -> None:
     """Whoever comes second, the answer or the reset, has no effect."""
@@ -199,6 +201,7 @@ async def test_a_call_that_is_reset_before_it_is_taken_is_not_delivered() -> Non
     assert delivered == [1, 3]
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(17)
 async def test_cancelling_the_iteration_loses_nothing() -> None:
     """A timeout around it is the application's own affair."""

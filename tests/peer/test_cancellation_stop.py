@@ -63,6 +63,7 @@ async def test_idle_connections_are_closed_at_once() -> None:
         assert await busy.closing() == (1001, "server stopping")
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(5)
 async def test_no_call_starts_while_the_server_stops() -> None:
     """What waits is taken out of the queue, and what comes now is not begun."""
@@ -81,6 +82,7 @@ async def test_no_call_starts_while_the_server_stops() -> None:
     assert len(work.calls) == 1
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(14)
 async def test_the_close_does_not_wait_for_work_that_goes_on_after_its_answer() -> None:
     """Nothing is in flight any more, and the end cancels it."""
@@ -193,6 +195,7 @@ async def test_a_stop_without_grace() -> None:
     assert (work.cancels, work.reasons, work.ended) == ([1], ["stop"], 1)
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(14)
 async def test_a_loss_while_the_server_stops_is_a_loss() -> None:
     """The reason says what happened to the call."""
@@ -206,6 +209,7 @@ async def test_a_loss_while_the_server_stops_is_a_loss() -> None:
     assert (work.cancels, work.reasons) == ([1], ["lost"])
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(14, 18)
 @pytest.mark.parametrize("completes", [False, True], ids=["aborted", "run to completion"])
 @pytest.mark.parametrize("why", ["protocol error", "application"])
@@ -232,6 +236,7 @@ async def test_a_loss_by_our_own_close_while_the_server_stops_is_a_loss(why: str
     assert work.cancels == ([] if completes else [1])
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(21)
 async def test_the_end_of_the_grace_aborts_notification_handlers() -> None:
     """They are waited for within the grace, and ended after it."""
@@ -263,6 +268,7 @@ async def test_the_end_of_the_grace_aborts_notification_handlers() -> None:
     assert cancels == [1]
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(21)
 async def test_cancelling_wait_closed_does_not_end_the_stopping() -> None:
     """Who waits may give up; the server still waits for the work."""
@@ -310,6 +316,7 @@ print("stopped", flush=True)
 """
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(10, 21)
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM to send")
 async def test_neither_a_stuck_thread_nor_a_stubborn_task_keeps_a_stopped_process(loop_kind: str) -> None:

@@ -16,6 +16,7 @@ from tests.kit.support import RawClient, notify, request, reset, serving, until
 from tests.kit.work import Work
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(17)
 async def test_a_handler_s_own_timeout_is_its_failure_not_an_abort(caplog: pytest.LogCaptureFixture) -> None:
     """And an abort reaches it as CancelledError, through a timeout of its own."""
@@ -45,6 +46,7 @@ async def test_a_handler_s_own_timeout_is_its_failure_not_an_abort(caplog: pytes
     assert len(caplog.records) == 1
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(8)
 @pytest.mark.parametrize("form", ["handler", "abort_on_reset", "spawn_and_abort_on_reset"])
 async def test_an_error_of_work_that_unwinds_is_logged_and_is_no_second_failure(
@@ -83,6 +85,7 @@ async def test_an_error_of_work_that_unwinds_is_logged_and_is_no_second_failure(
     assert "in the clean-up" in caplog.text
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(19)
 async def test_a_loss_reaches_work_below_middleware_without_polling() -> None:
     """Nothing between the connection and the work can hide it."""
@@ -138,6 +141,7 @@ async def test_a_call_is_one_plain_task_and_a_connection_none() -> None:
                 assert sorted([(await raw.answer())[0] for _ in range(5)]) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(22)
 async def test_work_that_nobody_refers_to_is_not_collected() -> None:
     """Calls, spawned work, undo hooks and notification handlers are held until they end."""
@@ -198,6 +202,7 @@ async def test_work_that_nobody_refers_to_is_not_collected() -> None:
     assert sorted(log) == ["handled", "undone"]
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(7)
 @pytest.mark.parametrize("how", ["raises CancelledError", "is cancelled"])
 async def test_an_on_connect_hook_that_ends_by_cancelled_error_has_failed(
@@ -247,6 +252,7 @@ async def test_what_is_spawned_after_the_work_of_an_answered_call_was_cancelled_
         await until(lambda: here.server.statistics().calls_running == 0)
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(4)
 async def test_an_abort_in_the_middle_of_the_handler_s_first_step() -> None:
     """The handler itself may be what ends the connection, before its task is known to the call."""

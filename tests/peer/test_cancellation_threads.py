@@ -66,6 +66,7 @@ async def test_the_slot_is_taken_until_the_thread_has_ended() -> None:
         await raw.synchronize()
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(10)
 async def test_raise_if_reset_ends_the_thread_silently() -> None:
     """It raises asyncio.CancelledError, and only once the call is aborted."""
@@ -96,6 +97,7 @@ async def test_raise_if_reset_ends_the_thread_silently() -> None:
     assert log == ["cancelled"]
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(7)
 async def test_a_thread_that_raises_cancelled_error_by_itself_has_failed(
     caplog: pytest.LogCaptureFixture,
@@ -138,6 +140,7 @@ async def test_an_id_that_is_used_again_while_the_old_thread_runs() -> None:
             await raw.synchronize()
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(5)
 async def test_a_reset_withdraws_a_call_that_waits_for_a_thread() -> None:
     """The queue of the threads is one too; and its slot is free at once."""
@@ -230,6 +233,7 @@ def test_what_waits_for_a_thread_is_withdrawn_in_the_same_time_however_much_wait
     assert many < 64 * few
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(14)
 async def test_the_loss_withdraws_calls_that_wait_for_a_thread() -> None:
     """And the thread that runs sees it."""
@@ -262,6 +266,7 @@ async def test_at_most_max_threads_run_at_once_and_the_rest_in_order() -> None:
     assert work.most == 2
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(10)
 async def test_the_timeout_of_a_thread_begins_when_a_thread_takes_the_call() -> None:
     """Its time is over, but it ends when the thread does."""
@@ -279,6 +284,7 @@ async def test_the_timeout_of_a_thread_begins_when_a_thread_takes_the_call() -> 
         assert not work.calls[1].is_reset
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(18)
 @pytest.mark.parametrize("ending", ["reset", "lost", "timeout", "stop"])
 async def test_a_thread_that_runs_to_completion(ending: str) -> None:
@@ -313,6 +319,7 @@ async def test_a_thread_that_runs_to_completion(ending: str) -> None:
     assert len(work.calls) == (1 if ending == "stop" else 2)
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(10, 21)
 async def test_a_stuck_thread_does_not_keep_the_stopped_server(caplog: pytest.LogCaptureFixture) -> None:
     """It is named and left behind; and row 21: the stop has waited as long as it may."""

@@ -101,6 +101,7 @@ async def test_hooks_run_when_the_handler_has_swallowed_the_cancel() -> None:
     assert log == [1]
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(10)
 async def test_hooks_run_after_the_thread_has_ended() -> None:
     """And on the loop, not in the thread."""
@@ -146,6 +147,7 @@ async def awaits_a_cancelled_task() -> None:
     await task
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(7)
 @pytest.mark.parametrize("hook", [raises, raises_later, raises_cancelled, awaits_a_cancelled_task])
 async def test_a_hook_that_raises_is_logged_and_does_not_stop_the_next(
@@ -285,6 +287,7 @@ async def test_a_late_hook_does_not_run_for_a_call_that_was_answered() -> None:
     assert log == []
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(18)
 @pytest.mark.parametrize("ending", ["reset", "lost"])
 async def test_hooks_of_work_that_runs_to_completion_do_not_run_on_reset_or_loss(ending: str) -> None:
@@ -316,6 +319,7 @@ async def test_hooks_of_work_that_runs_to_completion_do_not_run_on_reset_or_loss
         assert log == []
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(18)
 @pytest.mark.parametrize("reset_before", [False, True], ids=["in flight", "reset before"])
 @pytest.mark.parametrize("reason", ["timeout", "stop"])
@@ -345,6 +349,7 @@ async def test_hooks_of_work_that_runs_to_completion_run_when_it_is_aborted(
     assert (work.cancels, work.reasons, log) == ([1], [reason], [reason])
 
 
+@pytest.mark.both_protocols
 @pytest.mark.row(21)
 @pytest.mark.parametrize("how", ["unwinds", "raises"])
 async def test_the_end_of_the_grace_ends_a_hook(how: str, caplog: pytest.LogCaptureFixture) -> None:
