@@ -124,3 +124,16 @@ def is_socket_form(socket: sockrpc.Socket) -> bool:
 
 def members(room: sockrpc.Room) -> list[sockrpc.Socket]:
     return list(room._members)
+
+
+# The two ends of a line in memory
+
+
+def begin_drain(end: Any) -> None:
+    """Let an end take leave: it says Goaway, and closes when nothing is open."""
+    end.drain()
+
+
+def use_lowest_ids(end: Any, side: int) -> None:
+    """Make the next call use the lowest free id of its side, 0 for a client, 1 for a server."""
+    end.set_last_id(0xFFFF_FFFF if side else 0x7FFF_FFFF)

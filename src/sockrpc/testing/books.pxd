@@ -1,0 +1,1 @@
+# Nothing for other modules: what it has is called from Python.
