@@ -335,9 +335,6 @@ class Socket(Calls):
                 # The calls that are left get their ends, and then the stop closes the connection.
                 raise
             expected = isinstance(error, ConnectionLost | ConnectionClosed) or cancelled
-            if cancelled and self._connection.service.stopping:
-                # In v1 the connection is closed when the calls that run have their ends.
-                raise
             if not (self._connection.has_ended and expected):
                 self._log_failure("the coroutine of %r failed")
             self._connection.close(1011, "internal error")
