@@ -37,7 +37,7 @@ BY_HAND = Contender("by hand on websockets", "websockets_rpc", "rpc", "endless")
 
 
 def measure_calls(here: Arena, settings: Settings) -> Measured:
-    """Measure 32 bytes, 64 connections with 16 calls in flight each, in both protocols, with a time-out too."""
+    """Measure 32 bytes, 64 connections × 16 calls in flight, in both protocols, with a time-out too."""
     size = {"connections": CONNECTIONS, "in_flight": IN_FLIGHT}
     measured = {}
     for method in KINDS.values():

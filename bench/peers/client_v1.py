@@ -1,6 +1,6 @@
 """A Python client of streams and of calls both ways, as JSON: `WHAT PORT SECONDS IN_FLIGHT`.
 
-WHAT is calls (of the client), answers (to calls of the server), stream-sockrpc, or stream-websockets, where the
+WHAT is calls (of the client), answers (to calls of the server), stream-sockrpc, or stream-websockets, where
 the client is written by hand and gets the items of one stream as messages.
 """
 

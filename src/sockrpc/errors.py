@@ -126,7 +126,7 @@ class RPCError(SockRPCError):
     def __init__(
         self, code: Code | int, message: str = "", *, details: bytes = b"", retry_after: float | None = None
     ) -> None:
-        # A method may refuse most of its calls, and this is a third of what that costs.
+        # A method may refuse most of its calls, so the usual types are looked at first.
         if type(code) is not Code:
             number = int(code)
             if number not in CODES and not FIRST_APPLICATION_CODE <= number <= LAST_CODE:

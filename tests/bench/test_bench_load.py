@@ -12,11 +12,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
-from bench.arena import Contender, alone, arena, limit, one_shot, python
+from bench.arena import Contender, alone, arena, client_does, limit, one_shot, python
 from bench.loading import Held, LoadError, load, program
 from bench.mass_abort import mass_abort
 from bench.peer import header
@@ -244,6 +245,58 @@ def test_servers_of_the_comparison_answer_rightly(peer: Contender) -> None:
         )
     assert result["answers"] > 0
     assert server.process.returncode == 0
+
+
+V1 = Contender("v1", "sockrpc_server", "v1")
+
+
+def test_the_second_protocol_is_spoken() -> None:
+    """Calls, with a time-out too, and errors; any other answer than the error awaited is reported."""
+    with alone(V1) as server:
+        speak = partial(load, "calls", server.port, dialect="v1", connections=2, in_flight=8, **SHORT)
+        assert speak()["answers"] > 0
+        assert speak(method="suspending", timeout=60_000)["answers"] > 0
+        assert speak(method="failing", code=5)["answers"] > 0
+        with pytest.raises(LoadError, match="not the error awaited"):
+            speak(method="failing", code=6)
+        with pytest.raises(LoadError, match="not the error awaited"):
+            speak(code=5)
+
+
+@pytest.mark.parametrize("size", [0, 32, 65_536])
+def test_items_are_counted_either_way(size: int) -> None:
+    """The load compares each item that it gets; the server says how many it has got at the end."""
+    with alone(V1) as server:
+        for mode, method in (("stream", "endless"), ("upload", "upload")):
+            options = {"dialect": "v1", "method": method, "size": size, "connections": 2}
+            # More than a window, so that credit has gone either way.
+            result = load(mode, server.port, **options, seconds=0.3, warm_up=0.05)
+            assert result["answers"] * (size + 64) > 2 * 65_536
+
+
+def test_items_by_hand_are_counted() -> None:
+    with alone(Contender("", "websockets_rpc")) as server:
+        assert load("stream", server.port, method="endless", **SHORT)["answers"] > 0
+
+
+def test_streams_are_held_at_the_end_of_their_credit() -> None:
+    with alone(V1) as server:
+        before = server.private_bytes()
+        options = {"dialect": "v1", "method": "stalled", "window": 65_536, "streams": True}
+        with Held(server.port, 1, 200, **options):
+            assert server.private_bytes() > before
+
+
+@pytest.mark.parametrize("what", ["calls", "answers", "stream-sockrpc"])
+def test_a_client_in_python_is_measured(what: str) -> None:
+    with alone(V1) as server:
+        assert client_does(what, server.port, 0.1, 2)["answers_per_second"] > 0
+
+
+def test_an_end_is_timed_in_the_second_protocol() -> None:
+    with alone(V1) as server:
+        result = load("reset", server.port, dialect="v1", **SHORT)
+    assert result["reset_us"]["count"] > 0
 
 
 @pytest.mark.parametrize("module", ["sockrpc_server", "websockets_rpc"])

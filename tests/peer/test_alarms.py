@@ -1,4 +1,4 @@
-"""Deadlines of many calls: each passes at its own time, and one of a call that has ended is kept by nobody."""
+"""Deadlines of many calls: each passes at its own time, and that of a call that has ended keeps nothing."""
 
 from __future__ import annotations
 
