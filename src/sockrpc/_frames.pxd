@@ -62,7 +62,7 @@ cdef enum Fault:
     # An opcode of a later version: no fault, but nothing else was parsed.
     FAULT_IGNORED = 15
 
-# What one end of a connection may receive: a row per protocol and role.
+# A row of these, one per protocol and role, says which frames an end of a connection may receive.
 cdef struct Receiver:
     bint is_v1
     int role                         # a RECEIVER bit
@@ -106,7 +106,7 @@ cdef bytes open_prefix(uint32_t id, uint8_t flags, uint32_t timeout, bytes metad
 cdef Py_ssize_t write_item(uint8_t *out, uint32_t id, bytes cursor) noexcept
 cdef Py_ssize_t write_end(uint8_t *out, uint32_t id) noexcept nogil
 cdef Py_ssize_t write_credit(uint8_t *out, uint32_t id, uint32_t size) noexcept nogil
-# What precedes the details; the message has at most 65,535 bytes.
+# This writes all that precedes the details; the message has at most 65,535 bytes.
 cdef bytes error_prefix(uint32_t id, uint8_t code, uint8_t outcome, bytes message)
 cdef Py_ssize_t write_hello(uint8_t *out, uint32_t calls, uint32_t window, uint32_t message_bytes) noexcept nogil
 cdef Py_ssize_t write_goaway(uint8_t *out, uint8_t code, uint32_t grace) noexcept nogil

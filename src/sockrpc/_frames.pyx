@@ -19,7 +19,7 @@ SUBPROTOCOL = PROTOCOL_V0
 # The fields between the id and the name, in order.
 cdef enum Field:
     FIELD_NONE = 0
-    FIELD_FLAGS = 1        # one byte, whatever it says
+    FIELD_FLAGS = 1        # a byte of any value
     FIELD_CODE = 2
     FIELD_OUTCOME = 3
     FIELD_NUMBER = 4       # four bytes

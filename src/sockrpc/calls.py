@@ -32,7 +32,7 @@ Metadata = Mapping[str, str | bytes]
 
 
 class Calls:
-    """What calls the other end of a connection."""
+    """The methods of a client or a socket by which it calls the other end."""
 
     __slots__ = ()
 

@@ -42,7 +42,7 @@ class Code(enum.IntEnum):
 
 
 class Outcome(enum.Enum):
-    """What became of the work of a call that has not answered. The library sets it, never a handler.
+    """The fate of the work of a call that gave no result. The library sets it, never a handler.
 
     Attributes:
         PARTIAL: The work began, and was aborted or failed; its undo hooks have run.

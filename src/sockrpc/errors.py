@@ -4,7 +4,7 @@
     ├── UsageError          the caller of this API
     ├── ProtocolError       the peer's bytes (carries the close code)
     ├── HandshakeError      the opening handshake was refused or broken
-    ├── RPCError            the peer's handler, or whoever refused the call (carries a code and an outcome)
+    ├── RPCError            the peer failed or refused the call (carries a code and an outcome)
     │   └── DeadlineExceeded    the time-out of a call is over; it is a TimeoutError too
     ├── ConnectionClosed    we closed the connection
     └── ConnectionLost      the peer closed it, or the line broke
@@ -106,7 +106,7 @@ class RPCError(SockRPCError):
         code: The code.
         message: The message.
         details: The details.
-        outcome: What became of the work; `Outcome.UNKNOWN` for an error that was not received.
+        outcome: The fate of the work; `Outcome.UNKNOWN` for an error that was not received.
         received: True if it came from a peer. If a handler lets one escape, its own caller sees INTERNAL.
         retry_after: Seconds, or None.
 
@@ -211,7 +211,7 @@ class ConnectionLost(_Ended):
         code: The close code that the peer sent, 1006 if the line broke without a close frame, 1005
             if the close frame held no code (RFC 6455 section 7.4.1).
         reason: The reason that the peer sent, or the cause of the break.
-        outcome: What became of the call that failed with this: NOT_STARTED if the peer took leave in order,
+        outcome: The fate of the call that failed with this: NOT_STARTED if the peer took leave in order,
             as `sockrpc.v1` can, and never received the call; otherwise UNKNOWN.
     """
 

@@ -46,8 +46,8 @@ class Handle(Awaitable[bytes]):
     def cancel(self) -> asyncio.Future[Outcome]:
         """Reset the call now; the returned future tells what became of its work, once that is over.
 
-        Nobody has to await it. Whoever awaits the handle gets `RPCError` CANCELLED. If the call has ended
-        already nothing is sent, and the outcome is known. With a v0.1 peer it is `Outcome.UNKNOWN`.
+        Nobody has to await it. To await the handle now raises `RPCError` CANCELLED. If the call has ended
+        already, nothing is sent, and the outcome is known. With a v0.1 peer it is `Outcome.UNKNOWN`.
 
         Raises:
             UsageError: This belongs to another event loop.

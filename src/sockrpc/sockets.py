@@ -125,7 +125,7 @@ class Socket(Calls):
 
     @property
     def metadata(self) -> Metadata:
-        """What the client has sent with its Hello (v1), there when `on_connect` runs; empty in v0.1."""
+        """The metadata of the client's Hello (v1), there when `on_connect` runs; empty in v0.1."""
         metadata: Metadata | None = self._connection.hello
         return NO_METADATA if metadata is None else metadata
 

@@ -36,7 +36,7 @@ from sockrpc.peer.metadata import MAX_METADATA_BYTES as _MAX_METADATA_BYTES
 from sockrpc.peer.metadata import decode as decode_metadata
 
 cdef enum:
-    # What an entry of metadata costs of `max_held_bytes` beside its bytes.
+    # An entry of metadata costs this much of `max_held_bytes` beside its bytes.
     ENTRY_COST = 128
 
 cdef Py_ssize_t LARGEST_METADATA = _MAX_METADATA_BYTES
@@ -327,7 +327,7 @@ cdef class Arrivals(Gate):
         if call.options.inbox.closed:
             return 0
         call.options.inbox.close(None)
-        # What has come is all that it can hold.
+        # It can hold no more than the items that have come.
         self.reserved_bytes -= 2 * self.window - call.options.inbox.held
         call.options.reserved -= 2 * self.window - call.options.inbox.held
         return 0

@@ -101,8 +101,9 @@ cdef class Call(Streaming):
     async def respond(self, payload) -> bool:
         """Answer the call.
 
-        Never waits. Returns True if the answer was queued, False if the call had been aborted, when
-        nothing is sent, or if the answer is larger than the caller takes (v1), which it is told.
+        It never waits. It returns True if the answer was queued. It returns False if the call had been
+        aborted, when nothing is sent, or if the answer is larger than the caller takes (v1), when an error
+        that says so is sent.
 
         Args:
             payload: bytes, bytearray, memoryview, or str (sent as UTF-8).

@@ -22,7 +22,7 @@ async def drive(call, Outbox outbox not None, bint tracked, LoopContext context 
         outbox: That of the call.
         tracked: Items have cursors.
         context: That of the loop.
-        generator: What the handler has made.
+        generator: The generator that the handler has made.
     """
     cdef bint aborted
     cdef bint sent

@@ -3,7 +3,7 @@
 from sockrpc.peer.procedure cimport Host, Procedure, ProcedureQueue
 
 cdef enum:
-    # What an open call costs of `max_held_bytes` beside its bytes.
+    # An open call costs this much of `max_held_bytes` beside its bytes.
     CALL_COST = 256
 
 cdef class Gate(Host):

@@ -18,7 +18,7 @@ cdef class Inbox:
     cdef bint drained                # the application takes all items at once, and drops them
     cdef object error                # raised behind the items, None for a plain end
     cdef object waiter
-    cdef readonly bytes cursor       # of the item that was taken last
+    cdef readonly bytes cursor       # the one that came with the item taken last
 
     # Returns False if the sender has ignored its balance. `item` is one of `items`.
     cdef bint add(self, object item, Py_ssize_t size) except -1
@@ -30,4 +30,4 @@ cdef class Inbox:
 cdef Inbox new_inbox(Session connection, uint32_t id, Py_ssize_t window, bint tracked)
 
 cdef enum:
-    ITEM_COST = 64                   # of an item, beside its payload and its cursor
+    ITEM_COST = 64                   # an item costs this, its payload and its cursor

@@ -98,7 +98,7 @@ cdef class Inbox:
         return 0
 
     def leave(self) -> None:
-        """Take no more items: those that are held are dropped, and the sender is told to send no more."""
+        """Take no more items: those that are held are dropped, and the sender is asked for no more."""
         cdef uint8_t prefix[9]
         if self.left:
             return

@@ -28,7 +28,7 @@ cdef class Items:
         return next_item(self.inbox, self.loop)
 
     async def aclose(self) -> None:
-        """Leave the items: those that were not taken are dropped, and the sender is told to send no more."""
+        """Leave the items: those that were not taken are dropped, and the sender is asked for no more."""
         self.inbox.leave()
 
     def __del__(self):

@@ -16,7 +16,7 @@ KEY_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
 
 
 class Metadata(Mapping[str, bytes]):
-    """What a peer has sent beside its payload: values of bytes by their keys."""
+    """Values of bytes by their keys, which a peer has sent beside its payload."""
 
     __slots__ = ("_values",)
 

@@ -1,4 +1,4 @@
-"""One step of an iteration over items; in Python, whose own coroutines run faster than compiled ones."""
+"""A step of an iteration over items; it is in Python, whose own coroutines run faster than compiled ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call of sockrpc.v1 has beside its method and its payload: options of the caller, and what its end will say."""
+"""A call of `sockrpc.v1` may have options of its caller, and an end that says more than a result."""
 
 cimport cython
 from cpython.ref cimport PyObject

@@ -6,7 +6,7 @@ from sockrpc._frames cimport MAX_CURSOR_BYTES
 from sockrpc.peer.session cimport Session
 
 cdef enum:
-    ITEM_PREFIX_BYTES = 6            # of the frame of an item, and one for the length of its cursor
+    ITEM_PREFIX_BYTES = 6            # those before the payload, if the cursor is empty
     ITEMS_PER_LOOK = 32              # items between two looks at the clock
 
 cdef class Outbox:

@@ -359,7 +359,7 @@ cdef class Caller(Alarms):
     def is_writable(self) -> bool:
         """False while the output is above the high-water mark."""
         if self.first_unsent is not None:
-            # What is sent now stands behind them, but for those that wait until the peer has ended others.
+            # A frame sent now stands behind them, but for those that wait until the peer has ended others.
             self.write_requests()
         return not self.write_paused
 

@@ -20,8 +20,8 @@ cdef class OutgoingCall(Entry):
     cdef uint8_t outcome
     cdef uint8_t counts              # against the peer's max calls
     cdef double seconds              # its time-out, 0.0: none
-    cdef readonly Inbox inbox        # of a stream, otherwise None
-    cdef readonly Outbox outbox      # where this end sends items, otherwise None
+    cdef readonly Inbox inbox        # the items of a stream, otherwise None
+    cdef readonly Outbox outbox      # takes the items that this end sends, otherwise None
     cdef object outcome_waiter       # future of `outcome_of`, None until it was called
     cdef OutgoingCall previous       # links of all calls in flight, in the order of their requests
     cdef OutgoingCall following

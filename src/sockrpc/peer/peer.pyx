@@ -207,7 +207,7 @@ cdef class PeerBase(Arrivals):
     cdef int close_for_stop(self) except -1:
         self.stopped = True
         if self.is_v1 and self.is_drained():
-            # Whoever gets this knows that a call without an end was never received.
+            # A peer that gets this knows that a call without an end was never received.
             self.say_goaway(UNAVAILABLE, 0.0, "server stopping")
         return self.start_close(1001, "server stopping")
 

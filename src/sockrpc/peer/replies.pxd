@@ -1,4 +1,4 @@
-# What the other end sends for the calls of this one, and the events that it listens to.
+# This end takes answers to its own calls, and the events that it listens to.
 
 from sockrpc._frames cimport Frame
 from sockrpc.peer.outgoing cimport Caller

@@ -1,4 +1,4 @@
-"""What the other end sends for the calls of this one, and the events that this one listens to."""
+"""An end of a connection takes the answers to its own calls, and the events that it listens to."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport PyObject

@@ -15,7 +15,7 @@ cdef enum:
     LARGEST_WINDOW = 0x7FFFFFFF    # no balance may be larger
 
 cdef class Session(Connection):
-    cdef const Receiver *receiver    # what this end may receive
+    cdef const Receiver *receiver    # says which frames this end may receive
     cdef const Life *life            # the table of a call's life in this connection's protocol
     cdef readonly bint is_v1
     cdef readonly bint greeted       # v1: the peer's Hello has come
@@ -26,7 +26,7 @@ cdef class Session(Connection):
     cdef readonly bint peer_leaves   # its Goaway has come
     cdef readonly bint parted        # its last Goaway, with grace 0, has come: it took no more calls than it has ended
     cdef object farewell             # future of `peer_leaves`, or of the end; None unless somebody waits
-    cdef uint8_t parting_code        # of the peer's Goaway
+    cdef uint8_t parting_code        # that of the peer's Goaway
     cdef str parting_message
     cdef bint leaving                # our Goaway was sent
     cdef bint taken_leave            # our last Goaway, with grace 0, was sent
@@ -51,7 +51,7 @@ cdef class Session(Connection):
     cdef int say_goaway(self, int code, double grace, str message) except -1
     cdef int wake_stalled(self) except -1
     cdef int end_session(self) except -1
-    # What a role does with these.
+    # A role says what it does with these.
     cdef int on_greeted(self, object metadata) except -1
     cdef int on_peer_leaves(self) except -1
     cdef int on_calls_over(self) except -1            # none of the calls of this end is open any more, and it leaves

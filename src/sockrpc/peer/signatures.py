@@ -12,7 +12,7 @@ from sockrpc.peer.handler import is_async_generator_function, is_coroutine_funct
 
 __all__ = ["STREAM", "STREAM_IN_THREAD", "check_function"]
 
-# What a function may be besides one that returns.
+# A function that does not simply return is one of these.
 STREAM = 1  # an async generator function
 STREAM_IN_THREAD = 2  # a plain generator function
 

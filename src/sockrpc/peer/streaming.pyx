@@ -1,4 +1,4 @@
-"""What `sockrpc.v1` lets the handler of a call do beside returning: items both ways, a deadline, calls back."""
+"""A handler of `sockrpc.v1` does more than return: it has items both ways, a deadline, and calls back."""
 
 cimport cython
 from cpython.bytes cimport PyBytes_GET_SIZE
@@ -36,7 +36,7 @@ cdef class Streaming(Spawning):
 
     @property
     def metadata(self) -> Metadata:
-        """What the caller has sent beside the payload (v1); empty if nothing."""
+        """The metadata that the caller has sent beside the payload (v1); empty if it sent none."""
         return _NO_METADATA if self.options is None else self.options.metadata
 
     @property
@@ -121,7 +121,7 @@ cdef class Streaming(Spawning):
 
         Args:
             payload: bytes, bytearray, memoryview, or str (sent as UTF-8).
-            cursor: Where a tracked stream can be resumed behind this item; at most 255 bytes.
+            cursor: The place behind this item, from which a tracked stream can be resumed; at most 255 bytes.
 
         Returns:
             False once the call is over or aborted, when nothing is sent.

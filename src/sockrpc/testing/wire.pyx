@@ -281,7 +281,7 @@ cdef str text_of(const uint8_t *text, Py_ssize_t size, str fault):
 
 
 cdef bytes metadata_of(bytes data):
-    # What is larger is refused unread, with an Error.
+    # A larger one is refused unread, with an Error.
     if len(data) <= _MAX_METADATA_BYTES and _decode(data) is None:
         raise ProtocolError(1002, "metadata that does not parse")
     return data
