@@ -206,7 +206,8 @@ cdef class Host(Replies):
         self.service.calls_started += 1
         self.service.others.received += 1
         self.service.others.ended[<int> ENDING_FAILED] += 1
-        more = self.service.unknown.allow(method)
+        # A client without an app serves nothing, and its caller hears that.
+        more = None if self.service.threads is None else self.service.unknown.allow(method)
         if more is not None:
             self.service.log.warning(
                 "call %d from %s failed: nobody registered method %r%s", id, self.peer, method, more,
