@@ -65,7 +65,6 @@ OPEN = {
     "Input",
     "Connection",
     "Session",
-    "Alarms",
     "Caller",
     "Replies",
     "Host",
