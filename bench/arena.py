@@ -186,7 +186,12 @@ def call_bytes(contender: Contender, connections: int, calls: int) -> Result:
 
 def stream_bytes(contender: Contender, connections: int, streams: int) -> Result:
     """Return the additional memory of the server for each stream that waits for credit."""
-    options = {"dialect": contender.dialect, "method": contender.method, "size": 0, "window": WINDOW_BYTES}
+    options: dict[str, Any] = {
+        "dialect": contender.dialect,
+        "method": contender.method,
+        "size": 0,
+        "window": WINDOW_BYTES,
+    }
     with alone(contender) as server, Held(server.port, 1, 1, **options, streams=True):
         before = server.private_bytes()
         with Held(server.port, connections, streams, **options, streams=True):

@@ -96,7 +96,7 @@ def measure_streams(here: Arena, settings: Settings) -> Measured:
 def measure_large_items(here: Arena, settings: Settings) -> Measured:
     """Measure items of 64 KiB, one stream on a connection, beside as many connections with 4 echoes each."""
     size = {"size": WINDOW_BYTES, "connections": 16}
-    measured = {
+    measured: dict[str, Callable[[], Result]] = {
         "stream": partial(here.load, "stream", ENDLESS, seconds=settings.seconds, **size),
         "echo": calls(here, PLAIN, settings, in_flight=4, **size),
     }

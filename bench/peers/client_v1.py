@@ -39,6 +39,7 @@ async def items_by_hand(uri: str) -> AsyncIterator[bytes]:
         number = (1).to_bytes(4)
         await connection.send(b"\2" + number + b"\7endless" + b"32")
         async for message in connection:
+            assert isinstance(message, bytes)
             if message[0] == ITEM and message[1:5] == number:
                 yield message[5:]
 
