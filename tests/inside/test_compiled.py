@@ -70,7 +70,6 @@ OPEN = {
     "Host",
     "Gate",
     "Arrivals",
-    "Alarms",
     "PeerBase",  # joined with asyncio.BufferedProtocol in Peer
     "Work",
     "Spawning",

@@ -1,4 +1,4 @@
-"""What one end of a connection counts of its calls, for the tests of sockrpc: nothing of the package imports this."""
+"""Tests of sockrpc see here what one end of a connection counts of its calls; nothing else imports this."""
 
 from libc.stdint cimport uint32_t
 
@@ -16,11 +16,11 @@ class Flow(NamedTuple):
     """The items of a call that has not ended and was not given up, as one end counts them.
 
     Attributes:
-        id: Of the call.
+        id: The id of the call.
         calls: True if this end has made it.
         balance: Bytes that this end may send; None if it sends no items.
         window: Bytes that the other end may send without credit; None if it sends no items.
-        allowed: What this end takes the other's balance for, with everything that is on its way.
+        allowed: The other's balance as this end reckons it, with everything that is on its way.
         held: The cost of the items that wait for the application.
         taken: The cost of those that it has taken, as far as no credit was granted.
         left: The application takes no more.
