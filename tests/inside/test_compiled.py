@@ -65,6 +65,7 @@ OPEN = {
     "Input",
     "Connection",
     "Session",
+    "Alarms",
     "Caller",
     "Replies",
     "Host",

@@ -28,6 +28,7 @@ class Life:
         self.is_reset = False  # its caller has written a Reset
         self.reset_acted_on = False  # its callee has worked through the read with that Reset
         self.no_more = False  # its caller has written End
+        self.no_more_heard = False
         self.left = False  # its callee has granted 0
         self.left_heard = False
         self.ended = False  # its callee has written its end
@@ -95,6 +96,7 @@ class V1Line:
         self.pair, self.on_end = pair, on_end
         self.lives: dict[int, Life] = {}
         self.resets_heard: list[Life] = []
+        self.is_cut = False  # the script has broken it, which its ends may learn later
         # Those whose ends stand in the latest reads, which an engine that is busy works through later.
         self.ended_in_read: tuple[dict[int, Life], dict[int, Life]] = ({}, {})
         self.ends: dict[int, int] = {}  # how many each call has got, by its key
@@ -179,6 +181,8 @@ class V1Line:
             life.was_heard = True
         elif frame.opcode == RESET:
             self.resets_heard.append(life)
+        elif frame.opcode == END:
+            life.no_more_heard = True
         elif frame.opcode in (RESPONSE, ERROR):
             assert self.lives.pop(life.id) is life
             self.ended_in_read[ear.number][life.id] = life
@@ -189,7 +193,7 @@ class V1Line:
 
     @property
     def is_over(self) -> bool:
-        return any(ear.end.lost or ear.peer.has_ended for ear in self.ears)
+        return self.is_cut or any(ear.end.lost or ear.peer.has_ended for ear in self.ears)
 
     def after_step(self) -> None:
         """The frames that were delivered have been acted on, unless their end has put some of them off."""
@@ -222,6 +226,9 @@ class V1Line:
 
     def check_flow(self, life: Life, sender: int, balance: Any, receiver: Any, window: int) -> None:
         taker = self.ears[1 - sender]
+        if receiver is not None and receiver.left:
+            assert life.left or life.no_more_heard, f"{life}: its items were left, and its caller sends more"
+            return
         held, taken = (0, 0) if receiver is None else (receiver.held, receiver.taken)
         items = sum(frame.cost for frame in self.ears[sender].on_its_way if frame.life is life)
         credits = sum(frame.credit for frame in taker.on_its_way if frame.life is life)

@@ -177,6 +177,7 @@ class World(Programs):
         how = LOSSES[two % len(LOSSES)]
         if one % 3:
             return  # seldom, or most scripts would be about nothing else
+        self.line.is_cut = True
         if how == "cut":
             self.pair.cut()
         elif how == "abort":

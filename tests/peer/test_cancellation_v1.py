@@ -172,7 +172,9 @@ async def test_reading_goes_on_whatever_waits() -> None:
     async with serving(work.app(), **limits) as here, await V1Peer.meet(here.port) as raw:
         await raw.say(*(request(id, "work", bytes(1_000)) for id in range(1, 52)), reset(1))
         assert await raw.error() == (51, Code.RESOURCE_EXHAUSTED, NOT_STARTED)
-        assert await raw.error() == (1, CANCELLED, PARTIAL if work.calls else NOT_STARTED)
+        end = await raw.error()
+        # Before Python 3.12 its task has not had its first step.
+        assert end == (1, CANCELLED, PARTIAL if 1 in [call.id for call in work.calls] else NOT_STARTED)
         work.may_answer.set()
         assert [(await raw.answer())[0] for _ in range(49)] == list(range(2, 51))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -83,6 +84,23 @@ async def test_work_that_no_abort_reaches_may_commit_after_its_reset(protected: 
         assert await outcome is Outcome.COMPLETED
 
 
+async def test_a_generator_in_a_thread_that_runs_to_completion_goes_on_after_its_reset() -> None:
+    app = sockrpc.App()
+    done: list[str] = []
+
+    @app.method("feed", thread=True, run_to_completion=True)
+    def feed(call: sockrpc.Call) -> Iterator[bytes]:
+        for _ in range(5):
+            yield bytes(65_536)
+        done.append("all")
+
+    async with serving(app) as here, here.connect(protocols=V1, window_bytes=65_536) as client:
+        stream = client.stream("feed")
+        await anext(stream)
+        assert await stream.cancel() is Outcome.COMPLETED
+    assert done == ["all"]
+
+
 async def test_work_that_is_aborted_may_not_commit() -> None:
     app = sockrpc.App()
     raised: list[BaseException] = []
@@ -130,16 +148,19 @@ async def test_the_time_of_a_method_does_not_reach_committed_work() -> None:
 async def test_undo_hooks_of_a_call_that_is_broken_off_have_run_before_its_end(fault: str) -> None:
     app = sockrpc.App()
     undone: list[str] = []
+    begun = asyncio.Event()
 
     @app.method("feed", credit_timeout=0.02 if fault == "no credit" else None)
     async def feed(call: sockrpc.Call) -> None:
         call.on_abort(undone.append, "undone")
+        begun.set()
         while fault == "no credit":
             await call.send(bytes(65_536))
         await asyncio.get_running_loop().create_future()
 
     async with serving(app) as here, await V1Peer.meet(here.port) as raw:
         await raw.say(opened(1, "feed", flags=SENDS | TAKES))
+        await begun.wait()
         if fault == "no credit":
             assert len(await raw.message()) == 5 + 65_536
         else:
