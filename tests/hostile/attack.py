@@ -66,9 +66,9 @@ class Target:
         self.peers: list[Peer] = []
         self.port = int(process.stdout.readline())
 
-    def peer(self, *, opened: bool = True, tls: bool | None = None) -> Peer:
+    def peer(self, *, opened: bool = True, tls: bool | None = None, v1: bool = False) -> Peer:
         """A new connection, closed when the server goes at the latest."""
-        peer = Peer(self.port, opened=opened, tls=self.tls if tls is None else tls)
+        peer = Peer(self.port, opened=opened, tls=self.tls if tls is None else tls, v1=v1)
         self.peers.append(peer)
         return peer
 

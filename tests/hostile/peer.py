@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
 from tests.kit.support import BINARY, SUBPROTOCOL, opening
+from tests.kit.v1_peer import hello
 
 PATIENCE = 30.0
 
@@ -45,9 +46,11 @@ def reset(id: int) -> bytes:
 
 
 class Peer:
-    """One connection; `opened` false: nothing but TCP (and TLS)."""
+    """One connection; `opened` false: nothing but TCP (and TLS). With v1 it has said Hello."""
 
-    def __init__(self, port: int, *, opened: bool = True, tls: bool = False, path: str = "/socket") -> None:
+    def __init__(
+        self, port: int, *, opened: bool = True, tls: bool = False, path: str = "/socket", v1: bool = False
+    ) -> None:
         line = socket.create_connection(("127.0.0.1", port), PATIENCE)
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls:
@@ -59,7 +62,10 @@ class Peer:
         self.buffer = self.seen = b""
         if opened:
             try:
-                line.sendall(opening(path))
+                protocol = "sockrpc.v1" if v1 else SUBPROTOCOL
+                line.sendall(opening(path, Sec_WebSocket_Protocol=protocol))
+                if v1:
+                    line.sendall(message(hello()))
                 answer = self.until(b"\r\n\r\n")
                 assert answer.startswith(b"HTTP/1.1 101 "), answer
             except BaseException:
@@ -142,17 +148,18 @@ class Peer:
         last = b"the last answer of all"
 
         def drain() -> None:
+            # Ends of calls of sockrpc.v1 may come behind it.
             tail = b""
-            while not tail.endswith(last):
+            while last not in tail:
                 data = self.line.recv(1 << 18)
                 assert data, "the connection has ended"
-                tail = (tail + data)[-len(last) :]
+                tail = tail[-len(last) :] + data
 
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             draining = pool.submit(drain)
             try:
                 yield
-                self.send(request(0xFFFF_FFFD, "echo", last))
+                self.send(request(0x7FFF_FFFD, "echo", last))
                 draining.result(PATIENCE)
             except BaseException:
                 self.line.shutdown(socket.SHUT_RDWR)

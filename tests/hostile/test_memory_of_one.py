@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from tests.hostile.attack import MIB, attack, target
-from tests.hostile.peer import request
+from tests.hostile.peer import message, request
+from tests.kit import v1_peer as v1
 
 pytestmark = [
     pytest.mark.hostile,
@@ -37,4 +38,22 @@ def test_all_that_one_connection_can_hold_at_the_same_time(loop: str) -> None:
             there.until(lambda counts: counts["connections"] == 2)
         # It did hold most of that, or the bound would prove nothing.
         assert measured.grown > (PAYLOADS + OUTPUT) * 0.85
+        assert there.statistics()["calls_running"] == 1
+
+
+def test_a_peer_of_sockrpc_v1_that_never_reads() -> None:
+    # Nested calls start although the output is full, and each end is output; nothing else may be left of one.
+    limit = MIB // 2
+    limits = {"output_low_bytes": 0, "output_high_bytes": limit // 8, "output_max_bytes": limit}
+    with target(close_timeout=0.5, **limits) as there, there.peer(v1=True) as peer:
+        with attack(there, within=30.0, grows=limit + 2 * MIB, slowest=0.2):
+            peer.send(message(v1.opened(1, "stream", flags=v1.TAKES)) + message(v1.credit(1, 2**31 - 65_537)))
+            there.until(lambda counts: counts["calls_running"] == 2)
+            ids = range(2, 10_002)
+            flags = v1.TAKES | v1.NESTED
+            peer.send_until_cut(
+                b"".join(message(v1.opened(n, "stream", flags=flags)) + message(v1.reset(n)) for n in ids)
+            )
+            there.until(lambda counts: counts["slow_peers_closed"] == 1)
+            there.until(lambda counts: counts["connections"] == 2)
         assert there.statistics()["calls_running"] == 1
