@@ -42,11 +42,12 @@ def test_all_that_one_connection_can_hold_at_the_same_time(loop: str) -> None:
 
 
 def test_a_peer_of_sockrpc_v1_that_never_reads() -> None:
-    # Nested calls start although the output is full, and each end is output; nothing else may be left of one.
+    # A thousand nested calls run at a time, some KiB each. They start although the output is full, and each end
+    # is output; nothing else may be left of one.
     limit = MIB // 2
     limits = {"output_low_bytes": 0, "output_high_bytes": limit // 8, "output_max_bytes": limit}
     with target(close_timeout=0.5, **limits) as there, there.peer(v1=True) as peer:
-        with attack(there, within=30.0, grows=limit + 2 * MIB, slowest=0.2):
+        with attack(there, within=30.0, grows=limit + 8 * MIB, leaves=4 * MIB, slowest=0.2):
             peer.send(message(v1.opened(1, "stream", flags=v1.TAKES)) + message(v1.credit(1, 2**31 - 65_537)))
             there.until(lambda counts: counts["calls_running"] == 2)
             ids = range(2, 10_002)

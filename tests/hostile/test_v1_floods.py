@@ -28,10 +28,10 @@ def synchronize(peer: Peer) -> None:
 
 
 FLOODS: dict[str, Callable[[int], bytes]] = {
-    "items for nobody": lambda n: v1.item(n),
-    "ends for nobody": lambda n: v1.end(n),
+    "items for nobody": v1.item,
+    "ends for nobody": v1.end,
     "credit for nobody": lambda n: v1.credit(n, 1),
-    "resets of nothing": lambda n: v1.reset(n),
+    "resets of nothing": v1.reset,
     "answers to nobody": lambda n: v1.response(v1.TOP | n),
     "errors to nobody": lambda n: v1.error(v1.TOP | n, 5),
     "pongs": lambda n: v1.pong(),
@@ -78,11 +78,10 @@ def test_credit_in_a_million_pieces(method: str) -> None:
 @pytest.mark.parametrize("method", ["stream", "send"])
 def test_all_credit_there_is(method: str) -> None:
     with target() as there, there.peer(v1=True) as peer:
-        with attack(there, within=8.0, grows=4 * MIB), peer.drained():
+        with attack(there, within=8.0, grows=4 * MIB), peer.drained(), there.peer() as other:
             peer.send(message(v1.opened(1, method, flags=v1.TAKES)) + message(v1.credit(1, 2**31 - 65_537)))
-            with there.peer() as other:
-                for _ in rounds(1.0):
-                    assert other.call(1, "echo", b"x") == b"x"
+            for _ in rounds(1.0):
+                assert other.call(1, "echo", b"x") == b"x"
             peer.send(message(v1.reset(1)))
         assert there.lines() == []
 

@@ -1,4 +1,4 @@
-"""Stops and losses of `sockrpc.v1` with calls that nobody ends: in the socket form, and at peers that keep no rule."""
+"""Stops and losses of `sockrpc.v1` with calls that nobody ends, and calls both ways at the limits."""
 
 from __future__ import annotations
 

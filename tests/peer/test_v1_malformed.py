@@ -1,4 +1,4 @@
-"""What `sockrpc.v1` forbids, row by row: the close code, a reason that names the fault, and nobody else is touched."""
+"""What `sockrpc.v1` forbids, row by row: the close code, a reason that names the fault, nobody else."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ FOR_EITHER: list[tuple[bytes, str]] = [
 
 
 def for_role(theirs: int, ours: int) -> list[tuple[bytes, str]]:
-    """What depends on the sides: `theirs` is an id of a call of the sender's, `ours` one of the receiver's."""
+    """What depends on the sides: `theirs` is an id of the sender's calls, `ours` one of the receiver's."""
     return [
         (request(ours, "echo"), "id of the wrong side"),
         (opened(ours, "echo"), "id of the wrong side"),
