@@ -1,4 +1,4 @@
-"""Each call of `sockrpc.v1` gets one end, whatever its handler or its peer does, and leaves nothing."""
+"""A call of `sockrpc.v1` gets one end, whatever its handler or its peer does, and leaves nothing behind."""
 
 from __future__ import annotations
 
