@@ -1,4 +1,8 @@
-"""What `sockrpc.v1` forbids, row by row: the close code, a reason that names the fault, nobody else."""
+"""The engine's rows of faults in `sockrpc.v1`, over sockets: whole reasons, and others go on.
+
+Each row of `_frames` has its frame here, and so has each cell of a call's tables that says 1002 or "ignore".
+Frames that a read cuts at any of their bytes are in test_malformed_v1_cuts.py.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +42,10 @@ from tests.kit.v1_peer import (
 )
 
 TEXT = b"message is not UTF-8"
-# Whatever a server may be told: what goes before, the message, and the reason.
 SHORT_FIELDS = "frame too short for its fields"
 SHORT_ID = "frame too short for its id"
 PARSE = "metadata that does not parse"
+# Messages that no role may send in any state, each with its reason.
 FOR_EITHER: list[tuple[bytes, str]] = [
     (b"", "empty message"),
     (b"\0", "opcode 0"),
@@ -66,7 +70,7 @@ FOR_EITHER: list[tuple[bytes, str]] = [
 
 
 def for_role(theirs: int, ours: int) -> list[tuple[bytes, str]]:
-    """What depends on the sides: `theirs` is an id of the sender's calls, `ours` one of the receiver's."""
+    """Rows that depend on the sides: `theirs` is the id of a call of the sender, `ours` of the receiver."""
     return [
         (request(ours, "echo"), "id of the wrong side"),
         (opened(ours, "echo"), "id of the wrong side"),
@@ -129,6 +133,22 @@ CELLS: list[tuple[str, list[bytes], bytes, str]] = [
     ("an item for a call without", [request(1, "forever")], item(1, b"x"), "item for a call without items"),
     ("an item for a stream", [opened(1, "endless", flags=TAKES)], item(1), "item for a call without items"),
     ("an end for a call without", [request(1, "forever")], end(1), "end of items for a call without items"),
+]
+
+
+# Frames that cross an end, or that nobody has asked for, while call 1 of the client runs.
+IGNORED = [
+    reset(9),
+    item(9, b"x"),
+    end(9),
+    credit(9, 0),
+    credit(1, 1),
+    item(TOP | 9, b"x"),
+    credit(TOP | 9, 1),
+    response(TOP | 9, b"unasked"),
+    error(TOP | 9, 99, 9, b"unasked"),
+    pong(b"unasked"),
+    b"\x01\x06nobody",
 ]
 
 
@@ -268,16 +288,28 @@ async def test_later_opcodes_and_strange_numbers_are_ignored() -> None:
             there.port, b"\x0a\xff" + hello(window=1, metadata=entry(b"later", b"x"))[2:]
         )
         ignored = [bytes([opcode]) + b"anything" for opcode in range(14, 256)]
-        crossed = [
-            reset(9),
-            item(9),
-            end(9),
-            credit(9, 0),
-            item(TOP | 9),
-            credit(TOP | 9, 1),
-            pong(b"unasked"),
-        ]
-        crossed += [response(TOP | 9, b"x"), error(TOP | 9, 5)]
-        await peer.say(*ignored, *crossed, request(1, "echo", b"x"))
+        await peer.say(*ignored, request(1, "echo", b"x"))
         assert await peer.hear() == (4, 1, b"x")
+        await peer.close()
+
+
+@pytest.mark.parametrize("message", IGNORED, ids=bytes.hex)
+async def test_each_cell_that_says_ignore(message: bytes) -> None:
+    async with serving(make_app()) as there:
+        peer = await V1Peer.meet(there.port)
+        await peer.say(request(1, "forever"), message, message, request(2, "echo", b"x"))
+        assert await peer.hear() == (4, 2, b"x")
+        assert there.server.statistics().calls_in_flight == 1
+        await peer.close()
+
+
+async def test_a_second_reset_is_ignored() -> None:
+    async with serving(make_app()) as there:
+        peer = await V1Peer.meet(there.port)
+        await peer.say(request(1, "forever"), request(2, "echo", b"x"))
+        assert await peer.hear() == (4, 2, b"x")
+        await peer.say(reset(1), reset(1))
+        assert await peer.error() == (1, 1, 0)
+        await peer.say(request(1, "echo", b"the id is free"))
+        assert await peer.hear() == (4, 1, b"the id is free")
         await peer.close()
