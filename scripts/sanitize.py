@@ -31,22 +31,31 @@ import ctypes, os; \
 path = [o[9:] for o in os.environ.get("UBSAN_OPTIONS", "").split(":") if o.startswith("log_path=")]; \
 path and ctypes.CDLL("libubsan.so.1").__sanitizer_set_report_path(path[0].encode())
 """
-# The selection for every change: tests of parsing, of dispatching, and of losses.
+# The selection for every change: tests of parsing, of dispatching, of streams, and of losses.
 SELECTION = [
     "tests/tools/test_sanitizers.py",
     "tests/peer/test_counters.py",
     "tests/test_frames.py",
+    "tests/test_frames_v1.py",
     "tests/peer/test_names.py",
     "tests/peer/test_dispatch.py",
     "tests/websocket/test_websocket.py",
     "tests/websocket/test_websocket_faults.py",
     "tests/peer/test_malformed.py",
     "tests/peer/test_malformed_client.py",
+    "tests/peer/test_malformed_v1_cuts.py",
+    "tests/peer/test_malformed_v1_rows.py",
+    "tests/peer/test_v1_model.py",
+    "tests/peer/test_v1_callers.py",
+    "tests/peer/test_v1_ends.py",
+    "tests/peer/test_v1_work.py",
+    "tests/peer/test_alarms.py",
     "tests/peer/test_engine.py",
     "tests/peer/test_cancellation.py",
     "tests/peer/test_cancellation_calls.py",
     "tests/peer/test_cancellation_client_loss.py",
     "tests/peer/test_cancellation_loss.py",
+    "tests/peer/test_cancellation_streams.py",
     "tests/inside/test_compiled.py",
     "tests/inside/test_in_flight.py",
 ]
