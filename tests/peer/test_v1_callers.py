@@ -226,7 +226,7 @@ async def test_a_server_with_no_room_for_calls_is_asked_for_nothing() -> None:
         with pytest.raises(RPCError, match="wait to be sent already"):
             client.start("c")
         with pytest.raises(RPCError, match="takes 20 in a message"):
-            client.start("d", b"much too long")
+            client.start("d", b"very much too long")
         await client.notify("n")
         assert await hear(peer) == (1, b"\x01n")
         for each in waiting:

@@ -220,7 +220,8 @@ async def test_resets_and_answers_of_a_compressed_connection() -> None:
         here.connect(compression="deflate") as client,
     ):
         with pytest.raises(TimeoutError):
-            await client.call("work", REPETITIVE, timeout=0.01)
+            async with asyncio.timeout(0.01):
+                await client.call("work", REPETITIVE)
         await until(lambda: work.ended == 1)
         assert work.reasons == ["reset"]
         payloads = [os.urandom(size) for size in (0, 10, 20_000, 300_000)] * 8

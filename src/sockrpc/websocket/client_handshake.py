@@ -22,7 +22,7 @@ from sockrpc.websocket.deflate import (
     client_extensions,
     take_compression,
 )
-from sockrpc.websocket.exchange import REDIRECTS, Exchange
+from sockrpc.websocket.exchange import REDIRECTS, Answer, Exchange
 from sockrpc.websocket.headers import USER_AGENT, merge_headers
 from sockrpc.websocket.protocols import PROTOCOL_V0, is_refusal_of_offer
 
@@ -84,6 +84,14 @@ class ClientHandshake:
         """True once the connection is known to be refused, even if the reason is not complete yet."""
         return self.exchange.answer is not None and self.exchange.answer.status != 101
 
+    def refusal(self, answer: Answer) -> HandshakeError:
+        """Return the error that says how the server, or a proxy, has refused."""
+        location = answer.field("location") if answer.status in REDIRECTS else None
+        error = HandshakeError(answer.reason, answer.status, location)
+        if len(self.protocol.available_subprotocols or ()) > 1 and is_refusal_of_offer(answer.status):
+            error.add_note(f"a server may refuse an offer of two protocols and take {PROTOCOL_V0} alone")
+        return error
+
     def judge(self) -> None:
         """Compare the response, as far as it has arrived, with the request.
 
@@ -93,11 +101,8 @@ class ClientHandshake:
         answer = self.exchange.answer
         assert answer is not None
         if answer.status != 101:
-            location = answer.field("location") if answer.status in REDIRECTS else None
-            error = HandshakeError(answer.reason, answer.status, location)
-            if len(self.protocol.available_subprotocols or ()) > 1 and is_refusal_of_offer(answer.status):
-                error.add_note(f"a server may refuse an offer of two protocols and take {PROTOCOL_V0} alone")
-            raise error
+            # A variable here would refer to the error, and its traceback to this frame.
+            raise self.refusal(answer)
         if answer.version != b"1.1":
             raise HandshakeError("the server confirms a WebSocket in HTTP/1.0, which has none")
         # Pass only the fields that websockets judges: it has limits of its own for lines and their number.
