@@ -42,8 +42,8 @@ def test_all_that_one_connection_can_hold_at_the_same_time(loop: str) -> None:
 
 
 def test_a_peer_of_sockrpc_v1_that_never_reads() -> None:
-    # A thousand nested calls run at a time, some KiB each. They start although the output is full, and each end
-    # is output; nothing else may be left of one.
+    # A thousand nested calls run at a time, some KiB each. They start although the output is full, and each
+    # end is output; nothing else may be left of one.
     limit = MIB // 2
     limits = {"output_low_bytes": 0, "output_high_bytes": limit // 8, "output_max_bytes": limit}
     with target(close_timeout=0.5, **limits) as there, there.peer(v1=True) as peer:

@@ -110,10 +110,14 @@ def test_calls_that_are_refused(make: Callable[[int], bytes]) -> None:
     count = min(100_000, 32 * MIB // size)
     step = min(count, PART if size < KIB else 100)
     parts = [b"".join(message(make(n + k)) for k in range(step)) for n in range(1, count, step)]
-    with target() as there, there.peer(v1=True) as peer:
-        with attack(there, within=12.0, grows=4 * MIB), peer.drained():
-            for _ in rounds():
-                peer.flood(parts)
+    with (
+        target() as there,
+        there.peer(v1=True) as peer,
+        attack(there, within=12.0, grows=4 * MIB),
+        peer.drained(),
+    ):
+        for _ in rounds():
+            peer.flood(parts)
 
 
 @pytest.mark.parametrize("options", [{}, {"flags": v1.TAKES}, {"flags": v1.SENDS}, {"timeout": 60_000}])
