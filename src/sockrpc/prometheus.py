@@ -150,7 +150,7 @@ def of_ends(statistics: Statistics | None) -> Iterator[Metric]:
         for code, number in statistics.errors_by_code.items():
             codes.add_metric([name_of(code)], number)
         for outcome, number in statistics.errors_by_outcome.items():
-            outcomes.add_metric([name_of(outcome)], number)
+            outcomes.add_metric([outcome], number)
         outgoing.add_metric(["answered"], statistics.outgoing_calls_answered)
         outgoing.add_metric(["failed"], statistics.outgoing_calls_failed)
     yield from (codes, outcomes, outgoing)

@@ -55,8 +55,12 @@ def snapshot(service: Service, pid: int) -> dict[str, Any]:
     methods, connections, complete = look(service, MAX_ROWS, MAX_CALLS)
     totals = dataclasses.asdict(statistics)
     del totals["methods"], totals["unregistered"]
-    for name in ("errors_by_code", "errors_by_outcome"):
-        totals[name] = {name_of(each): number for each, number in totals[name].items() if number}
+    totals["errors_by_code"] = {
+        name_of(code): number for code, number in statistics.errors_by_code.items() if number
+    }
+    totals["errors_by_outcome"] = {
+        outcome: number for outcome, number in statistics.errors_by_outcome.items() if number
+    }
     rows = {name: row_of(name, method) for name, method in statistics.methods.items()}
     for name, (in_flight, oldest) in methods.items():
         # In the socket form methods are known only from their calls.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from sockrpc.codes import Code, Outcome
+from sockrpc.codes import Code, name_of
 from sockrpc.peer.service import Service
 from sockrpc.peer.tally import MethodStatistics
 
@@ -38,7 +38,7 @@ class Statistics:
             were given up here, or the connection was lost.
         errors_by_code: Calls of clients that ended with an Error (v1), by its code: each `Code`, and those
             of the application that were sent.
-        errors_by_outcome: The same calls by what became of their work.
+        errors_by_outcome: The same calls by what became of their work: "partial", "not_started", "completed".
         frames_ignored: Frames of a later version of the protocol (v1).
         methods: Statistics by registered method.
         unregistered: Calls of methods that are not registered; in the socket form, all calls.
@@ -74,7 +74,7 @@ class Statistics:
     outgoing_calls_answered: int
     outgoing_calls_failed: int
     errors_by_code: dict[Code | int, int]
-    errors_by_outcome: dict[Outcome, int]
+    errors_by_outcome: dict[str, int]
     frames_ignored: int
     methods: dict[str, MethodStatistics]
     unregistered: MethodStatistics
@@ -111,7 +111,8 @@ def count(service: Service) -> Statistics:
         # In another thread the two numbers may be of different moments.
         outgoing_calls_failed=max(ended - counters["outgoing_calls_answered"], 0),
         errors_by_code=codes,
-        errors_by_outcome=outcomes,
+        # By their names, so that all of it can be written as JSON.
+        errors_by_outcome={name_of(outcome): number for outcome, number in outcomes.items()},
         methods=methods,
         unregistered=others,
         **counters,

@@ -19,7 +19,7 @@ from sockrpc.peer.outbox cimport new_outbox
 from sockrpc.peer.outgoing_call cimport OUTCOME_UNKNOWN, OutgoingCall
 from sockrpc.peer.session cimport LARGEST_WINDOW
 from sockrpc.peer.states cimport (
-    CALLER_FORGET, CALLER_IDLE, CALLER_INPUTS, CALLER_ON_CALL, CALLER_ON_CANCEL, CALLER_ON_WRITE, CALLER_OPEN,
+    CALLER_FORGET, CALLER_GIVEN_UP, CALLER_IDLE, CALLER_INPUTS, CALLER_ON_CALL, CALLER_ON_CANCEL, CALLER_ON_WRITE, CALLER_OPEN,
     CALLER_QUEUE, CALLER_SEND_RESET, CALLER_UNSENT, Cell, take_caller_row,
 )
 from sockrpc.peer.table cimport RequestTable
@@ -365,8 +365,9 @@ cdef class Caller(Alarms):
 
     @property
     def ids_in_flight(self) -> list[int]:
-        """Return the ids of the calls that wait, in order."""
-        return sorted([entry.id for entry in self.outgoing.entries()])
+        """Return the ids of the calls that somebody waits for, in order."""
+        cdef OutgoingCall call
+        return sorted([call.id for call in self.outgoing.entries() if call.state != CALLER_GIVEN_UP])
 
     def set_last_id(self, uint32_id: int) -> None:
         """Make the next call use the id after this one; for tests of the wrap-around."""

@@ -21,6 +21,9 @@ from sockrpc.peer.metadata import MAX_ENTRIES as _MAX_ENTRIES
 from sockrpc.peer.metadata import MAX_METADATA_BYTES as _MAX_METADATA_BYTES
 from sockrpc.peer.metadata import decode
 
+cdef enum:
+    LONGEST_PARTING = 1024           # characters of a Goaway's message that are kept
+
 cdef double LONGEST_GRACE = 4_294_967.295    # seconds; it fits the field
 
 
@@ -184,7 +187,9 @@ cdef class Session(Connection):
     cdef int on_goaway(self, Frame *frame) except -1:
         self.ran_handler = True
         try:
-            self.parting_message = PyUnicode_DecodeUTF8(<const char *> frame.payload, frame.payload_size, NULL)
+            # It is kept, so it is cut: a peer may send as much as fits in a message.
+            self.parting_message = PyUnicode_DecodeUTF8(
+                <const char *> frame.payload, frame.payload_size, NULL)[:LONGEST_PARTING]
         except UnicodeDecodeError:
             return self.fail(1002, "message is not UTF-8")
         self.parting_code = frame.code
