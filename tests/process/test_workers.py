@@ -97,8 +97,9 @@ def test_the_second_signal_stops_all_at_once(tmp_path: Path) -> None:
             assert all(idle)
             server.process.terminate()
             for call in calls:
-                with pytest.raises(sockrpc.ConnectionLost):
+                with pytest.raises(sockrpc.RPCError) as raised:
                     await call
+                assert raised.value.code is sockrpc.Code.UNAVAILABLE
             for client in clients.values():
                 await client.close()
 
