@@ -24,8 +24,8 @@ def is_told() -> bool:
 def crunch() -> None:
     end = time.monotonic() + PATIENCE / 2
     time.sleep(BLOCK)
-    # On a busy machine the one who watches may not have had the time to look. This has to work meanwhile: time in
-    # which no thread of the process runs does not count as a block.
+    # On a busy machine the one who watches may not have had the time to look. This has to work meanwhile:
+    # time in which no thread of the process runs does not count as a block.
     while not is_told() and time.monotonic() < end:
         sum(range(10_000))
 
