@@ -98,6 +98,11 @@ class Load:
                 raise
             self.outcome.told_to_go += 1
             return False
+        except sockrpc.RPCError as error:
+            if not is_goodbye(error):
+                raise
+            self.outcome.told_to_go += 1
+            return False
         assert answer == payload
         self.outcome.answered += 1
         return True
@@ -109,8 +114,21 @@ class Load:
             yield
         except* (OSError, sockrpc.SockRPCError) as errors:
             for error in leaves(errors):
+                if is_goodbye(error):
+                    # It came while the client connected.
+                    self.outcome.told_to_go += 1
+                    continue
                 what = f"{type(error).__name__}: {error}"
                 self.outcome.failures[what] = self.outcome.failures.get(what, 0) + 1
+
+
+def is_goodbye(error: BaseException) -> bool:
+    """True if a server that stops has refused a call of sockrpc.v1, or a client: another one may take it."""
+    return (
+        isinstance(error, sockrpc.RPCError)
+        and error.code is sockrpc.Code.UNAVAILABLE
+        and error.outcome is sockrpc.Outcome.NOT_STARTED
+    )
 
 
 def leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:

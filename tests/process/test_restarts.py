@@ -21,7 +21,7 @@ from tests.kit.command import POSIX, Command
 from tests.kit.processes import ROOT, eventually
 from tests.kit.properties import is_long
 from tests.kit.rolling import Generation, Outcome, roll, under_load
-from tests.kit.support import started
+from tests.kit.support import V0, started
 
 pytestmark = [POSIX, pytest.mark.long]
 
@@ -39,7 +39,8 @@ def is_good(outcome: Outcome) -> None:
     assert outcome.told_to_go >= outcome.restarts
     # What a server has answered has arrived; so a call that was told to go never started.
     assert outcome.calls_answered == outcome.calls_started == outcome.answered > 0
-    assert outcome.calls_ended_otherwise == 0
+    # Calls that meet the goodbye are refused, and counted as failed.
+    assert outcome.calls_ended_otherwise <= outcome.told_to_go
 
 
 def test_restarts_with_a_socket_that_is_handed_on() -> None:
@@ -117,7 +118,7 @@ Busy = tuple[list[sockrpc.Client], list[asyncio.Task[bytes]], list[asyncio.Task[
 
 async def make_busy(port: int, *, for_ever: bool) -> Busy:
     """The clients, calls in flight of 0 to 300 ms each, and those that never end."""
-    clients = [await sockrpc.connect(f"ws://127.0.0.1:{port}/") for _ in range(CONNECTIONS)]
+    clients = [await sockrpc.connect(f"ws://127.0.0.1:{port}/", protocols=V0) for _ in range(CONNECTIONS)]
     short: list[asyncio.Task[bytes]] = []
     endless: list[asyncio.Task[bytes]] = []
     for client in clients:
