@@ -109,10 +109,11 @@ async def test_the_callers_own_clocks_pass_in_their_order() -> None:
 
 async def test_the_deadline_of_an_ended_call_keeps_nothing() -> None:
     """Neither the call, while its connection lasts, nor that, when it is over."""
+    # What earlier tests have left may go meanwhile.
     calls, connections = kept(sockrpc.Call), kept(Peer)
     async with serving(app) as here:
         async with here.connect(protocols=(V1,)) as client:
             assert await client.call("turn", b"x", timeout=3600) == b"x"
-            await until(lambda: kept(sockrpc.Call) == calls)
+            await until(lambda: kept(sockrpc.Call) <= calls)
         del client
-        await until(lambda: gc.collect() >= 0 and kept(Peer) == connections)
+        await until(lambda: gc.collect() >= 0 and kept(Peer) <= connections)

@@ -15,6 +15,9 @@ import sockrpc
 from tests.kit.first_protocol import CONVERSATIONS, client_says, make_app, server_says, shown
 from tests.kit.support import PATIENCE, Serving, serving
 
+# The bytes were recorded on an interpreter whose tasks begin at once, which decides some of them.
+pytestmark = pytest.mark.newest
+
 V0 = sockrpc.SUBPROTOCOL
 V1 = "sockrpc.v1"
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parents[1] / "recorded_v0.1.json").read_text("utf-8"))
