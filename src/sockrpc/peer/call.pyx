@@ -318,6 +318,8 @@ for a call that was answered or that failed by itself.
                 self.connection.stopping_count += 1
         return cell.action
 
+    # A Call that was made by hand has no connection.
+    @cython.nonecheck(True)
     cdef bint answer(self, bytes payload) except -1:
         cdef uint8_t prefix[5]
         if self.table is not None and self.connection.write_paused and self.connection.is_full():
