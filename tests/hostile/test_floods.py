@@ -151,7 +151,8 @@ def test_two_hundred_thousand_calls_in_flight_that_are_cut() -> None:
             there.until(lambda counts: counts["calls_in_flight"] == count + 1)
         # Aborting takes memory only for what unwinds at a time. Then every block is free again; how much
         # of it goes back to the system depends on what else stands in the same arenas.
-        with attack(there, within=5.0, grows=8 * MIB, leaves=-count * each // 6, blocks=0, slowest=0.2):
+        # Measured: 3.7 to 5.0 s, by how fast the machine runs at the moment.
+        with attack(there, within=10.0, grows=8 * MIB, leaves=-count * each // 6, blocks=0, slowest=0.2):
             peer.cut()
             # The asking connection has itself one call running.
             counts = there.until(lambda counts: counts["calls_running"] == 1)
