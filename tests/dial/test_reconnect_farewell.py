@@ -98,7 +98,7 @@ async def test_a_body_that_comes_back_after_the_end_of_the_farewell_goes_on_at_o
         first = await stack.enter_async_context(serving(slow.app))
         clients = aiter(first.connect(protocols=V1))
         old = await anext(clients)
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0.002)  # longer than a connection must last for that
         first.server.close()
         await old.wait_closed()
         second = await sockrpc.serve(slow.app, "127.0.0.1", first.port)
@@ -141,7 +141,7 @@ async def test_what_still_runs_on_old_connections_ends_with_the_iterator(how: st
         old = await anext(clients)
         call = await started(old.call("slow"))
         await until(lambda: slow.calls)
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0.002)  # longer than a connection must last for that
         first.server.close()
         await old.wait_closing()
         second = await sockrpc.serve(slow.app, "127.0.0.1", first.port)

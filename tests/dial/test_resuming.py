@@ -18,6 +18,7 @@ from sockrpc import Code, Outcome, RPCError, Tracked
 from tests.faults.proxy import Proxy
 from tests.kit.command import Command
 from tests.kit.feed_server import item_at
+from tests.kit.inside import held_bytes
 from tests.kit.processes import reserved_port
 from tests.kit.support import PATIENCE, V1, serving, started, until
 
@@ -117,8 +118,8 @@ async def test_items_that_have_come_before_the_loss_are_not_asked_for_again() ->
     async with serving(feed.app) as here, Proxy(here.port) as proxy, asyncio.timeout(PATIENCE):
         stream = sockrpc.connect(proxy.uri, protocols=V1).stream("feed")
         assert await anext(stream) == b"item 0"
-        await until(lambda: feed.began)
-        await asyncio.sleep(0.05)
+        # Each costs its payload, its cursor and 64 bytes.
+        await until(lambda: held_bytes(stream) == sum(len(each) + 1 + 64 for each in ALL[1:]))
         proxy.cut("rst")
         await until(lambda: feed.ended == 1)
         assert [await anext(stream) for _ in range(9)] == ALL[1:]

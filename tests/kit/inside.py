@@ -137,3 +137,9 @@ def begin_drain(end: Any) -> None:
 def use_lowest_ids(end: Any, side: int) -> None:
     """Make the next call use the lowest free id of its side, 0 for a client, 1 for a server."""
     end.set_last_id(0xFFFF_FFFF if side else 0x7FFF_FFFF)
+
+
+def held_bytes(stream: Any) -> int:
+    """The cost of the items of a resuming stream that have come and were not taken (PROTOCOL.md)."""
+    held: int = stream._stream._inbox.held_bytes
+    return held
