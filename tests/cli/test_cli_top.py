@@ -28,6 +28,7 @@ app = sockrpc.App()
 
 @app.method("wait")
 async def wait(call):
+    print("waiting", flush=True)
     await asyncio.get_running_loop().create_future()
 
 @app.method("echo")
@@ -55,6 +56,7 @@ def shown(terminal: int, text: bytes) -> bytes:
 
 def test_once_it_prints_one_view(served: Served, tmp_path: Path) -> None:
     with served, Command("call", served.uri, "wait") as calling:
+        assert served.line() == "waiting"
         assert run_main("call", served.uri, "echo", "x").stdout == b"x\n"
         for uri in ("top.sock", "unix:top.sock", f"unix://{tmp_path}/top.sock"):
             done = (run_command if uri == "top.sock" else run_main)("top", uri, "--once", cwd=tmp_path)
