@@ -64,7 +64,11 @@ def blocking_app() -> sockrpc.App:
 
     @app.method("spawned_step")
     def spawned_step(call: sockrpc.Call) -> None:
-        call.spawn_and_abort_on_reset(later_step(call))
+        async def answer_later() -> None:
+            await later_step(call)
+            await call.respond(b"")
+
+        call.spawn_and_abort_on_reset(answer_later())
 
     @app.method("wait")
     async def wait(call: sockrpc.Call) -> None:
